@@ -1,0 +1,40 @@
+# The commands of the README. Every one makes what it needs first; none needs root except for apt in `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SEEDS  ?= 200
+
+.PHONY: demo test lint bench apt clean
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+## demo: three nodes, one shared disk, an initiator, a live migration, a killed coordinator
+demo: $(VENV)/.run
+	$(BIN)/csvd demo
+
+## test: every test; installs the interop peers from apt when it is root or can sudo, and says what it left out when not
+test: $(VENV)/.dev
+	.ci/test $(BIN)
+
+## lint: ruff, mypy strict, the import contracts
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+## bench: csvd and tgtd side by side; writes docs/benchmarks.md
+bench: $(VENV)/.dev
+	.ci/apt tgt libiscsi-bin qemu-utils qemu-block-extra
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

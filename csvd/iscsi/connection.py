@@ -1,0 +1,354 @@
+"""One connection at the target: bytes in; bytes and tasks out (RFC 7143).
+
+The adapter (csvd.target) receives into :meth:`TargetConnection.receive_buffers`, calls
+:meth:`~TargetConnection.received` once for each ``recv``, executes what stands in ``ready``, answers by
+:meth:`~TargetConnection.data_in` or :meth:`~TargetConnection.respond`, and sends ``output`` with one gathered write.
+All PDUs that one ``recv`` brought are taken in one pass.
+
+What a peer does wrong ends in one place: :meth:`~TargetConnection._take` turns ``PduRejected`` into a Reject and
+``ConnectionFailure`` into a closed connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from csvd.iscsi.codes import (
+    BHS_BYTES,
+    FINAL,
+    OPCODE_MASK,
+    RESERVED_TAG,
+    LoginStatus,
+    Opcode,
+    RejectReason,
+)
+from csvd.iscsi.errors import ConnectionFailure, IscsiError, LoginFailure, PduRejected
+from csvd.iscsi.full_feature import FullFeature
+from csvd.iscsi.layouts import LENGTHS, PACKING, PADDING
+from csvd.iscsi.login import Login, LoginRequest
+from csvd.iscsi.node import NetworkEntity
+from csvd.iscsi.receiver import Receiver
+from csvd.iscsi.session import Session, Task
+
+LOGIN_TIMEOUT_S: Final = 15.0
+KEEPALIVE_S: Final = 30.0
+"""Silence after which a NOP-In asks whether the initiator is there (RFC 7143 section 11.19)."""
+DEAD_PEER_S: Final = 90.0
+"""Silence after which an initiator that has answered a NOP-In before is given up. iPXE never answers one."""
+
+LOGIN_DATA_SEGMENT_BYTES: Final = 16384
+"""RFC 7143 section 13.12 allows 8192 before anything is declared; a little more costs nothing."""
+
+_LOGIN_REQUEST: Final = PACKING[Opcode.LOGIN_REQUEST]
+_LOGIN_RESPONSE: Final = PACKING[Opcode.LOGIN_RESPONSE]
+_REJECT: Final = PACKING[Opcode.REJECT]
+_NOP_IN: Final = PACKING[Opcode.NOP_IN]
+
+Buffer = bytes | bytearray | memoryview
+
+
+class TargetConnection:
+    """The engine of one connection.
+
+    Args:
+        entity: the targets behind the portal.
+        local_address: ``host:port`` under which the initiator reached the portal; SendTargets names it.
+        peer: who it is, for messages.
+        now_s: the adapter's monotonic clock.
+    """
+
+    def __init__(self, entity: NetworkEntity, *, local_address: str, peer: str, now_s: float) -> None:
+        self.entity = entity
+        self.local_address = local_address
+        self.peer = peer
+        self.session: Session | None = None
+        self.cid = 0
+        self.stat_sn = 0
+        self.ready: list[Task] = []
+        """Tasks to execute, in their order; the adapter takes them."""
+        self.output: list[Buffer] = []
+        """What to send, in its order; the adapter takes it."""
+        self.closing = False
+        """Send what is in ``output``, then close."""
+        self.failure: IscsiError | None = None
+        """Why the connection is being closed, where a peer is to blame."""
+        self.wake: Callable[[], None] = _nothing
+        """Called when this connection has output, tasks or an end that its own input did not cause."""
+        self.events: list[str] = []
+        """What an operator should read in the log; the adapter takes it."""
+        self._receiver = Receiver()
+        self._placed: Callable[[], None] = _nothing
+        self._login: Login | None = Login(entity)
+        self._full_feature = FullFeature(self)
+        self._handlers: dict[int, Callable[[Any, int, int, int], None]] = {Opcode.LOGIN_REQUEST: self._login_request}
+        self._max_data_segment_bytes = LOGIN_DATA_SEGMENT_BYTES
+        self._born_s = self._heard_s = self._asked_s = now_s
+        self._answers_nops = False
+        self._login_is_new = True
+
+    def __repr__(self) -> str:
+        state = "closing" if self.closing else repr(self._login) if self._login else "full feature"
+        return f"<TargetConnection {self.peer} {state} {self.session}>"
+
+    # Input
+
+    def receive_buffers(self) -> list[memoryview]:
+        """Give the buffers to receive into, in their order."""
+        return self._receiver.buffers()
+
+    def received(self, count: int, now_s: float) -> None:
+        """Take ``count`` bytes that were received into :meth:`receive_buffers`; never raises for what a peer sent."""
+        self._heard_s = now_s
+        if not self._receiver.received(count):
+            return
+        try:
+            self._take()
+        except ConnectionFailure as error:
+            self._fail(error)
+
+    def _take(self) -> None:
+        receiver = self._receiver
+        placed, self._placed = self._placed, _nothing
+        placed()
+        while not self.closing and receiver.drop_skipped():
+            start = receiver.start
+            have = receiver.end - start
+            if have < BHS_BYTES:
+                return
+            buffer = receiver.buffer
+            (lengths,) = LENGTHS.unpack_from(buffer, start + 4)
+            header_bytes = BHS_BYTES + (lengths >> 24) * 4
+            data_bytes = lengths & 0xFFFFFF
+            if data_bytes > self._max_data_segment_bytes:
+                raise ConnectionFailure(
+                    f"a data segment of {data_bytes} bytes where {self._max_data_segment_bytes} are allowed",
+                    where=self.peer,
+                )
+            total = header_bytes + ((data_bytes + 3) & ~3)
+            opcode = buffer[start] & OPCODE_MASK
+            try:
+                if have < total:
+                    if have >= header_bytes and self._place(opcode, start, header_bytes, data_bytes):
+                        return
+                    receiver.need(total)
+                    return
+                handler = self._handlers.get(opcode)
+                if handler is None:
+                    self._unexpected(opcode)
+                else:
+                    handler(receiver.view, start, header_bytes, data_bytes)
+            except PduRejected as error:
+                self.reject(error.reason, bytes(buffer[start : start + BHS_BYTES]))
+                self.events.append(f"reject: {error}")
+                if have < total:
+                    receiver.start += header_bytes
+                    receiver.skip = total - header_bytes
+                    continue
+            receiver.start = start + total
+
+    def _place(self, opcode: int, start: int, header_bytes: int, data_bytes: int) -> bool:
+        """Begin to receive a large data segment straight into its task; False where the PDU must come whole."""
+        if opcode not in (Opcode.DATA_OUT, Opcode.SCSI_COMMAND) or self._login is not None:
+            return False
+        destination, self._placed = self._full_feature.place(
+            opcode, self._receiver.view, start, header_bytes, data_bytes
+        )
+        self._receiver.place(header_bytes, data_bytes, destination)
+        if self._receiver.placing is None:  # nothing of it is wanted: the rest is only skipped
+            placed, self._placed = self._placed, _nothing
+            placed()
+            self._receiver.drop_skipped()
+        return True
+
+    def _unexpected(self, opcode: int) -> None:
+        if self._login is not None:
+            # RFC 7143 section 6.3: a connection that sends anything but a login first is dropped without an answer.
+            raise ConnectionFailure(f"opcode {opcode:#04x} before login", where=self.peer)
+        if opcode == Opcode.LOGIN_REQUEST:
+            raise ConnectionFailure("a Login Request in full-feature phase", where=self.peer)
+        raise PduRejected(RejectReason.COMMAND_NOT_SUPPORTED, f"opcode {opcode:#04x}")
+
+    # Login
+
+    def _login_request(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
+        (_, flags, version_max, version_min, _, isid, tsih, tag, cid, cmd_sn, exp_stat_sn) = _LOGIN_REQUEST.unpack_from(
+            view, start
+        )
+        assert self._login is not None
+        if self._login_is_new:
+            self.stat_sn = exp_stat_sn
+            self._login_is_new = False
+        data = bytes(view[start + header_bytes : start + header_bytes + data_bytes])
+        request = LoginRequest(flags, version_max, version_min, isid, tsih, cid)
+        session_tsih, status, answer_flags, answer = tsih, LoginStatus.SUCCESS, 0, b""
+        window = (cmd_sn, cmd_sn)
+        try:
+            step = self._login.step(request, data)
+            answer_flags, answer = step.flags, step.data
+            if step.complete:
+                session = self._enter_full_feature(cmd_sn)
+                session_tsih = session.tsih
+                window = (session.exp_cmd_sn, session.max_cmd_sn)
+        except LoginFailure as error:
+            status = error.status
+            self._fail(error)
+        self.output.append(
+            _LOGIN_RESPONSE.pack(
+                Opcode.LOGIN_RESPONSE,
+                answer_flags,
+                0,
+                0,
+                len(answer),
+                isid,
+                session_tsih,
+                tag,
+                self.next_stat_sn() if status == LoginStatus.SUCCESS else 0,
+                *window,
+                status,
+            )
+        )
+        self.add_data(answer)
+
+    def _enter_full_feature(self, cmd_sn: int) -> Session:
+        assert self._login is not None
+        outcome = self._login.outcome
+        target, parameters = outcome.target, outcome.parameters
+        if target is None:
+            session = Session(None, outcome.initiator_name, outcome.isid, 1, parameters, cmd_sn)
+        else:
+            session = target.open_session(outcome.initiator_name, outcome.isid, parameters, cmd_sn)
+            self._max_data_segment_bytes = target.offer.max_recv_data_segment_length
+        self.session = session
+        self.cid = outcome.cid
+        session.connections[outcome.cid] = self
+        self._login = None
+        self._handlers = self._full_feature.begin(session)
+        name = target.name if target else "discovery"
+        self.events.append(f"login: {outcome.initiator_name} to {name}")
+        return session
+
+    # Time
+
+    def tick(self, now_s: float) -> None:
+        """Let time pass; called about once a second."""
+        if self.closing:
+            return
+        if self._login is not None:
+            if now_s - self._born_s > LOGIN_TIMEOUT_S:
+                self._fail(ConnectionFailure(f"no login within {LOGIN_TIMEOUT_S:.0f} s", where=self.peer))
+            return
+        silent_s = now_s - self._heard_s
+        if self._answers_nops and silent_s > DEAD_PEER_S:
+            self._fail(ConnectionFailure(f"silent for {silent_s:.0f} s", where=self.peer))
+        elif silent_s > KEEPALIVE_S and now_s - self._asked_s > KEEPALIVE_S:
+            self._asked_s = now_s
+            self._ask()
+
+    def _ask(self) -> None:
+        """Send a NOP-In that wants an answer; it does not advance StatSN (RFC 7143 section 11.19.1)."""
+        session = self.session
+        assert session is not None
+        session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
+        self.output.append(
+            _NOP_IN.pack(
+                Opcode.NOP_IN,
+                FINAL,
+                0,
+                0,
+                RESERVED_TAG,
+                session.next_transfer_tag,
+                self.stat_sn,
+                session.exp_cmd_sn,
+                session.max_cmd_sn,
+            )
+        )
+
+    def answered(self) -> None:
+        """Note that this initiator answers NOP-In: its silence will mean that it is gone."""
+        self._answers_nops = True
+
+    # Output
+
+    def data_in(self, task: Task, data: Buffer) -> None:
+        """Answer a task with data and status GOOD: Data-In PDUs, the last with the status (RFC 7143 section 11.7).
+
+        The buffer goes out as it is: it must not change until the adapter has sent it.
+        """
+        self._full_feature.data_in(task, data)
+
+    def respond(self, task: Task, status: int, sense: bytes = b"") -> None:
+        """Answer a task without data by a SCSI Response (RFC 7143 section 11.4)."""
+        self._full_feature.respond(task, status, sense)
+
+    def ready_to_transfer(self, task: Task) -> None:
+        """Ask for the next burst of a task by an R2T (RFC 7143 section 11.8)."""
+        self._full_feature.ready_to_transfer(task)
+        self.wake()
+
+    def add_data(self, data: Buffer) -> None:
+        """Put a data segment behind the header just put out, padded to a multiple of 4."""
+        size = len(data)
+        if size:
+            self.output.append(data)
+            if size & 3:
+                self.output.append(PADDING[size & 3])
+
+    def reject(self, reason: RejectReason, header: bytes) -> None:
+        """Send a Reject that carries the header it refuses (RFC 7143 section 11.17)."""
+        exp_cmd_sn, max_cmd_sn = self.window()
+        self.output.append(
+            _REJECT.pack(
+                Opcode.REJECT,
+                FINAL,
+                reason,
+                len(header),
+                RESERVED_TAG,
+                self.next_stat_sn(),
+                exp_cmd_sn,
+                max_cmd_sn,
+                0,
+            )
+        )
+        self.add_data(header)
+
+    def window(self) -> tuple[int, int]:
+        """Give ExpCmdSN and MaxCmdSN."""
+        return (self.session.exp_cmd_sn, self.session.max_cmd_sn) if self.session else (0, 0)
+
+    def next_stat_sn(self) -> int:
+        stat_sn = self.stat_sn
+        self.stat_sn = (stat_sn + 1) & 0xFFFFFFFF
+        return stat_sn
+
+    # End
+
+    def _fail(self, error: IscsiError) -> None:
+        self.failure = error
+        self.events.append(str(error))
+        self.end()
+
+    def close(self) -> None:
+        """Close from outside: reinstatement, shutdown."""
+        if not self.closing:
+            self.closing = True
+            self.wake()
+
+    def end(self) -> None:
+        """End this connection and, as a session has one, its session. The adapter calls it when the socket is lost."""
+        self.closing = True
+        self.ready.clear()
+        session = self.session
+        if session is not None:
+            session.connections.pop(self.cid, None)
+            if session.target is not None and not session.connections:
+                session.target.close_session(session)
+
+
+def _nothing() -> None:
+    return None
+
+
+def gather(buffers: Sequence[Buffer]) -> bytes:
+    """Join output to bytes; for tests and captures, never on the data path."""
+    return b"".join(buffers)

@@ -1,0 +1,553 @@
+"""Full-feature phase at the target: commands, their data, and what goes with them (RFC 7143 sections 4.2 to 4.6, 11).
+
+READ and WRITE are the data path: headers are unpacked and packed by derived structs, one :class:`Task` is made for a
+command, and payload is passed on as memoryviews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from csvd.iscsi import text
+from csvd.iscsi.codes import (
+    BHS_BYTES,
+    CONTINUE,
+    FINAL,
+    IMMEDIATE,
+    RESERVED_TAG,
+    CommandFlag,
+    DataInFlag,
+    LogoutReason,
+    LogoutResponse,
+    Opcode,
+    RejectReason,
+    ResponseFlag,
+)
+from csvd.iscsi.errors import ConnectionFailure, PduRejected, TextError
+from csvd.iscsi.layouts import PACKING
+from csvd.iscsi.session import COLLECTING, R2T_BUDGET_BYTES, READY, Session, Task
+from csvd.iscsi.task_management import TaskManagement
+
+if TYPE_CHECKING:
+    from csvd.iscsi.connection import Buffer, TargetConnection
+
+_SCSI_COMMAND: Final = PACKING[Opcode.SCSI_COMMAND]
+_SCSI_RESPONSE: Final = PACKING[Opcode.SCSI_RESPONSE]
+_DATA_OUT: Final = PACKING[Opcode.DATA_OUT]
+_DATA_IN: Final = PACKING[Opcode.DATA_IN]
+_R2T: Final = PACKING[Opcode.R2T]
+_NOP_OUT: Final = PACKING[Opcode.NOP_OUT]
+_NOP_IN: Final = PACKING[Opcode.NOP_IN]
+_TEXT_REQUEST: Final = PACKING[Opcode.TEXT_REQUEST]
+_TEXT_RESPONSE: Final = PACKING[Opcode.TEXT_RESPONSE]
+_LOGOUT_REQUEST: Final = PACKING[Opcode.LOGOUT_REQUEST]
+_LOGOUT_RESPONSE: Final = PACKING[Opcode.LOGOUT_RESPONSE]
+
+MAX_TEXT_BYTES: Final = 16384
+IMMEDIATE_TASKS: Final = 16
+"""Immediate commands taken beyond the window, which does not bound them (RFC 7143 section 4.2.2.1)."""
+
+_NOWHERE: Final = memoryview(bytearray())
+
+
+class FullFeature:
+    """The handlers of full-feature phase for one connection."""
+
+    def __init__(self, connection: TargetConnection) -> None:
+        self._connection = connection
+        self._session: Session = None  # type: ignore[assignment]  # set by begin(), before any handler can run
+        self._task_management = TaskManagement(connection)
+        self._text_in = b""
+        self._text_out: list[bytes] = []
+        self._text_tag = RESERVED_TAG
+
+    def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
+        """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
+        self._session = session
+        self._segment_bytes = session.parameters.max_recv_data_segment_length
+        self._burst_bytes = session.parameters.max_burst_length
+        handlers = {
+            Opcode.NOP_OUT: self._in_order(self._nop_out),
+            Opcode.TEXT_REQUEST: self._in_order(self._text_request),
+            Opcode.LOGOUT_REQUEST: self._in_order(self._logout_request),
+        }
+        if not session.discovery:
+            handlers |= {
+                Opcode.SCSI_COMMAND: self._scsi_command,
+                Opcode.DATA_OUT: self._data_out,
+                Opcode.TASK_MANAGEMENT_REQUEST: self._in_order(self._task_management.request),
+            }
+        return {int(opcode): handler for opcode, handler in handlers.items()}
+
+    def _in_order(self, handler: Callable[[bytes, bytes], None]) -> Callable[[memoryview, int, int, int], None]:
+        """Make a handler that obeys the CmdSN order from one that takes a header and its data.
+
+        CmdSN stands at byte 24 in every request that has one.
+        """
+
+        def run(view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
+            header = bytes(view[start : start + BHS_BYTES])
+            data = bytes(view[start + header_bytes : start + header_bytes + data_bytes])
+            if header[0] & IMMEDIATE:
+                handler(header, data)
+            else:
+                self._session.order(int.from_bytes(header[24:28]), lambda: handler(header, data))
+
+        return run
+
+    # SCSI Command and its data
+
+    def _scsi_command(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
+        task = self._new_task(view, start, header_bytes, data_bytes)
+        if task is None:
+            return
+        if data_bytes:
+            begin = start + header_bytes
+            kept = task.wanted if data_bytes > task.wanted else data_bytes
+            if kept == task.wanted:
+                # All the command takes has come with it: no buffer to fill, one copy out of the receive buffer.
+                task.data = bytes(view[begin : begin + kept])
+            else:
+                task.data[:kept] = view[begin : begin + kept]
+            task.received = data_bytes
+        self._admit(task)
+
+    def _new_task(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> Task | None:
+        """Make the task of a SCSI Command and settle how its Data-Out comes; None where it is to be ignored."""
+        opcode, flags, _, lun, tag, expected_length, cmd_sn, _, cdb = _SCSI_COMMAND.unpack_from(view, start)
+        session = self._session
+        if header_bytes != BHS_BYTES:
+            raise PduRejected(RejectReason.COMMAND_NOT_SUPPORTED, "additional header segments: CDBs have 16 bytes here")
+        if tag in session.tasks:
+            raise PduRejected(RejectReason.TASK_IN_PROGRESS, f"task tag {tag:#x} is in use")
+        if opcode & IMMEDIATE:
+            if len(session.tasks) >= session.queue_depth + IMMEDIATE_TASKS:
+                raise PduRejected(RejectReason.IMMEDIATE_COMMAND_REJECT, "too many immediate commands")
+        elif not session.in_window(cmd_sn):
+            return None
+        task = Task(session, self._connection, flags, lun, tag, expected_length, cmd_sn, cdb)
+        task.delivered = bool(opcode & IMMEDIATE)
+        if flags & CommandFlag.WRITE:
+            self._expect_data_out(task, data_bytes)
+        elif data_bytes:
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, "immediate data with a command that does not write")
+        elif not flags & CommandFlag.READ:
+            # A command that moves data although the initiator expects none gets its residual all the same.
+            assert session.target is not None
+            task.data_out_length = session.target.router.data_out_length(lun, cdb)
+        session.tasks[tag] = task
+        return task
+
+    def _expect_data_out(self, task: Task, immediate_bytes: int) -> None:
+        session = self._session
+        parameters = session.parameters
+        expected = task.expected_length
+        first_burst = min(parameters.first_burst_length, expected)
+        if immediate_bytes and not parameters.immediate_data:
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, "immediate data after ImmediateData=No")
+        if immediate_bytes > first_burst:
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, f"{immediate_bytes} bytes of immediate data")
+        if not task.flags & FINAL:
+            if parameters.initial_r2t:
+                raise PduRejected(RejectReason.PROTOCOL_ERROR, "unsolicited data after InitialR2T=Yes")
+            task.unsolicited = immediate_bytes < first_burst
+            task.burst_end = first_burst
+        assert session.target is not None
+        task.data_out_length = session.target.router.data_out_length(task.lun, task.cdb)
+        task.wanted = min(expected, task.data_out_length)
+        if immediate_bytes < task.wanted:
+            # What may come unsolicited is kept from now on; the rest gets its buffer with its R2T.
+            kept = task.wanted if task.wanted <= first_burst else first_burst
+            if task.unsolicited or immediate_bytes:
+                task.data = memoryview(bytearray(kept))
+
+    def _admit(self, task: Task) -> None:
+        """Put a new task in order, and on its way as far as its data allows."""
+        if task.delivered:
+            self._go_on(task)
+        else:
+            self._session.order(task.cmd_sn, lambda: self._deliver(task))
+
+    def _deliver(self, task: Task) -> None:
+        task.delivered = True
+        if not task.aborted:
+            self._go_on(task)
+
+    def _go_on(self, task: Task) -> None:
+        """Ready when all data is there; else ask for the next burst, once the unsolicited one is through."""
+        if task.unsolicited or not task.delivered:
+            return
+        if task.received >= task.wanted:
+            task.state = READY
+            self._connection.ready.append(task)
+        else:
+            self._session.r2t_waiting.append(task)
+            self.grant()
+
+    def grant(self) -> None:
+        """Send the R2Ts that the session's budget has room for, first come first served (RFC 7143 section 4.4)."""
+        session = self._session
+        while session.r2t_waiting:
+            task = session.r2t_waiting[0]
+            if task.aborted or task.state != COLLECTING:
+                session.r2t_waiting.popleft()
+                continue
+            if not task.r2t_bytes:
+                if session.r2t_bytes and session.r2t_bytes + task.wanted > R2T_BUDGET_BYTES:
+                    return
+                task.r2t_bytes = task.wanted
+                session.r2t_bytes += task.wanted
+                if len(task.data) < task.wanted:
+                    buffer = memoryview(bytearray(task.wanted))
+                    kept = min(task.received, task.wanted)
+                    buffer[:kept] = task.data[:kept]
+                    task.data = buffer
+            session.r2t_waiting.popleft()
+            task.connection.ready_to_transfer(task)
+
+    def ready_to_transfer(self, task: Task) -> None:
+        """Send one R2T (RFC 7143 section 11.8). It carries the next StatSN without taking it."""
+        session = self._session
+        session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
+        length = min(self._burst_bytes, task.wanted - task.received)
+        task.target_transfer_tag = session.next_transfer_tag
+        task.burst_end = task.received + length
+        task.data_sn = 0
+        self._connection.output.append(
+            _R2T.pack(
+                Opcode.R2T,
+                FINAL,
+                0,
+                task.lun,
+                task.initiator_task_tag,
+                task.target_transfer_tag,
+                self._connection.stat_sn,
+                session.exp_cmd_sn,
+                session.max_cmd_sn,
+                task.r2t_sn,
+                task.received,
+                length,
+            )
+        )
+        task.r2t_sn += 1
+
+    def place(
+        self, opcode: int, view: memoryview, start: int, header_bytes: int, data_bytes: int
+    ) -> tuple[memoryview, Callable[[], None]]:
+        """Settle where the data segment of a PDU that has not come whole goes.
+
+        Gives the destination, and what to call when all of the segment is there.
+
+        Raises:
+            PduRejected, ConnectionFailure: as the whole PDU would.
+        """
+        if opcode == Opcode.SCSI_COMMAND:
+            return self._place_immediate_data(self._new_task(view, start, header_bytes, data_bytes), data_bytes)
+        checked = self._check_data_out(view, start, data_bytes)
+        if checked is None:
+            return _NOWHERE, _ignore
+        task, final = checked
+        begin = task.received
+        kept = max(0, min(data_bytes, task.wanted - begin))
+        destination = task.data[begin : begin + kept] if kept else _NOWHERE
+        return destination, lambda: self._took_data_out(task, data_bytes, final)
+
+    def _place_immediate_data(self, task: Task | None, data_bytes: int) -> tuple[memoryview, Callable[[], None]]:
+        if task is None:
+            return _NOWHERE, _ignore
+        kept = min(data_bytes, task.wanted)
+        if kept and not len(task.data):
+            task.data = memoryview(bytearray(kept))
+
+        def command_is_whole() -> None:
+            task.received = data_bytes
+            self._admit(task)
+
+        return (task.data[:kept] if kept else _NOWHERE), command_is_whole
+
+    def _data_out(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
+        checked = self._check_data_out(view, start, data_bytes)
+        if checked is None:
+            return
+        task, final = checked
+        begin = task.received
+        kept = min(data_bytes, task.wanted - begin)
+        if kept > 0:
+            source = start + header_bytes
+            task.data[begin : begin + kept] = view[source : source + kept]
+        self._took_data_out(task, data_bytes, final)
+
+    def _check_data_out(self, view: memoryview, start: int, data_bytes: int) -> tuple[Task, bool] | None:
+        """Check a Data-Out against what was asked for; None where its task is gone (aborted, or ended early).
+
+        The LUN field is not looked at: Windows was seen to send a wrong one.
+        """
+        _, flags, _, _, tag, transfer_tag, _, data_sn, buffer_offset = _DATA_OUT.unpack_from(view, start)
+        task = self._session.tasks.get(tag)
+        if task is None or task.aborted:
+            return None
+        solicited = transfer_tag != RESERVED_TAG
+        if task.state != COLLECTING or (solicited and transfer_tag != task.target_transfer_tag):
+            raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"Data-Out that nobody asked for, task {tag:#x}")
+        if not solicited and not task.unsolicited:
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, f"unexpected unsolicited data, task {tag:#x}")
+        if data_sn != task.data_sn or buffer_offset != task.received:
+            # DataPDUInOrder and DataSequenceInOrder are Yes, and at ErrorRecoveryLevel 0 there is no way to ask for
+            # the missing PDU again: the session has to recover (RFC 7143 sections 7.8 and 7.14).
+            raise ConnectionFailure(
+                f"Data-Out {data_sn} at offset {buffer_offset} where {task.data_sn} at {task.received} was due",
+                where=self._connection.peer,
+            )
+        final = bool(flags & FINAL)
+        end = buffer_offset + data_bytes
+        if end > task.burst_end or (final and solicited and end != task.burst_end):
+            raise ConnectionFailure(
+                f"Data-Out up to {end} in a burst that ends at {task.burst_end}", where=self._connection.peer
+            )
+        return task, final
+
+    def _took_data_out(self, task: Task, data_bytes: int, final: bool) -> None:
+        task.received += data_bytes
+        task.data_sn += 1
+        if not final or task.aborted:
+            return
+        task.unsolicited = False
+        task.target_transfer_tag = RESERVED_TAG
+        task.data_sn = 0
+        self._go_on(task)
+
+    # Answers
+
+    def data_in(self, task: Task, data: Buffer) -> None:
+        """See :meth:`TargetConnection.data_in`."""
+        size, expected = len(data), task.expected_length
+        send = min(size, expected) if task.flags & CommandFlag.READ else 0
+        if not send:
+            self._scsi_response(task, 0, b"", size)
+            return
+        connection, session = self._connection, self._session
+        if task.aborted or connection.closing:
+            self._drop(task)
+            return
+        session.end(task)
+        output = connection.output
+        exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
+        segment, burst = self._segment_bytes, self._burst_bytes
+        offset = data_sn = 0
+        view = data if size == send <= segment else memoryview(data)
+        while True:
+            length = min(segment, send - offset, burst - offset % burst)
+            end = offset + length
+            if end == send:
+                break
+            flags = FINAL if end % burst == 0 else 0
+            output.append(
+                _DATA_IN.pack(
+                    Opcode.DATA_IN,
+                    flags,
+                    0,
+                    length,
+                    0,
+                    task.initiator_task_tag,
+                    RESERVED_TAG,
+                    0,
+                    exp_cmd_sn,
+                    max_cmd_sn,
+                    data_sn,
+                    offset,
+                    0,
+                )
+            )
+            connection.add_data(view[offset:end])
+            offset = end
+            data_sn += 1
+        flags = DATA_IN_LAST
+        residual = 0
+        if size != expected:
+            flags |= DataInFlag.OVERFLOW if size > expected else DataInFlag.UNDERFLOW
+            residual = abs(size - expected)
+        output.append(
+            _DATA_IN.pack(
+                Opcode.DATA_IN,
+                flags,
+                0,
+                length,
+                0,
+                task.initiator_task_tag,
+                RESERVED_TAG,
+                connection.next_stat_sn(),
+                exp_cmd_sn,
+                max_cmd_sn,
+                data_sn,
+                offset,
+                residual,
+            )
+        )
+        connection.add_data(view[offset:send] if offset or size != send else view)
+        if session.r2t_waiting:
+            self.grant()
+
+    def respond(self, task: Task, status: int, sense: bytes) -> None:
+        """See :meth:`TargetConnection.respond`."""
+        self._scsi_response(task, status, sense, task.data_out_length if status == 0 else 0)
+
+    def _scsi_response(self, task: Task, status: int, sense: bytes, transferred: int) -> None:
+        """``transferred``: the bytes that the command moves, or would move into a long enough buffer."""
+        connection, session = self._connection, self._session
+        if task.aborted or connection.closing:
+            self._drop(task)
+            return
+        session.end(task)
+        flags, residual = int(FINAL), 0
+        if transferred != task.expected_length:
+            flags |= ResponseFlag.OVERFLOW if transferred > task.expected_length else ResponseFlag.UNDERFLOW
+            residual = abs(transferred - task.expected_length)
+        data = len(sense).to_bytes(2) + sense if sense else b""
+        connection.output.append(
+            _SCSI_RESPONSE.pack(
+                Opcode.SCSI_RESPONSE,
+                flags,
+                0,
+                status,
+                len(data),
+                task.initiator_task_tag,
+                0,
+                connection.next_stat_sn(),
+                session.exp_cmd_sn,
+                session.max_cmd_sn,
+                0,
+                0,
+                residual,
+            )
+        )
+        if data:
+            connection.add_data(data)
+        if session.r2t_waiting:
+            self.grant()
+
+    def _drop(self, task: Task) -> None:
+        """End a task whose answer nobody waits for: it was aborted while a disk worked on it."""
+        self._session.end(task)
+        for ended in task.on_end:
+            ended()
+        if self._session.r2t_waiting:
+            self.grant()
+
+    # NOP, Text, Logout
+
+    def _nop_out(self, header: bytes, data: bytes) -> None:
+        _, _, _, lun, tag, _, _, _ = _NOP_OUT.unpack(header)
+        if tag == RESERVED_TAG:  # the answer to a NOP-In of ours, or a mere ExpStatSN (RFC 7143 section 11.18)
+            self._connection.answered()
+            return
+        echo = data[: self._segment_bytes]
+        exp_cmd_sn, max_cmd_sn = self._connection.window()
+        self._connection.output.append(
+            _NOP_IN.pack(
+                Opcode.NOP_IN,
+                FINAL,
+                len(echo),
+                lun,
+                tag,
+                RESERVED_TAG,
+                self._connection.next_stat_sn(),
+                exp_cmd_sn,
+                max_cmd_sn,
+            )
+        )
+        self._connection.add_data(echo)
+
+    def _text_request(self, header: bytes, data: bytes) -> None:
+        """Take a Text Request; long texts come and go in pieces (RFC 7143 sections 11.10 and 11.11)."""
+        _, flags, _, _, tag, transfer_tag, _, _ = _TEXT_REQUEST.unpack(header)
+        if transfer_tag != RESERVED_TAG and transfer_tag != self._text_tag:
+            raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"no text exchange {transfer_tag:#x} is under way")
+        if transfer_tag == RESERVED_TAG:
+            self._text_in, self._text_out = b"", []
+        self._text_in += data
+        if len(self._text_in) > MAX_TEXT_BYTES:
+            self._text_in = b""
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, f"text above {MAX_TEXT_BYTES} bytes")
+        if flags & CONTINUE:
+            self._text_response(tag, b"", 0, more=True)
+            return
+        if not self._text_out:
+            try:
+                pairs = text.parse(self._text_in)
+            except TextError as error:
+                raise PduRejected(RejectReason.PROTOCOL_ERROR, str(error)) from error
+            finally:
+                self._text_in = b""
+            self._text_out = text.split(text.build(self._answer_text(pairs)), self._segment_bytes)
+        piece = self._text_out.pop(0)
+        more = bool(self._text_out)
+        self._text_response(tag, piece, CONTINUE if more else FINAL, more=more)
+
+    def _answer_text(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        answer: list[tuple[str, str]] = []
+        for name, value in pairs:
+            if name == "SendTargets":
+                connection = self._connection
+                answer += connection.entity.send_targets(value, self._session.target, connection.local_address)
+            else:
+                # Nothing but MaxRecvDataSegmentLength may be negotiated after login, and nobody does.
+                answer.append((name, "Reject" if name == "MaxRecvDataSegmentLength" else "NotUnderstood"))
+        return answer
+
+    def _text_response(self, tag: int, data: bytes, flags: int, *, more: bool) -> None:
+        session = self._session
+        if more:
+            session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
+        self._text_tag = session.next_transfer_tag if more else RESERVED_TAG
+        self._connection.output.append(
+            _TEXT_RESPONSE.pack(
+                Opcode.TEXT_RESPONSE,
+                flags,
+                len(data),
+                0,
+                tag,
+                self._text_tag,
+                self._connection.next_stat_sn(),
+                session.exp_cmd_sn,
+                session.max_cmd_sn,
+            )
+        )
+        self._connection.add_data(data)
+
+    def _logout_request(self, header: bytes, data: bytes) -> None:
+        _, reason_byte, _, tag, cid, _, _ = _LOGOUT_REQUEST.unpack(header)
+        reason = reason_byte & 0x7F
+        connection, session = self._connection, self._session
+        if reason == LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY:
+            response = LogoutResponse.RECOVERY_NOT_SUPPORTED
+        elif reason == LogoutReason.CLOSE_CONNECTION and cid not in session.connections:
+            response = LogoutResponse.CID_NOT_FOUND
+        elif reason in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
+            response = LogoutResponse.CLOSED
+        else:
+            raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"no logout reason {reason}")
+        connection.output.append(
+            _LOGOUT_RESPONSE.pack(
+                Opcode.LOGOUT_RESPONSE,
+                FINAL,
+                response,
+                0,
+                tag,
+                connection.next_stat_sn(),
+                session.exp_cmd_sn,
+                session.max_cmd_sn,
+                session.parameters.default_time2wait,
+                session.parameters.default_time2retain,
+            )
+        )
+        if response == LogoutResponse.CLOSED:
+            connection.events.append(f"logout: {session.initiator_name}")
+            connection.end()
+
+
+DATA_IN_LAST: Final = int(FINAL | DataInFlag.STATUS)
+
+
+def _ignore() -> None:
+    return None

@@ -1,0 +1,194 @@
+"""The session: its command window, its task set and its buffers (RFC 7143 sections 4.2.2 and 4.4)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from csvd.iscsi.codes import RESERVED_TAG, CommandFlag
+from csvd.iscsi.keys import SessionParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from csvd.iscsi.connection import TargetConnection
+    from csvd.iscsi.node import TargetNode
+
+COLLECTING: Final = 0
+"""The task waits for Data-Out, or for a command with a smaller CmdSN."""
+READY: Final = 1
+"""The task waits in ``TargetConnection.ready`` to be executed."""
+EXECUTING: Final = 2
+"""The task is with the device server."""
+ENDED: Final = 3
+
+QUEUE_DEPTH: Final = 64
+"""Commands that a session may have outstanding: the CmdSN window. With FirstBurstLength it bounds unsolicited data."""
+
+R2T_BUDGET_BYTES: Final = 16 * 2**20
+"""What the R2Ts of one session may ask for at once; further writes wait for their R2T. One task may exceed it alone."""
+
+_SERIAL_HALF: Final = 2**31
+_SERIAL_MASK: Final = 2**32 - 1
+
+
+class Task:
+    """One SCSI command from its arrival to its status. ``__slots__`` and no checks: one is made for each command."""
+
+    __slots__ = (
+        "aborted",
+        "burst_end",
+        "cdb",
+        "cmd_sn",
+        "connection",
+        "data",
+        "data_out_length",
+        "data_sn",
+        "delivered",
+        "expected_length",
+        "flags",
+        "initiator_task_tag",
+        "lun",
+        "on_end",
+        "r2t_bytes",
+        "r2t_sn",
+        "received",
+        "session",
+        "state",
+        "target_transfer_tag",
+        "unsolicited",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        connection: TargetConnection,
+        flags: int,
+        lun: int,
+        initiator_task_tag: int,
+        expected_length: int,
+        cmd_sn: int,
+        cdb: bytes,
+    ) -> None:
+        self.session = session
+        self.connection = connection
+        self.flags = flags
+        self.lun = lun
+        self.initiator_task_tag = initiator_task_tag
+        self.expected_length = expected_length
+        self.cmd_sn = cmd_sn
+        self.cdb = cdb
+        self.state = COLLECTING
+        self.delivered = False
+        self.aborted = False
+        self.on_end: tuple[Callable[[], None], ...] = ()
+        """Called when the execution of an aborted task is over."""
+        self.data: Any = b""
+        """Data-Out as far as the command takes it: ``wanted`` bytes, complete when the task is ready."""
+        self.data_out_length = 0
+        """What the CDB asks for; the difference to ``expected_length`` is the residual."""
+        self.wanted = 0
+        self.received = 0
+        self.unsolicited = False
+        self.burst_end = 0
+        self.data_sn = 0
+        self.r2t_sn = 0
+        self.r2t_bytes = 0
+        self.target_transfer_tag = RESERVED_TAG
+
+    @property
+    def is_read(self) -> bool:
+        return bool(self.flags & CommandFlag.READ)
+
+    def __repr__(self) -> str:
+        state = ("collecting", "ready", "executing", "ended")[self.state]
+        return f"<Task {self.initiator_task_tag:#x} cdb={self.cdb.hex()} lun={self.lun:#x} {state}>"
+
+
+class Session:
+    """An I_T nexus (or a discovery session): what its connections share.
+
+    The window: MaxCmdSN runs ahead of ExpCmdSN by the free places of the queue, so it closes as tasks pile up and opens
+    as they end (RFC 7143 section 4.2.2.1). It never moves back.
+    """
+
+    def __init__(
+        self,
+        target: TargetNode | None,
+        initiator_name: str,
+        isid: bytes,
+        tsih: int,
+        parameters: SessionParameters,
+        cmd_sn: int,
+        *,
+        queue_depth: int = QUEUE_DEPTH,
+    ) -> None:
+        self.target = target
+        self.initiator_name = initiator_name
+        self.isid = isid
+        self.tsih = tsih
+        self.parameters = parameters
+        self.queue_depth = queue_depth
+        self.exp_cmd_sn = cmd_sn
+        self.max_cmd_sn = (cmd_sn + queue_depth - 1) & _SERIAL_MASK
+        self.tasks: dict[int, Task] = {}
+        self.held: dict[int, Callable[[], None]] = {}
+        self.connections: dict[int, TargetConnection] = {}
+        self.r2t_waiting: deque[Task] = deque()
+        self.r2t_bytes = 0
+        self.next_transfer_tag = 1
+        tag = target.portal_group_tag if target else 0
+        name = target.name if target else ""
+        # SPC-4 section 7.6.4.6 writes an iSCSI initiator port as name,i,0xISID; the target port as name,t,0xTPGT.
+        self.nexus = f"{initiator_name},i,0x{isid.hex()},{name},t,0x{tag:04x}"
+
+    @property
+    def discovery(self) -> bool:
+        return self.target is None
+
+    def order(self, cmd_sn: int, run: Callable[[], None]) -> None:
+        """Run a non-immediate command in CmdSN order: now, when those before it have come, or never.
+
+        A number outside the window is ignored, as RFC 7143 section 4.2.2.1 demands.
+        """
+        ahead = (cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK
+        if ahead == 0:
+            self._advance()
+            run()
+            while self.held and (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
+                self._advance()
+                waiting()
+        elif self.in_window(cmd_sn):
+            self.held.setdefault(cmd_sn, run)
+
+    def in_window(self, cmd_sn: int) -> bool:
+        """Whether this CmdSN lies in ExpCmdSN..MaxCmdSN and is not held already."""
+        window = (self.max_cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK
+        ahead = (cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK
+        return ahead <= window < _SERIAL_HALF and cmd_sn not in self.held
+
+    def _advance(self) -> None:
+        self.exp_cmd_sn = (self.exp_cmd_sn + 1) & _SERIAL_MASK
+        self.open_window()
+
+    def open_window(self) -> None:
+        """Move MaxCmdSN on to what the free places of the queue allow."""
+        free = self.queue_depth - len(self.tasks)
+        allowed = (self.exp_cmd_sn - 1 + (free if free > 0 else 0)) & _SERIAL_MASK
+        if (allowed - self.max_cmd_sn) & _SERIAL_MASK < _SERIAL_HALF:
+            self.max_cmd_sn = allowed
+
+    def end(self, task: Task) -> None:
+        """Take a task out of the task set and give back what it held."""
+        task.state = ENDED
+        if self.tasks.get(task.initiator_task_tag) is task:
+            del self.tasks[task.initiator_task_tag]
+        if task.r2t_bytes:
+            self.r2t_bytes -= task.r2t_bytes
+            task.r2t_bytes = 0
+        self.open_window()
+
+    def __repr__(self) -> str:
+        kind = "discovery" if self.discovery else "normal"
+        return f"<Session {self.tsih:#06x} {self.initiator_name} {kind} tasks={len(self.tasks)}>"

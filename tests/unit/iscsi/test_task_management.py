@@ -1,0 +1,114 @@
+"""Task management: what is aborted, what is answered, and that an answer means that nothing lands any more."""
+
+from __future__ import annotations
+
+import pytest
+
+from csvd.iscsi.codes import Opcode, TaskManagementFunction, TaskManagementResponse
+from tests.iscsi_wire import End, Wire, pdu
+from tests.unit.iscsi.test_full_feature import data_out, logged_in
+
+
+def ask(end: End, function: int, referenced: int = 0, lun: int = 0) -> bytes:
+    return pdu(
+        Opcode.TASK_MANAGEMENT_REQUEST,
+        opcode=0x42,
+        function=0x80 | function,
+        initiator_task_tag=900,
+        referenced_task_tag=referenced,
+        lun=lun,
+    )
+
+
+def test_abort_task_ends_a_task_that_waits_for_data() -> None:
+    end = logged_in()
+    (r2t,) = end.ask(end.write(0, 1))
+    (answer,) = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, r2t.initiator_task_tag))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert end.ask(data_out(r2t, b"x" * 512)) == []
+    assert end.wire.disk[:512] == bytes(512)
+
+
+def test_abort_task_answers_only_when_the_disk_is_done_with_the_task_and_the_task_never_answers() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.write(0, 1, b"x" * 512))
+    assert end.ask(ask(end, TaskManagementFunction.ABORT_TASK, 1)) == []
+    wire.finish()
+    (answer,) = end.answers()
+    assert (answer.opcode, answer.response) == (Opcode.TASK_MANAGEMENT_RESPONSE, 0)
+
+
+def test_a_task_that_is_not_there_does_not_exist() -> None:
+    end = logged_in()
+    (answer,) = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, 44))
+    assert answer.response == TaskManagementResponse.TASK_DOES_NOT_EXIST
+
+
+def other_session(wire: Wire) -> End:
+    end = wire.connect()
+    end.login_pdu({})
+    keys = {"InitiatorName": "iqn.2026-11.test:other", "TargetName": wire.target.name, "InitialR2T": "No"}
+    (answer,) = end.ask(end.login_pdu(keys))
+    assert answer.status == 0
+    return end
+
+
+@pytest.mark.parametrize(
+    ("function", "others_too"),
+    [
+        (TaskManagementFunction.ABORT_TASK_SET, False),
+        (TaskManagementFunction.CLEAR_TASK_SET, True),
+        (TaskManagementFunction.LOGICAL_UNIT_RESET, True),
+        (TaskManagementFunction.TARGET_WARM_RESET, True),
+    ],
+)
+def test_what_a_function_aborts(function: int, others_too: bool) -> None:
+    wire = Wire()
+    end, other = logged_in(wire), other_session(wire)
+    (own,) = end.ask(end.write(0, 1))
+    (foreign,) = other.ask(other.write(1, 1))
+    (answer,) = end.ask(ask(end, function))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert end.ask(data_out(own, b"x" * 512)) == []
+    answers = other.ask(data_out(foreign, b"y" * 512))
+    assert (answers == []) is others_too
+
+
+def test_resets_are_told_to_the_scsi_device() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    end.ask(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET))
+    end.ask(ask(end, TaskManagementFunction.TARGET_WARM_RESET))
+    assert len(wire.router.resets) == 2
+
+
+def test_a_reset_of_a_lun_that_is_not_there_says_so() -> None:
+    end = logged_in()
+    (answer,) = end.ask(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET, lun=7 << 48))
+    assert answer.response == TaskManagementResponse.LUN_DOES_NOT_EXIST
+
+
+def test_a_cold_reset_ends_every_session_after_its_answer() -> None:
+    wire = Wire()
+    end, other = logged_in(wire), other_session(wire)
+    (answer,) = end.ask(ask(end, TaskManagementFunction.TARGET_COLD_RESET))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert end.engine.closing
+    assert other.engine.closing
+    assert not wire.target.sessions
+
+
+@pytest.mark.parametrize(
+    ("function", "response"),
+    [
+        (TaskManagementFunction.TASK_REASSIGN, TaskManagementResponse.TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED),
+        (TaskManagementFunction.CLEAR_ACA, TaskManagementResponse.FUNCTION_NOT_SUPPORTED),
+        (99, TaskManagementResponse.FUNCTION_NOT_SUPPORTED),
+    ],
+)
+def test_what_is_not_supported_says_so(function: int, response: int) -> None:
+    end = logged_in()
+    (answer,) = end.ask(ask(end, function))
+    assert answer.response == response
