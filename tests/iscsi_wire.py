@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from csvd.iscsi import text
@@ -63,6 +64,7 @@ class Router:
     def __init__(self) -> None:
         self.nexuses: set[str] = set()
         self.resets: list[str] = []
+        self.cleared: set[str] = set()
 
     def nexus_opened(self, nexus: str) -> None:
         self.nexuses.add(nexus)
@@ -75,6 +77,10 @@ class Router:
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
         self.resets.append(by_nexus)
+        return lun == 0
+
+    def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool:
+        self.cleared |= set(nexuses)
         return lun == 0
 
     def target_reset(self, by_nexus: str) -> None:
@@ -115,7 +121,7 @@ class Wire:
         opcode, lun = task.cdb[0], task.lun
         start, size = int.from_bytes(task.cdb[2:6]) * BLOCK_BYTES, int.from_bytes(task.cdb[7:9]) * BLOCK_BYTES
         known = lun == 0 and opcode in (READ10, WRITE10, TEST_UNIT_READY)
-        if not known or (opcode != TEST_UNIT_READY and start + size > DISK_BYTES):
+        if task.data_spoiled or not known or (opcode != TEST_UNIT_READY and start + size > DISK_BYTES):
             task.connection.respond(task, 2, bytes(18))
         elif opcode == READ10:
             task.connection.data_in(task, bytes(self.disk[start : start + size]))
@@ -184,5 +190,5 @@ class End:
         return self.command(cdb10(READ10, block, blocks), **{"expected": blocks * BLOCK_BYTES, "flags": 0xC0} | fields)
 
     def write(self, block: int, blocks: int, data: bytes = b"", **fields: Any) -> bytes:
-        values = {"expected": blocks * BLOCK_BYTES, "flags": 0xA0, "data": data} | fields
+        values: dict[str, Any] = {"expected": blocks * BLOCK_BYTES, "flags": 0xA0, "data": data} | fields
         return self.command(cdb10(WRITE10, block, blocks), **values)

@@ -24,7 +24,7 @@ from csvd.iscsi.codes import (
     RejectReason,
     ResponseFlag,
 )
-from csvd.iscsi.errors import ConnectionFailure, PduRejected, TextError
+from csvd.iscsi.errors import PduRejected, TextError
 from csvd.iscsi.layouts import PACKING
 from csvd.iscsi.session import COLLECTING, R2T_BUDGET_BYTES, READY, Session, Task
 from csvd.iscsi.task_management import TaskManagement
@@ -292,20 +292,35 @@ class FullFeature:
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"Data-Out that nobody asked for, task {tag:#x}")
         if not solicited and not task.unsolicited:
             raise PduRejected(RejectReason.PROTOCOL_ERROR, f"unexpected unsolicited data, task {tag:#x}")
-        if data_sn != task.data_sn or buffer_offset != task.received:
-            # DataPDUInOrder and DataSequenceInOrder are Yes, and at ErrorRecoveryLevel 0 there is no way to ask for
-            # the missing PDU again: the session has to recover (RFC 7143 sections 7.8 and 7.14).
-            raise ConnectionFailure(
-                f"Data-Out {data_sn} at offset {buffer_offset} where {task.data_sn} at {task.received} was due",
-                where=self._connection.peer,
-            )
+        if task.data_spoiled:
+            self._spoil(task, "", final=bool(flags & FINAL))
+            return None
         final = bool(flags & FINAL)
         end = buffer_offset + data_bytes
-        if end > task.burst_end or (final and solicited and end != task.burst_end):
-            raise ConnectionFailure(
-                f"Data-Out up to {end} in a burst that ends at {task.burst_end}", where=self._connection.peer
-            )
+        if (
+            data_sn != task.data_sn
+            or buffer_offset != task.received
+            or end > task.burst_end
+            or (final and solicited and end != task.burst_end)
+        ):
+            # DataPDUInOrder and DataSequenceInOrder are Yes, and at ErrorRecoveryLevel 0 a PDU can not be asked for
+            # again (RFC 7143 section 7.8). The task fails when its burst has ended; the session goes on, for the
+            # framing is sound.
+            self._spoil(task, f"Data-Out {data_sn} for {buffer_offset}..{end}", final=final)
+            return None
         return task, final
+
+    def _spoil(self, task: Task, what: str, *, final: bool) -> None:
+        if not task.data_spoiled:
+            task.data_spoiled = True
+            self._connection.events.append(
+                f"{what} where {task.data_sn} from {task.received} up to {task.burst_end} was due: the task fails"
+            )
+        if final:
+            task.unsolicited = False
+            task.target_transfer_tag = RESERVED_TAG
+            task.received = task.wanted
+            self._go_on(task)
 
     def _took_data_out(self, task: Task, data_bytes: int, final: bool) -> None:
         task.received += data_bytes

@@ -44,6 +44,7 @@ class Task:
         "data",
         "data_out_length",
         "data_sn",
+        "data_spoiled",
         "delivered",
         "expected_length",
         "flags",
@@ -93,6 +94,8 @@ class Task:
         self.unsolicited = False
         self.burst_end = 0
         self.data_sn = 0
+        self.data_spoiled = False
+        """A Data-Out came out of its place: the task is not executed, it fails."""
         self.r2t_sn = 0
         self.r2t_bytes = 0
         self.target_transfer_tag = RESERVED_TAG

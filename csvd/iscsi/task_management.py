@@ -48,6 +48,7 @@ class TaskManagement:
                 aborted = _tasks_of((session,), lun)
             case TaskManagementFunction.CLEAR_TASK_SET:
                 aborted = _tasks_of(session.target.sessions.values(), lun)
+                router.commands_cleared(lun, {task.session.nexus for task in aborted} - {session.nexus})
             case TaskManagementFunction.LOGICAL_UNIT_RESET:
                 if router.logical_unit_reset(lun, session.nexus):
                     aborted = _tasks_of(session.target.sessions.values(), lun)

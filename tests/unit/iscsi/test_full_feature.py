@@ -40,7 +40,7 @@ def test_a_read_comes_as_one_data_in_with_its_status() -> None:
     (answer,) = end.ask(end.read(0, 2))
     assert answer.opcode == Opcode.DATA_IN
     assert answer.flags == 0x81
-    assert (answer.status, answer.data, answer.residual_count) == (0, end.wire.disk[:1024], 0)
+    assert (answer.status, answer.data, answer.residual_count) == (0, bytes(end.wire.disk[:1024]), 0)
 
 
 def test_a_long_read_is_cut_by_segment_and_burst_and_only_the_last_has_the_status() -> None:
@@ -151,12 +151,17 @@ def test_data_of_a_command_nobody_knows_is_read_over() -> None:
     [{"data_sn": 3}, {"buffer_offset": 512}, {"flags": 0}],
     ids=["wrong DataSN", "wrong offset", "beyond the burst"],
 )
-def test_a_data_out_out_of_its_place_ends_the_session(changes: dict[str, int]) -> None:
+def test_a_data_out_out_of_its_place_fails_its_task_when_the_burst_ends_and_the_session_goes_on(
+    changes: dict[str, int],
+) -> None:
     end = logged_in()
     (r2t,) = end.ask(end.write(0, 16))
-    end.feed(data_out(r2t, bytes(8192 + (512 if "flags" in changes else 0)), **changes))
-    assert end.engine.closing
-    assert not end.wire.target.sessions
+    assert end.ask(data_out(r2t, b"x" * (8192 + 512 * ("flags" in changes)), **{"flags": 0} | changes)) == []
+    (answer,) = end.ask(data_out(r2t, b"x" * 512, data_sn=1, buffer_offset=7680))
+    assert (answer.opcode, answer.status) == (Opcode.SCSI_RESPONSE, 2)
+    assert not any(end.wire.disk)
+    (answer,) = end.ask(end.read(0, 1))
+    assert answer.opcode == Opcode.DATA_IN
 
 
 def test_a_data_out_that_nobody_asked_for_is_rejected_and_others_go_on() -> None:

@@ -74,6 +74,8 @@ def test_what_a_function_aborts(function: int, others_too: bool) -> None:
     assert end.ask(data_out(own, b"x" * 512)) == []
     answers = other.ask(data_out(foreign, b"y" * 512))
     assert (answers == []) is others_too
+    told = {session.nexus for session in wire.target.sessions.values() if session is other.engine.session}
+    assert wire.router.cleared == (told if function == TaskManagementFunction.CLEAR_TASK_SET else set())
 
 
 def test_resets_are_told_to_the_scsi_device() -> None:
