@@ -1,0 +1,157 @@
+"""``csvd serve``: one node by itself, a target over files, for a pipeline or a desk."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from csvd.cli.options import SIZE
+from csvd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from csvd.iscsi.node import Access
+
+IQN_PREFIX = "iqn.2026-11.org.csvd"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What the command line says."""
+
+    disks: Sequence[str]
+    create_bytes: int | None
+    portals: Sequence[str]
+    iqn: str
+    read_only: bool
+    block_bytes: int
+    chap_user: str | None
+    chap_secret_file: Path | None
+
+
+@click.command()
+@click.argument("disks", metavar="DISK...", nargs=-1, required=True)
+@click.option(
+    "--create", "create_bytes", type=SIZE, metavar="SIZE", help="Make a missing DISK: a sparse file this long."
+)
+@click.option(
+    "--portal",
+    "portals",
+    multiple=True,
+    default=("127.0.0.1:3260",),
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; may be given several times. Port 0 takes a free one.",
+)
+@click.option("--iqn", metavar="NAME", help=f"The target's name.  [default: {IQN_PREFIX}:the first disk's name]")
+@click.option("--read-only", is_flag=True, help="Refuse writes.")
+@click.option(
+    "--block-size",
+    "block_bytes",
+    type=SIZE,
+    default="512",
+    show_default=True,
+    help="Logical block length: 512 or 4096.",
+)
+@click.option("--chap-user", metavar="USER", help="Demand CHAP of this user.")
+@click.option(
+    "--chap-secret-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Its secret, 12 to 255 bytes, in a file that only you may read.",
+)
+@click.option(
+    "--log-level", default="warn", show_default=True, help="debug, info, warn or error; the log is on stderr."
+)
+def serve(log_level: str, iqn: str | None, **options: Any) -> None:
+    """Serve disks as LUNs 0, 1, … of one iSCSI target, until SIGINT or SIGTERM.
+
+    Once it listens it prints a line "ready URL" for each LUN. At the end it answers what is under way, flushes, and
+    exits 0.
+
+    \b
+    Examples:
+      csvd serve disk.img --create 10G
+      csvd serve a.img b.img --portal 127.0.0.1:0 --iqn iqn.2026-11.com.example:ab
+      csvd serve golden.img --read-only
+      csvd serve disk.img --chap-user joe --chap-secret-file secret
+    """
+    from csvd import runtime
+
+    runtime.start_logging(log_level)
+    settings = ServeSettings(iqn=iqn or default_iqn(options["disks"][0]), **options)
+    sys.exit(runtime.run_until_signal(lambda reactor: start(reactor, settings), program="csvd serve"))
+
+
+def default_iqn(disk: str) -> str:
+    """Make a target's name of a disk's."""
+    word = re.sub(r"[^a-z0-9.-]+", "-", Path(disk).stem.lower()).strip(".-")
+    return f"{IQN_PREFIX}:{word or 'disk'}"
+
+
+def access_of(settings: ServeSettings) -> Access:
+    """Settle who may log in.
+
+    Raises:
+        ConfigError: a user without a secret or the other way round, or a file that others may read.
+    """
+    from csvd.iscsi.chap import Credentials, check_secret
+    from csvd.iscsi.node import OPEN, Access
+    from csvd.secret_file import read_secret
+
+    if settings.chap_user is None and settings.chap_secret_file is None:
+        return OPEN
+    if settings.chap_user is None or settings.chap_secret_file is None:
+        raise ConfigError("--chap-user and --chap-secret-file go together")
+    secret = check_secret(read_secret(settings.chap_secret_file), str(settings.chap_secret_file))
+    return Access(credentials={settings.chap_user: Credentials(settings.chap_user, secret)})
+
+
+async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable[None]]:
+    """Open the disks, listen, print the ready lines; give what stops it all.
+
+    Raises:
+        CsvdError: a disk, a portal, a name or a secret is wrong; nothing is left open then.
+    """
+    from csvd.iscsi.names import check_iscsi_name
+    from csvd.storage.pool import DiskPool
+    from csvd.target.service import Export, TargetService
+    from csvd.target.units import logical_unit_of
+
+    access = access_of(settings)
+    name = check_iscsi_name(settings.iqn)
+    async with contextlib.AsyncExitStack() as undo:
+        pool = DiskPool(reactor)
+        undo.push_async_callback(pool.stop)
+        units = []
+        for number, url in enumerate(settings.disks):
+            unit = logical_unit_of(
+                number,
+                url,
+                pool,
+                create_bytes=settings.create_bytes,
+                read_only=settings.read_only,
+                block_bytes=settings.block_bytes,
+            )
+            undo.push_async_callback(unit.device.close)
+            units.append(unit)
+        export = Export(name=name, logical_units=units, access=access)
+        service = TargetService(reactor, [export])
+        portals = service.start(settings.portals)
+        kept = undo.pop_all()
+
+    async def stop() -> None:
+        await service.stop()
+        await kept.aclose()
+
+    for portal in portals:
+        for unit in units:
+            sys.stdout.write(f"ready iscsi://{portal}/{name}/{unit.number}\n")
+    sys.stdout.flush()
+    return stop

@@ -1,0 +1,31 @@
+"""The command table: all rows, from the modules that hold their layouts and handlers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from csvd.scsi.command import tables
+from csvd.scsi.commands import (
+    capacity,
+    inquiry,
+    media,
+    mode_sense,
+    readiness,
+    report_luns,
+    supported,
+    synchronize_cache,
+)
+
+COMMANDS: Final = (
+    *readiness.COMMANDS,
+    *inquiry.COMMANDS,
+    *report_luns.COMMANDS,
+    *capacity.COMMANDS,
+    *mode_sense.COMMANDS,
+    *media.COMMANDS,
+    *synchronize_cache.COMMANDS,
+    *supported.COMMANDS,
+)
+
+TABLES: Final = tables(COMMANDS)
+"""The command table of each kind of logical unit."""

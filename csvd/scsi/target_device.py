@@ -1,0 +1,238 @@
+"""The SCSI target device of one node: task router and device servers (SAM-5 4.6). PURE: commands in, outcomes out."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from csvd.errors import CsvdError
+from csvd.scsi.cdb import CDB_BYTES, NACA
+from csvd.scsi.commands import TABLES
+from csvd.scsi.device_server import DeviceServer, ItlNexus
+from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
+from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
+from csvd.scsi.outcome import FLUSH, READ, Outcome, Reply, Transfer
+from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
+from csvd.scsi.task_management import OFFERED, TaskManagementFunction
+
+_MEDIUM_ERRORS: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EBADMSG, errno.EUCLEAN})
+_SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PROTECT_ERRORS: Final = frozenset({errno.EROFS, errno.EPERM, errno.EACCES})
+
+
+class UnknownNexusError(CsvdError):
+    """A command of an I_T nexus that was not opened, or is lost: a fault of the caller, never of a peer."""
+
+
+class TargetDevice:
+    """Runs the commands of all I_T nexuses on the logical units of one target.
+
+    Args:
+        logical_units: by LUN.
+        functions: the task management functions that the target carries out.
+    """
+
+    def __init__(
+        self,
+        logical_units: Mapping[int, LogicalUnit],
+        *,
+        functions: Collection[TaskManagementFunction] = OFFERED,
+    ) -> None:
+        self._nexuses: dict[str, dict[int, ItlNexus]] = {}
+        self._routes: dict[int, DeviceServer] = {}
+        self._servers: dict[int, DeviceServer] = {}
+        numbers: list[int] = sorted(logical_units)
+        for number in numbers:
+            unit = logical_units[number]
+            assert unit.number == number, f"LUN {number} is given a logical unit that says {unit.number}"
+            server = DeviceServer(unit, TABLES[unit.peripheral], numbers, functions)
+            self._servers[number] = server
+            for spelling in lun_spellings(number):
+                self._routes[spelling] = server
+        identity = logical_units[numbers[0]].identity if numbers else Identity()
+        self._absent = _unit_less_server(Peripheral.ABSENT, identity, numbers, functions)
+        self._routes[REPORT_LUNS_WELL_KNOWN] = _unit_less_server(Peripheral.WELL_KNOWN, identity, numbers, functions)
+
+    def nexus_opened(self, nexus: str) -> None:
+        """An I_T nexus begins: its first command to each logical unit reports the unit attention condition of power on.
+
+        A nexus that is open already begins anew (session reinstatement).
+        """
+        self.nexus_lost(nexus)
+        self._nexuses[nexus] = {}
+
+    def nexus_lost(self, nexus: str) -> None:
+        """An I_T nexus ends; what the device servers held for it is dropped. An unknown one is no error."""
+        if self._nexuses.pop(nexus, None) is not None:
+            for server in self._routes.values():
+                server.nexuses.pop(nexus, None)
+
+    def data_out_length(self, lun: int, cdb: bytes) -> int:
+        """Bytes of Data-Out that a command takes.
+
+        Args:
+            lun: the LUN field as a big-endian integer.
+            cdb: the CDB; one below 16 bytes is taken as padded with zeros.
+
+        Returns:
+            Zero when it takes none, and when it will be refused for what the CDB says. A unit attention condition
+            may still come between.
+        """
+        if len(cdb) < CDB_BYTES:
+            cdb = cdb.ljust(CDB_BYTES, b"\0")
+        server = self._routes.get(lun)
+        if server is None:
+            return 0
+        command = server.commands.find(cdb)
+        if command is None or cdb[command.control_offset] & NACA:
+            return 0
+        return command.data_out_length(server, cdb)
+
+    def start(self, nexus: str, lun: int, cdb: bytes, data_out: memoryview) -> Outcome:
+        """Carry out a command, or say what the disk has to do for it. Nothing that a peer sends makes it raise.
+
+        Args:
+            nexus: an open I_T nexus.
+            lun: the LUN field as a big-endian integer.
+            cdb: the CDB; one below 16 bytes is taken as padded with zeros.
+            data_out: what the initiator sent; READ and WRITE do not look at it.
+
+        Raises:
+            UnknownNexusError: the nexus is not open.
+        """
+        by_lun = self._nexuses.get(nexus)
+        itl = by_lun.get(lun) if by_lun is not None else None
+        if itl is None or itl.interrupted or len(cdb) < CDB_BYTES:
+            return self._start_slowly(nexus, lun, cdb, data_out)
+        command = itl.commands.get(cdb[0])
+        if command is None or cdb[command.control_offset] & NACA:
+            return self._start_slowly(nexus, lun, cdb, data_out)
+        try:
+            return command.handler(itl, cdb, data_out)
+        except CheckCondition as condition:
+            return itl.server.refuse(condition)
+
+    def storage_failed(self, transfer: Transfer, error_number: int, *, failed_offset_bytes: int | None = None) -> Reply:
+        """The answer to a command whose transfer failed on the disk.
+
+        Args:
+            transfer: what `start` returned.
+            error_number: errno. Of the medium: MEDIUM ERROR with the LBA. No space: DATA PROTECT, SPACE ALLOCATION
+                FAILED. Not permitted: DATA PROTECT, WRITE PROTECTED. Any other: HARDWARE ERROR.
+            failed_offset_bytes: where on the disk it failed; None for the beginning of the transfer.
+        """
+        unit = transfer.logical_unit
+        server = self._servers.get(unit.number, self._absent)
+        return server.refuse(_storage_condition(transfer, error_number, failed_offset_bytes))
+
+    def data_phase_failed(self, lun: int) -> Reply:
+        """The answer to a command whose Data-Out did not come as it must: ABORTED COMMAND, and nothing is done."""
+        server = self._routes.get(lun, self._absent)
+        return server.refuse(CheckCondition(SenseKey.ABORTED_COMMAND, Asc.DATA_PHASE_ERROR))
+
+    def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
+        """LOGICAL UNIT RESET: every other nexus gets a unit attention condition (SAM-5 6.3.3).
+
+        Returns:
+            False when there is no such logical unit.
+        """
+        server = self._routes.get(lun)
+        if server is None:
+            return False
+        server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+        return True
+
+    def target_reset(self, by_nexus: str) -> None:
+        """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
+        for server in self._servers.values():
+            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+
+    def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool:
+        """CLEAR TASK SET by another nexus aborted commands of these nexuses: they get a unit attention condition.
+
+        Returns:
+            False when there is no such logical unit.
+        """
+        server = self._routes.get(lun)
+        if server is None:
+            return False
+        for name in nexuses:
+            itl = server.nexuses.get(name)
+            if itl is not None:
+                itl.establish(Asc.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
+        return True
+
+    def has_lun(self, lun: int) -> bool:
+        """Whether this LUN field addresses a logical unit (the REPORT LUNS well known one counts)."""
+        return lun in self._routes
+
+    def _start_slowly(self, nexus: str, lun: int, cdb: bytes, data_out: memoryview) -> Outcome:
+        """A first command, an interrupted nexus, a service action, an unknown LUN or command, a set NACA bit."""
+        if len(cdb) < CDB_BYTES:
+            cdb = cdb.ljust(CDB_BYTES, b"\0")
+        itl = self._itl_nexus(nexus, lun)
+        try:
+            return _admit_and_run(itl, cdb, data_out)
+        except CheckCondition as condition:
+            return itl.server.refuse(condition)
+
+    def _itl_nexus(self, nexus: str, lun: int) -> ItlNexus:
+        """The I_T_L nexus, made at its first command, so that a nexus costs only what it uses."""
+        by_lun = self._nexuses.get(nexus)
+        if by_lun is None:
+            raise UnknownNexusError("the I_T nexus is not open", where=nexus, hint="call nexus_opened first")
+        itl = by_lun.get(lun)
+        if itl is not None:
+            return itl
+        server = self._routes.get(lun)
+        if server is None:
+            return ItlNexus(self._absent)
+        itl = server.nexuses.get(nexus)
+        if itl is None:
+            itl = ItlNexus(server, Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
+            server.nexuses[nexus] = itl
+        by_lun[lun] = itl
+        return itl
+
+
+def _unit_less_server(
+    peripheral: Peripheral,
+    identity: Identity,
+    numbers: list[int],
+    functions: Collection[TaskManagementFunction],
+) -> DeviceServer:
+    """A server for a LUN without a disk: a well known logical unit, or one that does not exist."""
+    unit = LogicalUnit(number=0, device=None, block_bytes=512, block_count=1, identity=identity, peripheral=peripheral)
+    return DeviceServer(unit, TABLES[peripheral], numbers, functions)
+
+
+def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:
+    """The order of SAM-5 5.14.4: unit attention first, then the command itself."""
+    command = itl.server.commands.find(cdb)
+    if command is None or not command.despite_attention:
+        attention = itl.take_attention()
+        if attention is not None:
+            raise attention
+    command = itl.server.commands.require(cdb)
+    if cdb[command.control_offset] & NACA:
+        raise invalid_field_in_cdb(FieldPointer(command.control_offset, bit=NACA.bit_length() - 1))
+    return command.handler(itl, cdb, data_out)
+
+
+def _storage_condition(transfer: Transfer, error_number: int, failed_offset_bytes: int | None) -> CheckCondition:
+    if error_number in _SPACE_ERRORS:
+        return CheckCondition(SenseKey.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED_WRITE_PROTECT)
+    if error_number in _PROTECT_ERRORS and transfer.operation != READ:
+        return CheckCondition(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
+    if error_number not in _MEDIUM_ERRORS:
+        return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
+    if transfer.operation == FLUSH:
+        # Which of the blocks could not be written is not known.
+        return CheckCondition(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)
+    offset_bytes = transfer.offset_bytes if failed_offset_bytes is None else failed_offset_bytes
+    return CheckCondition(
+        SenseKey.MEDIUM_ERROR,
+        Asc.UNRECOVERED_READ_ERROR if transfer.operation == READ else Asc.WRITE_ERROR,
+        information=offset_bytes // transfer.logical_unit.block_bytes,
+    )

@@ -1,0 +1,119 @@
+"""What a disk is: one small interface, what it can do of itself, and the error of every failure."""
+
+from __future__ import annotations
+
+import errno as error_numbers
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Protocol, TypeAlias
+
+from twisted.internet.defer import Deferred
+
+from csvd.errors import CsvdError
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
+
+
+class StorageError(CsvdError):
+    """A disk did not do what it was asked.
+
+    Attributes:
+        errno: why, an `errno` number. EIO too for a read that the disk is too short for.
+        operation: "read", "write", "flush", "unmap", "write zeroes" or "close".
+        offset_bytes: where on the disk; of a transfer, the first byte that was not transferred.
+    """
+
+    def __init__(self, operation: str, errno: int, *, where: str, offset_bytes: int = 0, why: str = "") -> None:
+        self.errno = errno
+        self.operation = operation
+        self.offset_bytes = offset_bytes
+        super().__init__(
+            f"{operation} at byte {offset_bytes} failed", where=where, why=why or os.strerror(errno) or f"errno {errno}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCapabilities:
+    """What a disk can do, as its opener found out.
+
+    Args:
+        discard: `unmap` gives space back, and what was unmapped reads as zeros.
+        write_zeroes: `write_zeroes` is faster than writing zeros.
+        volatile_cache: a write may be lost with the power before a flush.
+        fence: how a dead node can be kept off it; "none" where that takes waiting for its lease.
+        shared_between: who may use it at once: "processes of a host" or "hosts".
+        physical_block_bytes: the unit in which it writes; smaller writes cost a read.
+    """
+
+    discard: bool
+    write_zeroes: bool
+    volatile_cache: bool
+    fence: str
+    shared_between: str
+    physical_block_bytes: int
+
+
+class Disk(Protocol):
+    """A block store. Failures are `StorageError`s, of the Deferred, never raised.
+
+    A buffer belongs to the disk from the call until its Deferred fires, also when the caller cancels the Deferred.
+    """
+
+    @property
+    def url(self) -> str:
+        """The name it was opened by."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes fail with EROFS."""
+
+    @property
+    def capabilities(self) -> DiskCapabilities:
+        """What it can do."""
+
+    def read_nowait(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """Fill the buffer without blocking.
+
+        Returns:
+            True when the whole range was served. False: nothing may be assumed of the buffer, use `read_into`.
+        """
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
+        """Fill the buffer; fires when it is full."""
+
+    def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
+        """Write the buffers one after the other; fires when they are written, with `fua` when they are durable."""
+
+    def flush(self) -> Deferred[None]:
+        """Fires when all writes that were acknowledged before the call are durable."""
+
+    def unmap(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Give the range back to the store; it reads as zeros. Fails with EOPNOTSUPP without `discard`."""
+
+    def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Make the range read as zeros; the fastest way that keeps the promise."""
+
+    def identity(self) -> str:
+        """A name of the disk that is the same after any restart and on every node."""
+
+    def close(self) -> Deferred[None]:
+        """Refuse new work, wait for what is under way, flush, and let go. Closing twice is no error."""
+
+
+def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:
+    """The error of a range that is not within a disk of this size, None for one that is."""
+    if 0 <= offset_bytes <= offset_bytes + length_bytes <= size_bytes:
+        return None
+    return StorageError(
+        operation,
+        error_numbers.EINVAL,
+        where=url,
+        offset_bytes=offset_bytes,
+        why=f"{length_bytes} bytes there are not within the {size_bytes} bytes of the disk",
+    )

@@ -1,0 +1,222 @@
+"""FileDisk: a regular file or a block device through the page cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.pool import DiskPool, Job, Manner
+from csvd.storage.ranges import punch_range, read_range, write_range, zero_range
+
+_log = Logger()
+
+_RWF_NOWAIT: Final = os.RWF_NOWAIT
+
+
+class _FileJob(Job):
+    """A job, and whether it must be durable before it is done."""
+
+    __slots__ = ("durable", "work")
+
+    def __init__(self, work: Callable[[], None], *, length_bytes: int = 0, durable: bool = False) -> None:
+        super().__init__(length_bytes)
+        self.work = work
+        self.durable = durable
+
+
+class FileDisk:
+    """A disk over a file descriptor; `open_disk` makes it.
+
+    Reads are served inline from the page cache where it has them, and by the pool where it has not. Writes and flushes
+    go to the pool. All that must be durable in one batch shares one fdatasync, and no two run at once.
+
+    When an fdatasync fails, the kernel has dropped the pages that it could not write and tells so once. Nobody can say
+    then which acknowledged writes are on the disk: every later flush and every FUA write fails with the same errno,
+    until the disk is opened anew. Reads and plain writes go on.
+
+    Several processes of one host may have the same file open: they share its page cache.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        url: str,
+        size_bytes: int,
+        read_only: bool,
+        capabilities: DiskCapabilities,
+        identity: str,
+        pool: DiskPool,
+    ) -> None:
+        self.url = url
+        self.size_bytes = size_bytes
+        self.read_only = read_only
+        self.capabilities = capabilities
+        self._fd = fd
+        self._identity = identity
+        self._lane = pool.lane(self._run)
+        self._can_read_nowait = True
+        self._refuses = False
+        self._closers: list[Deferred[None]] = []
+        self._lost_writes: StorageError | None = None
+
+    def fileno(self) -> int:
+        """The file descriptor, for sendfile; -1 when the disk is closed."""
+        return self._fd
+
+    def identity(self) -> str:
+        """A name of the disk that is the same after any restart and on every node."""
+        return self._identity
+
+    def read_nowait(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """Fill the buffer from the page cache; False where it has not all of it."""
+        if not self._can_read_nowait or offset_bytes + buffer.nbytes > self.size_bytes:
+            return False
+        try:
+            return os.preadv(self._fd, (buffer,), offset_bytes, _RWF_NOWAIT) == buffer.nbytes
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # tmpfs and some network file systems cannot: every read goes to the pool. Other errors come again there.
+            self._can_read_nowait = error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS)
+            return False
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
+        """Fill the buffer; fires when it is full."""
+        refusal = self._check("read", offset_bytes, buffer.nbytes)
+        if refusal is not None:
+            return fail(refusal)
+        job = _FileJob(
+            lambda: read_range(self._fd, buffer, offset_bytes, self.url),
+            length_bytes=buffer.nbytes,
+        )
+        # What the page cache did not have waits for the device, so it is worth a thread of its own.
+        return self._lane.submit(job, Manner.APART if self._can_read_nowait else Manner.TOGETHER)
+
+    def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
+        """Write the buffers one after the other; fires when they are written, with `fua` when they are durable."""
+        length_bytes = sum(map(len, buffers))
+        refusal = self._check_write("write", offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        job = _FileJob(
+            lambda: write_range(self._fd, buffers, offset_bytes, self.url),
+            length_bytes=length_bytes,
+            durable=fua,
+        )
+        return self._lane.submit(job, Manner.SINGLE_FILE if fua else Manner.TOGETHER)
+
+    def flush(self) -> Deferred[None]:
+        """Fires when all writes that were acknowledged before the call are durable."""
+        refusal = self._check("flush", 0, 0)
+        if refusal is not None:
+            return fail(refusal)
+        if self.read_only:
+            return succeed(None)
+        return self._lane.submit(_FileJob(_nothing, durable=True), Manner.SINGLE_FILE)
+
+    def unmap(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Give the range back to the store; it reads as zeros. Fails with EOPNOTSUPP without `discard`."""
+        return self._change("unmap", punch_range, offset_bytes, length_bytes)
+
+    def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Make the range read as zeros."""
+        return self._change("write zeroes", zero_range, offset_bytes, length_bytes)
+
+    def close(self) -> Deferred[None]:
+        """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""
+        if self._fd < 0:
+            return succeed(None)
+        closed: Deferred[None] = Deferred()
+        self._closers.append(closed)
+        if not self._refuses:
+            self._refuses = True
+            done = self._lane.when_idle()
+            done.addCallback(lambda _: self._lane.submit(_FileJob(self._close_file), Manner.SINGLE_FILE))
+            done.addBoth(self._tell_closers)
+        return closed
+
+    def _check(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
+        if self._refuses:
+            return StorageError(operation, errno.EBADF, where=self.url, why="the disk is closed")
+        return check_range(operation, self.url, self.size_bytes, offset_bytes, length_bytes)
+
+    def _check_write(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
+        if self.read_only:
+            return StorageError(operation, errno.EROFS, where=self.url, offset_bytes=offset_bytes)
+        return self._check(operation, offset_bytes, length_bytes)
+
+    def _change(
+        self, operation: str, change: Callable[[int, int, int, str], None], offset_bytes: int, length_bytes: int
+    ) -> Deferred[None]:
+        refusal = self._check_write(operation, offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        if not length_bytes:
+            return succeed(None)
+        job = _FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url))
+        return self._lane.submit(job, Manner.TOGETHER)
+
+    def _run(self, batch: Sequence[_FileJob]) -> None:
+        """In a thread: each job, then one fdatasync for all that must be durable."""
+        durable = []
+        for job in batch:
+            try:
+                job.work()
+            except StorageError as error:
+                job.error = error
+            else:
+                if job.durable:
+                    durable.append(job)
+        if durable:
+            lost = self._synchronize("flush")
+            for job in durable:
+                job.error = lost
+
+    def _synchronize(self, operation: str) -> StorageError | None:
+        """In a thread, one at a time: fdatasync."""
+        if self._lost_writes is None:
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                number = error.errno or errno.EIO
+                self._lost_writes = StorageError(operation, number, where=self.url)
+                _log.critical(
+                    "{url}: fdatasync failed, {why}: writes may be lost; flushes fail until the disk is reopened",
+                    url=self.url,
+                    why=os.strerror(number),
+                )
+                return self._lost_writes
+            return None
+        number = self._lost_writes.errno
+        why = f"an earlier flush failed ({os.strerror(number)}), acknowledged writes may be lost"
+        return StorageError(operation, number, where=self.url, why=why)
+
+    def _close_file(self) -> None:
+        error = None if self.read_only else self._synchronize("close")
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+        except OSError as failure:
+            error = error or StorageError("close", failure.errno or errno.EIO, where=self.url)
+        if error is not None:
+            raise error
+
+    def _tell_closers(self, result: Failure | None) -> None:
+        closers, self._closers = self._closers, []
+        for closer in closers:
+            if result is None:
+                closer.callback(None)
+            else:
+                closer.errback(result)
+
+
+def _nothing() -> None:
+    """The work of a flush: its fdatasync comes after the batch."""

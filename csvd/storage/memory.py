@@ -1,0 +1,100 @@
+"""MemoryDisk: a disk in anonymous memory, for tests and for measuring what is above it. Everything is done at once."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from mmap import mmap
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
+
+
+class MemoryDisk:
+    """A disk in memory; it is sparse: pages that were never written take no memory.
+
+    Args:
+        size_bytes: its size, at least 1.
+        url: its name in errors.
+        read_only: writes fail with EROFS.
+    """
+
+    def __init__(self, size_bytes: int, *, url: str = "memory:", read_only: bool = False) -> None:
+        self.url = url
+        self.size_bytes = size_bytes
+        self.read_only = read_only
+        self.capabilities = DiskCapabilities(
+            discard=True,
+            write_zeroes=True,
+            volatile_cache=False,
+            fence="none",
+            shared_between="processes of a host",
+            physical_block_bytes=512,
+        )
+        self._memory = mmap(-1, size_bytes)
+        self._closed = False
+
+    def identity(self) -> str:
+        """Its name."""
+        return self.url
+
+    def read_nowait(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """Fill the buffer; False for a range outside the disk."""
+        if self._check("read", offset_bytes, buffer.nbytes) is not None:
+            return False
+        buffer[:] = self._memory[offset_bytes : offset_bytes + buffer.nbytes]
+        return True
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
+        """Fill the buffer."""
+        refusal = self._check("read", offset_bytes, buffer.nbytes)
+        if refusal is not None:
+            return fail(refusal)
+        self.read_nowait(buffer, offset_bytes)
+        return succeed(None)
+
+    def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
+        """Write the buffers one after the other."""
+        refusal = self._check_write("write", offset_bytes, sum(map(len, buffers)))
+        if refusal is not None:
+            return fail(refusal)
+        for buffer in buffers:
+            self._memory[offset_bytes : offset_bytes + len(buffer)] = bytes(buffer)
+            offset_bytes += len(buffer)
+        return succeed(None)
+
+    def flush(self) -> Deferred[None]:
+        """Nothing to do: it is as durable as it gets."""
+        refusal = self._check("flush", 0, 0)
+        return fail(refusal) if refusal is not None else succeed(None)
+
+    def unmap(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Make the range read as zeros."""
+        return self._zero("unmap", offset_bytes, length_bytes)
+
+    def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Make the range read as zeros."""
+        return self._zero("write zeroes", offset_bytes, length_bytes)
+
+    def close(self) -> Deferred[None]:
+        """Refuse new work."""
+        self._closed = True
+        return succeed(None)
+
+    def _zero(self, operation: str, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        refusal = self._check_write(operation, offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        self._memory[offset_bytes : offset_bytes + length_bytes] = bytes(length_bytes)
+        return succeed(None)
+
+    def _check(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
+        if self._closed:
+            return StorageError(operation, errno.EBADF, where=self.url, why="the disk is closed")
+        return check_range(operation, self.url, self.size_bytes, offset_bytes, length_bytes)
+
+    def _check_write(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
+        if self.read_only:
+            return StorageError(operation, errno.EROFS, where=self.url, offset_bytes=offset_bytes)
+        return self._check(operation, offset_bytes, length_bytes)

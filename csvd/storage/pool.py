@@ -1,0 +1,271 @@
+"""A bounded pool of threads in which the disks block, so that the reactor never does.
+
+A hand-off to a thread and back costs about 100 µs, many times a 4 KiB write. So the jobs that one reactor pass submits
+for a disk go to a thread as one batch, and come back with one `callFromThread`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from csvd.storage.disk import StorageError
+
+_log = Logger()
+
+
+class PoolReactor(Protocol):
+    """What the pool needs of a reactor."""
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object) -> Any:  # noqa: A002, N802
+        """Call it `delay` seconds later, in the reactor thread."""
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object) -> Any:  # noqa: A002, N802
+        """Call it in the reactor thread, from any thread."""
+
+
+class Threads(Protocol):
+    """What the pool needs of a thread pool."""
+
+    def start(self) -> Any:
+        """Begin."""
+
+    def stop(self) -> Any:
+        """End the threads, after what they are at."""
+
+    def callInThread(self, func: Callable[..., Any], *args: object) -> Any:  # noqa: N802
+        """Call it in one of the threads."""
+
+
+class Manner(Enum):
+    """How jobs of one lane go to the threads."""
+
+    TOGETHER = "the jobs of a pass in one thread, in order"
+    APART = "the jobs of a pass spread over the free threads: each will wait for the device"
+    SINGLE_FILE = "in one thread, in order, and no other such batch of the lane until it is done"
+
+
+class Job:
+    """Something to do in a thread. The runner sets `error` where it failed."""
+
+    __slots__ = ("deferred", "error", "length_bytes")
+
+    def __init__(self, length_bytes: int = 0) -> None:
+        self.length_bytes = length_bytes
+        self.error: Exception | None = None
+        self.deferred: Deferred[None] = Deferred()
+
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+class Lane(Generic[JobT]):
+    """The jobs of one disk. `DiskPool.lane` makes it."""
+
+    def __init__(self, pool: DiskPool, run: Callable[[Sequence[JobT]], None]) -> None:
+        self.run = run
+        self._pool = pool
+        self._queues: dict[Manner, deque[JobT]] = {manner: deque() for manner in Manner}
+        self._single_file_under_way = False
+        self._unfinished = 0
+        self._idle: list[Deferred[None]] = []
+
+    def submit(self, job: JobT, manner: Manner) -> Deferred[None]:
+        """Run a job in a thread after this reactor pass. Fires with None, or fails with its `error`."""
+        if self._pool.stopped:
+            return fail(StorageError("submit", errno.ESHUTDOWN, where="storage pool", why="the pool was stopped"))
+        self._queues[manner].append(job)
+        self._unfinished += 1
+        self._pool.submitted(self)
+        return job.deferred
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when no job of the lane is left."""
+        if not self._unfinished:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._idle.append(waiter)
+        return waiter
+
+    def has_next(self) -> bool:
+        """Whether `take` has something to give."""
+        return any(self._may_go(manner) for manner in Manner)
+
+    def take(self, free_threads: int, batch_jobs: int, batch_bytes: int) -> tuple[Manner, list[JobT]]:
+        """The next batch, in its manner. The manner that was served goes to the back."""
+        manner = next(manner for manner in self._queues if self._may_go(manner))
+        queue = self._queues.pop(manner)
+        self._queues[manner] = queue
+        most = min(batch_jobs, len(queue))
+        if manner is Manner.APART:
+            most = min(most, -(-len(queue) // free_threads))
+        self._single_file_under_way |= manner is Manner.SINGLE_FILE
+        batch = [queue.popleft()]
+        room_bytes = batch_bytes - batch[0].length_bytes
+        while len(batch) < most and queue[0].length_bytes <= room_bytes:
+            batch.append(queue.popleft())
+            room_bytes -= batch[-1].length_bytes
+        return manner, batch
+
+    def finished(self, manner: Manner, batch: Sequence[JobT]) -> None:
+        """A batch came back; `settle` follows."""
+        self._unfinished -= len(batch)
+        if manner is Manner.SINGLE_FILE:
+            self._single_file_under_way = False
+
+    def settle(self, batch: Sequence[JobT]) -> None:
+        """Fire the results of a batch that came back."""
+        for job in batch:
+            if job.error is None:
+                job.deferred.callback(None)
+            else:
+                job.deferred.errback(job.error)
+        if not self._unfinished:
+            waiters, self._idle = self._idle, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def _may_go(self, manner: Manner) -> bool:
+        if manner is Manner.SINGLE_FILE and self._single_file_under_way:
+            return False
+        return bool(self._queues[manner])
+
+
+class DiskPool:
+    """Threads for all disks of a node.
+
+    At most `threads` batches are under way; the rest waits in the lanes and goes in larger batches. Nothing is refused:
+    when `queue_limit` jobs are unfinished the listeners of `on_pressure` are told to submit no more, and at half of it
+    to go on. Lanes take turns.
+
+    Args:
+        reactor: the node's.
+        threads: how many batches may block at once.
+        queue_limit: how many jobs may be unfinished before there is pressure.
+        batch_jobs, batch_bytes: the most that one batch holds, so that no result waits for too many others.
+        thread_pool: the threads; a `twisted.python.threadpool.ThreadPool` when None.
+    """
+
+    def __init__(
+        self,
+        reactor: PoolReactor,
+        *,
+        threads: int = 8,
+        queue_limit: int = 1024,
+        batch_jobs: int = 64,
+        batch_bytes: int = 4 << 20,
+        thread_pool: Threads | None = None,
+    ) -> None:
+        self.stopped = False
+        self._reactor = reactor
+        self._threads = threads
+        self._queue_limit = queue_limit
+        self._batch_jobs = batch_jobs
+        self._batch_bytes = batch_bytes
+        self._thread_pool = thread_pool or ThreadPool(0, threads, "csvd-storage")
+        self._ready: dict[Lane[Any], None] = {}
+        self._dispatch_is_due = False
+        self._under_way = 0
+        self._unfinished = 0
+        self._under_pressure = False
+        self._listeners: list[Callable[[bool], None]] = []
+        self._drained: list[Deferred[None]] = []
+        self._thread_pool.start()
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs submitted and not settled."""
+        return self._unfinished
+
+    @property
+    def under_pressure(self) -> bool:
+        """Whether callers should submit no more for now."""
+        return self._under_pressure
+
+    def on_pressure(self, listener: Callable[[bool], None]) -> Callable[[], None]:
+        """Call it with True when callers should submit no more, and with False when they may again.
+
+        Returns:
+            A function that takes the listener off again.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def lane(self, run: Callable[[Sequence[JobT]], None]) -> Lane[JobT]:
+        """A lane for one disk; `run` carries out a batch of its jobs, in a thread."""
+        return Lane(self, run)
+
+    def stop(self) -> Deferred[None]:
+        """Refuse new jobs, wait for those submitted, and end the threads. Close the disks first; stop once."""
+        self.stopped = True
+        done: Deferred[None] = Deferred()
+        done.addCallback(lambda _: self._thread_pool.stop())
+        if self._unfinished:
+            self._drained.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def submitted(self, lane: Lane[Any]) -> None:
+        """A lane got a job: dispatch at the end of this reactor pass."""
+        self._unfinished += 1
+        self._ready[lane] = None
+        if not self._dispatch_is_due:
+            self._dispatch_is_due = True
+            self._reactor.callLater(0, self._dispatch_now)
+        if self._unfinished >= self._queue_limit and not self._under_pressure:
+            self._set_pressure(under_pressure=True)
+
+    def _dispatch_now(self) -> None:
+        self._dispatch_is_due = False
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._ready and self._under_way < self._threads:
+            lane = next(iter(self._ready))
+            del self._ready[lane]
+            if not lane.has_next():
+                continue
+            free = self._threads - self._under_way
+            manner, batch = lane.take(free, self._batch_jobs, self._batch_bytes)
+            self._ready[lane] = None
+            self._under_way += 1
+            self._thread_pool.callInThread(self._work, lane, manner, batch)
+
+    def _work(self, lane: Lane[Any], manner: Manner, batch: list[Any]) -> None:
+        """In a thread."""
+        try:
+            lane.run(batch)
+        except Exception as fault:  # noqa: BLE001 - a fault of the runner must not leave its callers waiting
+            _log.failure("a disk's runner failed on a batch of {count} jobs", count=len(batch))
+            for job in batch:
+                job.error = job.error or StorageError("run", errno.EIO, where="storage pool", why=repr(fault))
+        self._reactor.callFromThread(self._came_back, lane, manner, batch)
+
+    def _came_back(self, lane: Lane[Any], manner: Manner, batch: list[Any]) -> None:
+        self._under_way -= 1
+        self._unfinished -= len(batch)
+        lane.finished(manner, batch)
+        if lane.has_next():
+            self._ready[lane] = None
+        # The threads go on while the results are told.
+        self._dispatch()
+        lane.settle(batch)
+        if self._under_pressure and self._unfinished <= self._queue_limit // 2:
+            self._set_pressure(under_pressure=False)
+        if not self._unfinished:
+            waiters, self._drained = self._drained, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def _set_pressure(self, *, under_pressure: bool) -> None:
+        self._under_pressure = under_pressure
+        for listener in list(self._listeners):
+            listener(under_pressure)

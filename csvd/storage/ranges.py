@@ -1,0 +1,129 @@
+"""Whole transfers over system calls that may do a part: preadv, pwritev, fallocate. They block: use a thread."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from csvd.storage.disk import Buffer, StorageError
+
+IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
+
+_FALLOC_FL_KEEP_SIZE: Final = 0x01
+_FALLOC_FL_PUNCH_HOLE: Final = 0x02
+_FALLOC_FL_ZERO_RANGE: Final = 0x10
+_CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+_ZEROS: Final = bytes(1 << 20)
+
+# The os module has posix_fallocate only, which can neither punch nor zero.
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_fallocate.restype = ctypes.c_int
+
+
+def read_range(fd: int, buffer: memoryview, offset_bytes: int, url: str) -> None:
+    """Fill the buffer from the file.
+
+    Raises:
+        StorageError: errno of the system call; EIO where the file ends first, as one that was truncated does.
+    """
+    rest = buffer
+    while rest.nbytes:
+        try:
+            count = os.preadv(fd, (rest,), offset_bytes)
+        except OSError as error:
+            raise _failed("read", error, url, offset_bytes) from error
+        if not count:
+            why = "the file ends there, it was truncated"
+            raise StorageError("read", errno.EIO, where=url, offset_bytes=offset_bytes, why=why)
+        offset_bytes += count
+        rest = rest[count:]
+
+
+def write_range(fd: int, buffers: Sequence[Buffer], offset_bytes: int, url: str) -> None:
+    """Write all buffers one after the other, `IOV_MAX` at a time.
+
+    Raises:
+        StorageError: errno of the system call, with the first byte that was not written.
+    """
+    views = [memoryview(buffer) for buffer in buffers]
+    at = 0
+    while at < len(views):
+        try:
+            count = os.pwritev(fd, views[at : at + IOV_MAX], offset_bytes)
+        except OSError as error:
+            raise _failed("write", error, url, offset_bytes) from error
+        offset_bytes += count
+        if not count and any(view.nbytes for view in views[at : at + IOV_MAX]):
+            why = "the system took no byte"
+            raise StorageError("write", errno.EIO, where=url, offset_bytes=offset_bytes, why=why)
+        while at < len(views) and count >= views[at].nbytes:
+            count -= views[at].nbytes
+            at += 1
+        if count:
+            views[at] = views[at][count:]
+
+
+def punch_range(fd: int, offset_bytes: int, length_bytes: int, url: str) -> None:
+    """Give the range back to the file system or device; it reads as zeros.
+
+    Raises:
+        StorageError: errno of the system call; EOPNOTSUPP where it cannot be done.
+    """
+    try:
+        fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes)
+    except OSError as error:
+        raise _failed("unmap", error, url, offset_bytes) from error
+
+
+def zero_range(fd: int, offset_bytes: int, length_bytes: int, url: str) -> None:
+    """Make the range read as zeros, by the file system where it can, else by writing them.
+
+    Raises:
+        StorageError: errno of the system call.
+    """
+    try:
+        fallocate(fd, _FALLOC_FL_ZERO_RANGE, offset_bytes, length_bytes)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise _failed("write zeroes", error, url, offset_bytes) from error
+        for at in range(0, length_bytes, len(_ZEROS)):
+            write_range(fd, (memoryview(_ZEROS)[: length_bytes - at],), offset_bytes + at, url)
+
+
+def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
+    """fallocate(2).
+
+    Raises:
+        OSError: what the system says.
+    """
+    while _fallocate(fd, mode, offset_bytes, length_bytes):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def can_punch(fd: int, size_bytes: int) -> bool:
+    """Whether this file system can punch holes: a hole behind the end of the file changes nothing."""
+    try:
+        fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, size_bytes, 4096)
+    except OSError as error:
+        return error.errno not in _CANNOT
+    return True
+
+
+def can_zero(fd: int, size_bytes: int) -> bool:
+    """Whether this file system can zero ranges: one behind the end of the file, of which it keeps the size."""
+    try:
+        fallocate(fd, _FALLOC_FL_ZERO_RANGE | _FALLOC_FL_KEEP_SIZE, size_bytes, 4096)
+        fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, size_bytes, 4096)
+    except OSError as error:
+        return error.errno not in _CANNOT
+    return True
+
+
+def _failed(operation: str, error: OSError, url: str, offset_bytes: int) -> StorageError:
+    return StorageError(operation, error.errno or errno.EIO, where=url, offset_bytes=offset_bytes)

@@ -1,0 +1,255 @@
+"""One TCP connection of an initiator, on the reactor (DESIGN section 5).
+
+Twisted's own transport joins and copies what it sends. This one is a ``FileDescriptor`` that receives into the engine's
+buffers and sends the engine's buffers with one ``sendmsg`` for all that one ``recv`` brought.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_DONE
+from twisted.logger import Logger
+
+from csvd.iscsi.connection import Buffer, TargetConnection
+from csvd.iscsi.session import Task
+
+if TYPE_CHECKING:
+    from csvd.target.executor import Executor
+
+IOV_MAX: Final = 512
+"""Buffers in one ``sendmsg``; the kernel takes 1,024."""
+HELD_BYTES: Final = 8 * 2**20
+"""What a connection may hold in answers that are being read or wait to be sent. Above it no task is begun and the
+socket is not read: the CmdSN window closes, and the initiator waits. One task may exceed it alone."""
+READS_A_TURN: Final = 4
+"""``recv`` calls in one turn of the loop, so that no connection keeps it for long."""
+LINGER_S: Final = 5.0
+"""How long a peer may take to read the last bytes of a connection that is being closed."""
+
+
+class ServerConnection(FileDescriptor):
+    """The adapter of one :class:`TargetConnection`."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        engine: TargetConnection,
+        executor_of: Callable[[TargetConnection], Executor],
+        on_lost: Callable[[ServerConnection], None],
+    ) -> None:
+        super().__init__(reactor)
+        self.engine = engine
+        self.held_bytes = 0
+        self._socket = sock
+        self._executor_of = executor_of
+        self._executor: Executor | None = None
+        self._on_lost = on_lost
+        self._tasks: deque[Task] = deque()
+        self._unsent: deque[Buffer] = deque()
+        self._unsent_bytes = 0
+        self._closing_since_s: float | None = None
+        self._in_turn = False
+        self._draining = False
+        engine.wake = self._woken
+        self.connected = 1
+        self.startReading()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
+        return f"iscsi {self.engine.peer}"
+
+    # Input
+
+    def doRead(self) -> Any:  # noqa: N802 - Twisted's name
+        """Receive what is there, take it in one pass, execute it, and send all answers at once."""
+        engine, now_s = self.engine, self.reactor.seconds()
+        self._in_turn = True
+        try:
+            for _ in range(READS_A_TURN):
+                buffers = engine.receive_buffers()
+                try:
+                    count = self._socket.recvmsg_into(buffers)[0]
+                except (BlockingIOError, InterruptedError):
+                    return None
+                except OSError:
+                    return CONNECTION_DONE
+                if not count:
+                    return CONNECTION_DONE
+                engine.received(count, now_s)
+                self._run()
+                if self.disconnected or not self._wants_input() or count < sum(map(len, buffers)):
+                    return None
+        finally:
+            self._in_turn = False
+        return None
+
+    def _run(self) -> None:
+        """Execute what is ready, as far as there is room for the answers; send; see whether to read on."""
+        engine = self.engine
+        if engine.ready:
+            self._tasks.extend(engine.ready)
+            engine.ready.clear()
+        while self._tasks and self._unsent_bytes + self.held_bytes <= HELD_BYTES:
+            task = self._tasks.popleft()
+            if task.aborted:
+                continue
+            if self._executor is None:
+                self._executor = self._executor_of(engine)
+            self._executor.execute(self, task)
+            if engine.output and self._outgoing_is_large():
+                self._send()
+            if engine.ready:
+                self._tasks.extend(engine.ready)
+                engine.ready.clear()
+        self._send()
+        if engine.events:
+            for event in engine.events:
+                self.log.info("{peer}: {event}", peer=engine.peer, event=event)
+            engine.events.clear()
+        if self.disconnected:
+            return
+        if self._wants_input():
+            self.startReading()
+        else:
+            self.stopReading()
+        if engine.closing and not self._unsent:
+            self.abort()
+
+    def _outgoing_is_large(self) -> bool:
+        output = self.engine.output
+        return len(output) >= IOV_MAX or len(output[-1]) >= 65536
+
+    def _wants_input(self) -> bool:
+        return (
+            not self._draining
+            and not self.engine.closing
+            and not self._tasks
+            and self._unsent_bytes + self.held_bytes <= HELD_BYTES
+        )
+
+    def proceed(self) -> None:
+        """Go on after an answer that came later than its turn; answers of the same turn are sent together."""
+        if not self._in_turn and not self.disconnected:
+            self._in_turn = True
+            self.reactor.callLater(0, self._late_turn)
+
+    def _late_turn(self) -> None:
+        self._in_turn = False
+        if not self.disconnected:
+            self._run()
+
+    def _woken(self) -> None:
+        self.proceed()
+
+    def tick(self, now_s: float) -> None:
+        """Let time pass for the engine, and for a peer that does not read the end of its connection."""
+        self.engine.tick(now_s)
+        if not self._in_turn:
+            self._run()
+        if self.engine.closing and not self.disconnected:
+            if self._closing_since_s is None:
+                self._closing_since_s = now_s
+            elif now_s - self._closing_since_s > LINGER_S:
+                self.abort()
+
+    def drain(self) -> None:
+        """Take nothing more in; what was taken is still answered."""
+        self._draining = True
+        self.stopReading()
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing waits to be executed or to be sent."""
+        return not self._tasks and not self._unsent and not self.engine.output
+
+    # Output
+
+    def _send(self) -> None:
+        engine, unsent = self.engine, self._unsent
+        output = engine.output
+        if output:
+            if not unsent and len(output) <= IOV_MAX:
+                self._send_at_once(output)
+            else:
+                unsent.extend(output)
+                self._unsent_bytes += sum(map(len, output))
+            output.clear()
+        if unsent and not self.disconnected:
+            self._send_unsent()
+
+    def _send_at_once(self, output: list[Buffer]) -> None:
+        """The usual case: one ``sendmsg`` takes everything."""
+        total = sum(map(len, output))
+        sent = self._sendmsg(output)
+        if sent == total or self.disconnected:
+            return
+        self._unsent.extend(output)
+        self._unsent_bytes = total
+        self._drop_sent(sent)
+
+    def _send_unsent(self) -> None:
+        while self._unsent:
+            batch = list(islice(self._unsent, IOV_MAX))
+            sent = self._sendmsg(batch)
+            if self.disconnected:
+                return
+            self._drop_sent(sent)
+            if sent < sum(map(len, batch)):
+                self.startWriting()
+                return
+        self.stopWriting()
+
+    def _sendmsg(self, buffers: list[Buffer]) -> int:
+        try:
+            return self._socket.sendmsg(buffers)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self.abort()
+            return 0
+
+    def _drop_sent(self, sent: int) -> None:
+        self._unsent_bytes -= sent
+        unsent = self._unsent
+        while sent:
+            first = unsent[0]
+            if sent < len(first):
+                unsent[0] = memoryview(first)[sent:]
+                return
+            sent -= len(first)
+            unsent.popleft()
+
+    def doWrite(self) -> Any:  # noqa: N802 - Twisted's name
+        """The socket takes more: send it, and go on with what waited for room."""
+        self._send_unsent()
+        if not self._unsent and not self.disconnected:
+            self._run()
+
+    # End
+
+    def abort(self) -> None:
+        """Close the socket now."""
+        self.connectionLost(CONNECTION_DONE)
+
+    def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's name
+        """The connection is gone: its session ends, and its answers with it."""
+        if self.disconnected:
+            return
+        super().connectionLost(reason)
+        self._socket.close()
+        self.engine.end()
+        self._tasks.clear()
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._on_lost(self)

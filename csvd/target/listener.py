@@ -1,0 +1,124 @@
+"""A portal: where initiators connect (RFC 7143 section 4.2.1)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.logger import Logger
+
+from csvd.errors import CsvdError
+
+BACKLOG: Final = 256
+ACCEPTS_A_TURN: Final = 32
+PAUSE_S: Final = 0.5
+"""How long a portal rests when there are no file descriptors left."""
+
+
+class PortalError(CsvdError):
+    """A portal can not be opened."""
+
+
+def parse_portal(text: str) -> tuple[str, int]:
+    """Parse ``HOST:PORT``, ``[V6]:PORT`` or ``HOST`` (port 3260).
+
+    Raises:
+        PortalError: it is none of them.
+    """
+    host, colon, port = text.rpartition(":")
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise PortalError(f"{text!r} is not a portal", hint="write HOST:PORT or [ADDRESS]:PORT")
+        colon, port = (":", rest[1:]) if rest else ("", "")
+    elif not colon:
+        host, port = text, ""
+    elif ":" in host:
+        raise PortalError(f"{text!r} is not a portal", hint="write an IPv6 address in brackets: [ADDRESS]:PORT")
+    if not colon:
+        return host, 3260
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise PortalError(f"{text!r} is not a portal", hint="write HOST:PORT, with a port of 0 to 65535")
+    return host, int(port)
+
+
+def format_address(address: Any) -> str:
+    """Give ``host:port`` of a socket address, IPv6 in brackets."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Portal(FileDescriptor):
+    """A listening socket that hands over each accepted one."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, text: str, accepted: Callable[[socket.socket, str, str], None]) -> None:
+        """Listen on ``text`` (see :func:`parse_portal`); port 0 takes a free one.
+
+        Raises:
+            PortalError: the address is not this host's, the port is in use, or the text is no portal.
+        """
+        super().__init__(reactor)
+        host, port = parse_portal(text)
+        self._accepted = accepted
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._socket = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise PortalError("can not listen", where=text, why=error.strerror or str(error)) from error
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
+            self._socket.listen(BACKLOG)
+        except OSError as error:
+            self._socket.close()
+            raise PortalError(
+                "can not listen", where=text, why=error.strerror or str(error), hint="port 0 takes a free one"
+            ) from error
+        self._socket.setblocking(False)
+        self.address = format_address(self._socket.getsockname())
+        self.connected = 1
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:  # noqa: N802 - Twisted's name
+        return f"portal {self.address}"
+
+    def doRead(self) -> Any:  # noqa: N802 - Twisted's name
+        """Accept what waits."""
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Out of descriptors: reading on would spin; those who wait stay in the backlog.
+                self.log.error("portal {portal}: accept: {error}", portal=self.address, error=error)
+                self.stopReading()
+                self.reactor.callLater(PAUSE_S, self._resume)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                local = format_address(sock.getsockname())
+            except OSError:
+                sock.close()
+                continue
+            self._accepted(sock, format_address(address), local)
+
+    def _resume(self) -> None:
+        if not self.disconnected:
+            self.startReading()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if not self.disconnected:
+            self.connectionLost(None)
+            self._socket.close()

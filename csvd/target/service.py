@@ -1,0 +1,170 @@
+"""The targets of a node: portals, connections, and how they stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet import defer, task
+from twisted.logger import Logger
+
+from csvd.iscsi.connection import TargetConnection
+from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
+from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.target_device import TargetDevice
+from csvd.storage.disk import Disk
+from csvd.target.connection import ServerConnection
+from csvd.target.executor import Executor
+from csvd.target.listener import Portal
+
+MAX_CONNECTIONS: Final = 1024
+MAX_HALF_OPEN: Final = 128
+"""Connections that have not logged in. When there are more, the oldest goes, so slow logins lock nobody out."""
+DRAIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One target to serve.
+
+    Args:
+        name: its iSCSI name.
+        logical_units: its logical units, each with its disk as ``device``.
+    """
+
+    name: str
+    logical_units: Sequence[LogicalUnit]
+    alias: str = ""
+    portal_group_tag: int = 1
+    access: Access = OPEN
+
+
+class TargetService:
+    """Serves targets at portals."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, exports: Iterable[Export], *, discovery_access: Access = OPEN) -> None:
+        self._reactor = reactor
+        self._executors: dict[str, Executor] = {}
+        self._disks: list[Disk] = []
+        self._portals: list[Portal] = []
+        self._connections: dict[ServerConnection, None] = {}
+        self._half_open: dict[ServerConnection, None] = {}
+        self._ticker = task.LoopingCall(self._tick)
+        self._ticker.clock = reactor
+        targets = []
+        for export in exports:
+            device = TargetDevice({unit.number: unit for unit in export.logical_units})
+            self._executors[export.name] = Executor(device)
+            self._disks += (unit.device for unit in export.logical_units)
+            targets.append(
+                TargetNode(
+                    export.name,
+                    device,
+                    alias=export.alias,
+                    portal_group_tag=export.portal_group_tag,
+                    access=export.access,
+                )
+            )
+        self.entity = NetworkEntity(targets, discovery_access=discovery_access, entropy=os.urandom)
+
+    def start(self, portals: Sequence[str]) -> list[str]:
+        """Listen at the portals; give their addresses.
+
+        Raises:
+            PortalError: one can not be opened; none is left open then.
+        """
+        try:
+            for text in portals:
+                self._portals.append(Portal(self._reactor, text, self._accepted))
+        except Exception:
+            self._close_portals()
+            raise
+        for portal in self._portals:
+            portal.startReading()
+        self._ticker.start(1.0, now=False)
+        return self.portals
+
+    @property
+    def portals(self) -> list[str]:
+        """The addresses that this node listens at."""
+        return [portal.address for portal in self._portals]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The sessions of all targets, as the control API shows them."""
+        return [
+            {
+                "target": target.name,
+                "initiator": session.initiator_name,
+                "tsih": session.tsih,
+                "peers": [connection.peer for connection in session.connections.values()],
+                "tasks": len(session.tasks),
+            }
+            for target in self.entity.targets.values()
+            for session in target.sessions.values()
+        ]
+
+    def _accepted(self, sock: socket.socket, peer: str, local: str) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self.log.warn("{peer}: refused, {count} connections are open", peer=peer, count=MAX_CONNECTIONS)
+            sock.close()
+            return
+        engine = TargetConnection(self.entity, local_address=local, peer=peer, now_s=self._reactor.seconds())
+        connection = ServerConnection(self._reactor, sock, engine, self._executor_of, self._lost)
+        self._connections[connection] = None
+        self._half_open[connection] = None
+        if len(self._half_open) > MAX_HALF_OPEN:
+            self._drop_half_open()
+
+    def _drop_half_open(self) -> None:
+        for connection in list(self._half_open):
+            if connection.engine.session is not None:
+                del self._half_open[connection]
+        while len(self._half_open) > MAX_HALF_OPEN:
+            oldest = next(iter(self._half_open))
+            self.log.warn("{peer}: dropped, too many are logging in", peer=oldest.engine.peer)
+            oldest.abort()
+
+    def _executor_of(self, engine: TargetConnection) -> Executor:
+        assert engine.session is not None
+        assert engine.session.target is not None
+        return self._executors[engine.session.target.name]
+
+    def _lost(self, connection: ServerConnection) -> None:
+        self._connections.pop(connection, None)
+        self._half_open.pop(connection, None)
+
+    def _tick(self) -> None:
+        now_s = self._reactor.seconds()
+        for connection in list(self._connections):
+            if connection.engine.session is not None:
+                self._half_open.pop(connection, None)
+            connection.tick(now_s)
+
+    def _close_portals(self) -> None:
+        for portal in self._portals:
+            portal.close()
+        self._portals.clear()
+
+    @property
+    def _drained(self) -> bool:
+        executing = any(executor.executing for executor in self._executors.values())
+        return not executing and all(connection.drained for connection in self._connections)
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Stop: no new connections, what is under way is answered, then everything is flushed and closed."""
+        self._close_portals()
+        if self._ticker.running:
+            self._ticker.stop()
+        for connection in self._connections:
+            connection.drain()
+        deadline = self._reactor.seconds() + drain_s
+        while not self._drained and self._reactor.seconds() < deadline:
+            await task.deferLater(self._reactor, 0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        await defer.DeferredList([disk.close() for disk in self._disks], fireOnOneErrback=True)

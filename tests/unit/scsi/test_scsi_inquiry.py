@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+
+from csvd.scsi.logical_unit import Identity
+from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN
+from tests.unit.scsi.application_client import (
+    INVALID_FIELD_IN_CDB,
+    ApplicationClient,
+    a_unit,
+    cdb_pointer,
+    code,
+)
+
+NAA = bytes.fromhex("6024353000112233445566778899aabb")
+
+
+@pytest.fixture
+def client() -> ApplicationClient:
+    identity = Identity(vendor="ACME", product="SHARED DISK", revision="2.1", serial="0123456789", naa=NAA)
+    return ApplicationClient.of(a_unit(identity=identity))
+
+
+def inquiry(page: int | None = None, allocation_length: int = 255) -> bytes:
+    return bytes((0x12, page is not None, page or 0, allocation_length >> 8, allocation_length & 0xFF, 0))
+
+
+def test_standard_data_has_the_fields_of_spc_4(client: ApplicationClient) -> None:
+    data = client.data(inquiry(allocation_length=512))
+    assert len(data) == 96
+    assert data[0] == 0x00, "connected, direct access block device"
+    assert data[1] == 0x00, "not removable"
+    assert data[2] == 0x06, "SPC-4"
+    assert data[3] == 0x12, "HISUP, response data format 2, no NORMACA"
+    assert data[4] == 96 - 5
+    assert data[5:7] == b"\0\0", "no SCCS, TPGS, 3PC, PROTECT"
+    assert data[7] == 0x02, "CMDQUE"
+    assert data[8:16] == b"ACME    "
+    assert data[16:32] == b"SHARED DISK     "
+    assert data[32:36] == b"2.1 "
+    assert data[36:58] == bytes(22)
+    assert data[58:66] == bytes.fromhex("00A0 0960 0460 04C0"), "SAM-5, iSCSI, SPC-4, SBC-3"
+    assert data[66:] == bytes(30)
+
+
+def test_a_removable_unit_says_so() -> None:
+    assert ApplicationClient.of(a_unit(removable=True)).data(inquiry())[1] == 0x80
+
+
+@pytest.mark.parametrize("allocation_length", [0, 4, 5, 36, 95, 96, 255, 256, 511, 65535])
+def test_data_is_cut_to_the_allocation_length_and_not_padded(client: ApplicationClient, allocation_length: int) -> None:
+    whole = client.data(inquiry(allocation_length=1000))
+    assert client.data(inquiry(allocation_length=allocation_length)) == whole[:allocation_length]
+
+
+def test_a_page_code_without_evpd_is_an_invalid_field(client: ApplicationClient) -> None:
+    sense = client.refusal("12 00 80 00 FF 00")
+    assert code(sense) == INVALID_FIELD_IN_CDB
+    assert cdb_pointer(sense) == (2, None)
+
+
+def test_the_obsolete_command_support_data_is_an_invalid_field(client: ApplicationClient) -> None:
+    sense = client.refusal("12 02 00 00 FF 00")
+    assert code(sense) == INVALID_FIELD_IN_CDB
+    assert cdb_pointer(sense) == (1, 1)
+
+
+def test_an_unknown_page_is_an_invalid_field(client: ApplicationClient) -> None:
+    sense = client.refusal(inquiry(0xC7))
+    assert code(sense) == INVALID_FIELD_IN_CDB
+    assert cdb_pointer(sense) == (2, None)
+
+
+def test_supported_pages_are_ascending_and_every_one_answers(client: ApplicationClient) -> None:
+    data = client.data(inquiry(0x00))
+    assert data == bytes.fromhex("00 00 00 06 00 80 83 B0 B1 B2")
+    for page in data[4:]:
+        answer = client.data(inquiry(page))
+        assert answer[:2] == bytes((0x00, page))
+        assert int.from_bytes(answer[2:4]) == len(answer) - 4
+
+
+def test_unit_serial_number(client: ApplicationClient) -> None:
+    assert client.data(inquiry(0x80)) == b"\x00\x80\x00\x0a0123456789"
+
+
+def test_device_identification_has_naa_and_t10_vendor(client: ApplicationClient) -> None:
+    data = client.data(inquiry(0x83))
+    naa = bytes.fromhex("01 03 00 10") + NAA
+    vendor = bytes.fromhex("02 01 00 22") + b"ACME    SHARED DISK     0123456789"
+    assert data == b"\x00\x83" + (len(naa) + len(vendor)).to_bytes(2) + naa + vendor
+
+
+def test_block_limits_say_the_maximum_transfer_and_no_unmap() -> None:
+    client = ApplicationClient.of(a_unit(maximum_transfer_bytes=4 << 20, physical_block_bytes=4096))
+    data = client.data(inquiry(0xB0))
+    assert len(data) == 64
+    assert data[2:4] == b"\x00\x3c"
+    assert int.from_bytes(data[6:8]) == 8, "granularity: a physical block"
+    assert int.from_bytes(data[8:12]) == 8192
+    assert data[4:6] == b"\0\0"
+    assert data[12:] == bytes(52), "no prefetch, UNMAP, WRITE SAME or atomic write"
+
+
+def test_block_device_characteristics_have_the_rotation_rate() -> None:
+    data = ApplicationClient.of(a_unit(medium_rotation_rate=1)).data(inquiry(0xB1))
+    assert data == bytes.fromhex("00 B1 00 3C 00 01") + bytes(58)
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_logical_block_provisioning_says_no_unmap(thin: bool) -> None:
+    data = ApplicationClient.of(a_unit(thin=thin)).data(inquiry(0xB2))
+    assert data == bytes.fromhex("00 B2 00 04 00 00 00 00")
+
+
+def test_an_unknown_lun_answers_with_qualifier_3_and_type_1f(client: ApplicationClient) -> None:
+    data = client.data(inquiry(), lun=9)
+    assert data[0] == 0x7F
+    assert len(data) == 96
+    assert client.data(inquiry(0x00), lun=9) == bytes.fromhex("7F 00 00 01 00")
+    assert code(client.refusal(inquiry(0x83), lun=9)) == INVALID_FIELD_IN_CDB
+
+
+def test_the_well_known_unit_says_that_it_is_one(client: ApplicationClient) -> None:
+    assert client.data(inquiry(), raw_lun=REPORT_LUNS_WELL_KNOWN)[0] == 0x1E
+
+
+def test_derived_naa_is_the_same_for_the_same_serial_and_differs_for_another() -> None:
+    first, again, other = Identity(serial="a"), Identity(serial="a"), Identity(serial="b")
+    assert first.naa == again.naa
+    assert first.naa != other.naa
+    assert len(first.naa) == 16
+    assert first.naa[0] >> 4 == 6
