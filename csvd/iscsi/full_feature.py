@@ -504,7 +504,7 @@ class FullFeature:
         for name, value in pairs:
             if name == "SendTargets":
                 connection = self._connection
-                answer += connection.entity.send_targets(value, self._session.target, connection.local_address)
+                answer += connection.entity.send_targets(value, self._session, connection.local_address)
             else:
                 # Nothing but MaxRecvDataSegmentLength may be negotiated after login, and nobody does.
                 answer.append((name, "Reject" if name == "MaxRecvDataSegmentLength" else "NotUnderstood"))

@@ -181,7 +181,7 @@ class Login:
             self._choose_target(target_name)
         else:
             raise LoginFailure(LoginStatus.SESSION_TYPE_NOT_SUPPORTED, f"no session type {kind[:40]!r}")
-        if self._access.initiators is not None and self._initiator_name not in self._access.initiators:
+        if not self._access.admits(self._initiator_name):
             raise LoginFailure(LoginStatus.AUTHORIZATION_FAILURE, f"{self._initiator_name} is not on the access list")
         if request.tsih:
             self._join(request)

@@ -41,6 +41,10 @@ class Access:
     def needs_chap(self) -> bool:
         return bool(self.credentials)
 
+    def admits(self, initiator_name: str) -> bool:
+        """Whether an initiator of this name is let in, as far as its name goes."""
+        return self.initiators is None or initiator_name in self.initiators
+
 
 OPEN = Access()
 
@@ -134,8 +138,12 @@ class NetworkEntity:
         self.entropy = entropy
         """Unpredictable bytes, for CHAP challenges."""
 
-    def send_targets(self, asked: str, current: TargetNode | None, local_address: str) -> list[tuple[str, str]]:
-        """Answer SendTargets (RFC 7143 appendix C): ``All``, a target's name, or nothing for the session's own."""
+    def send_targets(self, asked: str, session: Session, local_address: str) -> list[tuple[str, str]]:
+        """Answer SendTargets (RFC 7143 appendix C): ``All``, a target's name, or nothing for the session's own.
+
+        An initiator is not told of targets that would not let it in.
+        """
+        current = session.target
         if asked == "All":
             chosen = list(self.targets.values()) if current is None else [current]
         elif asked == "":
@@ -145,6 +153,8 @@ class NetworkEntity:
             chosen = [named] if named is not None and current in (None, named) else []
         pairs: list[tuple[str, str]] = []
         for target in chosen:
+            if not target.access.admits(session.initiator_name):
+                continue
             pairs.append(("TargetName", target.name))
             addresses = dict.fromkeys((local_address, *self.portals))
             pairs.extend(("TargetAddress", f"{address},{target.portal_group_tag}") for address in addresses)

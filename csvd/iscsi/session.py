@@ -155,15 +155,16 @@ class Session:
 
         A number outside the window is ignored, as RFC 7143 section 4.2.2.1 demands.
         """
-        ahead = (cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK
-        if ahead == 0:
+        if not self.in_window(cmd_sn):
+            return
+        if cmd_sn != self.exp_cmd_sn:
+            self.held[cmd_sn] = run
+            return
+        self._advance()
+        run()
+        while self.held and (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
             self._advance()
-            run()
-            while self.held and (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
-                self._advance()
-                waiting()
-        elif self.in_window(cmd_sn):
-            self.held.setdefault(cmd_sn, run)
+            waiting()
 
     def in_window(self, cmd_sn: int) -> bool:
         """Whether this CmdSN lies in ExpCmdSN..MaxCmdSN and is not held already."""

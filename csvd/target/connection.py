@@ -29,6 +29,8 @@ HELD_BYTES: Final = 8 * 2**20
 socket is not read: the CmdSN window closes, and the initiator waits. One task may exceed it alone."""
 READS_A_TURN: Final = 4
 """``recv`` calls in one turn of the loop, so that no connection keeps it for long."""
+LOG_LINES: Final = 16
+"""Lines that a connection may put into the log between two ticks."""
 LINGER_S: Final = 5.0
 """How long a peer may take to read the last bytes of a connection that is being closed."""
 
@@ -59,6 +61,7 @@ class ServerConnection(FileDescriptor):
         self._closing_since_s: float | None = None
         self._in_turn = False
         self._draining = False
+        self._log_lines, self._log_kept = LOG_LINES, 0
         engine.wake = self._woken
         self.connected = 1
         self.startReading()
@@ -114,9 +117,7 @@ class ServerConnection(FileDescriptor):
                 engine.ready.clear()
         self._send()
         if engine.events:
-            for event in engine.events:
-                self.log.info("{peer}: {event}", peer=engine.peer, event=event)
-            engine.events.clear()
+            self._log_events()
         if self.disconnected:
             return
         if self._wants_input():
@@ -125,6 +126,15 @@ class ServerConnection(FileDescriptor):
             self.stopReading()
         if engine.closing and not self._unsent:
             self.abort()
+
+    def _log_events(self) -> None:
+        """Log what the engine tells, but not as fast as a peer can make it tell."""
+        events = self.engine.events
+        for event in events[: self._log_lines]:
+            self.log.info("{peer}: {event}", peer=self.engine.peer, event=event)
+        self._log_kept += max(0, len(events) - self._log_lines)
+        self._log_lines = max(0, self._log_lines - len(events))
+        events.clear()
 
     def _outgoing_is_large(self) -> bool:
         output = self.engine.output
@@ -155,6 +165,9 @@ class ServerConnection(FileDescriptor):
     def tick(self, now_s: float) -> None:
         """Let time pass for the engine, and for a peer that does not read the end of its connection."""
         self.engine.tick(now_s)
+        if self._log_kept:
+            self.log.warn("{peer}: {count} more events, not shown", peer=self.engine.peer, count=self._log_kept)
+        self._log_lines, self._log_kept = LOG_LINES, 0
         if not self._in_turn:
             self._run()
         if self.engine.closing and not self.disconnected:

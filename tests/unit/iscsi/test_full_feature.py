@@ -229,6 +229,17 @@ def test_the_window_closes_as_tasks_pile_up_and_opens_as_they_end() -> None:
     assert [a.max_cmd_sn for a in answers] == [5, 6, 7, 8]
 
 
+def test_what_comes_through_a_closed_window_is_ignored_also_when_it_is_next() -> None:
+    wire = Wire(queue_depth=2)
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.read(0, 1) + end.read(0, 1))
+    ping = pdu(Opcode.NOP_OUT, flags=0x80, initiator_task_tag=9, target_transfer_tag=NO_TAG, cmd_sn=3)
+    assert end.ask(ping) == []
+    wire.finish()
+    assert [a.opcode for a in end.ask(ping)] == [Opcode.DATA_IN, Opcode.DATA_IN, Opcode.NOP_IN]
+
+
 def test_cmd_sn_and_stat_sn_wrap_around() -> None:
     end = Wire().connect()
     end.cmd_sn = 0xFFFFFFFE

@@ -242,6 +242,14 @@ def test_discovery_names_the_target_at_the_address_that_was_asked() -> None:
     assert (answer.flags, answer.initiator_task_tag) == (0x80, 5)
 
 
+def test_discovery_does_not_tell_of_a_target_that_would_not_let_the_initiator_in() -> None:
+    end = Wire(access=Access(initiators=frozenset({"iqn.2026-11.test:friend"}))).connect()
+    discover(end)
+    request = pdu(Opcode.TEXT_REQUEST, b"SendTargets=All\0", flags=0x80, target_transfer_tag=0xFFFFFFFF, cmd_sn=1)
+    (answer,) = end.ask(request)
+    assert answer.data == b""
+
+
 def test_a_scsi_command_in_a_discovery_session_is_rejected() -> None:
     end = Wire().connect()
     discover(end)

@@ -11,7 +11,7 @@ import pytest
 from csvd.iscsi.codes import Opcode
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.target.connection import HELD_BYTES, LINGER_S, ServerConnection
+from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, ServerConnection
 from tests.iscsi_wire import End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -184,3 +184,21 @@ def test_rubbish_closes_only_its_own_connection(rig: Rig) -> None:
     rig.peer.sendall(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n" + bytes(100))
     rig.reactor.turn()
     assert rig.lost == [rig.connection]
+
+
+def test_a_peer_cannot_flood_the_log(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.login()
+    lines: list[str] = []
+
+    class Log:
+        def info(self, form: str, **_: object) -> None:
+            lines.append(form)
+
+        warn = info
+
+    monkeypatch.setattr(rig.connection, "log", Log())
+    answers = rig.ask(pdu(Opcode.NOP_OUT, opcode=0x1F) * 500)
+    assert len(answers) == 500
+    assert len(lines) <= LOG_LINES
+    rig.connection.tick(1.0)
+    assert "not shown" in lines[-1]
