@@ -54,10 +54,10 @@ class ServeSettings:
 @click.option(
     "--block-size",
     "block_bytes",
-    type=SIZE,
+    type=click.Choice(("512", "4096")),
     default="512",
     show_default=True,
-    help="Logical block length: 512 or 4096.",
+    help="Logical block length.",
 )
 @click.option("--chap-user", metavar="USER", help="Demand CHAP of this user.")
 @click.option(
@@ -85,6 +85,7 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
     from csvd import runtime
 
     runtime.start_logging(log_level)
+    options["block_bytes"] = int(options["block_bytes"])
     settings = ServeSettings(iqn=iqn or default_iqn(options["disks"][0]), **options)
     sys.exit(runtime.run_until_signal(lambda reactor: start(reactor, settings), program="csvd serve"))
 

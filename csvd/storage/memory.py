@@ -8,6 +8,7 @@ from mmap import mmap
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from csvd.errors import ConfigError
 from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
 
 
@@ -18,6 +19,9 @@ class MemoryDisk:
         size_bytes: its size, at least 1.
         url: its name in errors.
         read_only: writes fail with EROFS.
+
+    Raises:
+        ConfigError: the system has not so much memory to give.
     """
 
     def __init__(self, size_bytes: int, *, url: str = "memory:", read_only: bool = False) -> None:
@@ -32,7 +36,10 @@ class MemoryDisk:
             shared_between="processes of a host",
             physical_block_bytes=512,
         )
-        self._memory = mmap(-1, size_bytes)
+        try:
+            self._memory = mmap(-1, size_bytes)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{size_bytes} bytes cannot be had", where=url, why=str(error)) from error
         self._closed = False
 
     def identity(self) -> str:

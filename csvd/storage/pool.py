@@ -1,6 +1,6 @@
 """A bounded pool of threads in which the disks block, so that the reactor never does.
 
-A hand-off to a thread and back costs about 100 µs, many times a 4 KiB write. So the jobs that one reactor pass submits
+A hand-off to a thread and back costs 50 to 100 µs, many times a 4 KiB write. So the jobs that one reactor pass submits
 for a disk go to a thread as one batch, and come back with one `callFromThread`.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from csvd.storage.disk import StorageError
+from csvd.storage.threads import WorkerThreads
 
 _log = Logger()
 
@@ -150,7 +150,7 @@ class DiskPool:
         threads: how many batches may block at once.
         queue_limit: how many jobs may be unfinished before there is pressure.
         batch_jobs, batch_bytes: the most that one batch holds, so that no result waits for too many others.
-        thread_pool: the threads; a `twisted.python.threadpool.ThreadPool` when None.
+        thread_pool: the threads; `WorkerThreads` when None.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class DiskPool:
         self._queue_limit = queue_limit
         self._batch_jobs = batch_jobs
         self._batch_bytes = batch_bytes
-        self._thread_pool = thread_pool or ThreadPool(0, threads, "csvd-storage")
+        self._thread_pool = thread_pool or WorkerThreads(threads, "csvd-storage")
         self._ready: dict[Lane[Any], None] = {}
         self._dispatch_is_due = False
         self._under_way = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import errno
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,9 +15,6 @@ from csvd.storage.disk import Disk, StorageError
 if TYPE_CHECKING:
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
-
-_EIO: Final = 5
-
 
 class Executor:
     """Executes the tasks of one target.
@@ -108,9 +106,9 @@ class Executor:
         if failure.check(StorageError):
             error = failure.value
             assert isinstance(error, StorageError)
-            number = error.errno
+            reply = self._device.storage_failed(transfer, error.errno, failed_offset_bytes=error.offset_bytes)
             self.log.warn("{task}: {error}", task=task, error=error)
         else:
-            number = _EIO
+            reply = self._device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
-        self._reply(connection, task, self._device.storage_failed(transfer, number))
+        self._reply(connection, task, reply)
