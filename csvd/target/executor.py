@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
 
+
 class Executor:
     """Executes the tasks of one target.
 
