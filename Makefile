@@ -8,7 +8,7 @@ SEEDS  ?= 200
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 
 ## bench: csvd and tgtd side by side; writes docs/benchmarks.md
 bench: $(VENV)/.dev
-	.ci/apt tgt libiscsi-bin qemu-utils qemu-block-extra
+	-.ci/apt tgt libiscsi-bin qemu-utils qemu-block-extra
 	$(BIN)/python -m tests.bench
 
 clean:

@@ -28,6 +28,7 @@ ELECTION_TIMEOUT_S = 20.0
 WORK_BEFORE_S = 1.0
 WORK_AFTER_S = 1.5
 GUEST = "guest"
+GUEST_MOVES_TO = "node2"
 
 
 class Walk:
@@ -104,7 +105,7 @@ class Walk:
 
     def migrate(self) -> dict[str, Any]:
         """Run a guest on node 1 and move it to node 2 while it writes."""
-        source, destination = self._nodes.nodes[:2]
+        source, destination = self._nodes["node1"], self._nodes[GUEST_MOVES_TO]
         source.client.create_guest(
             GUEST, {"memory_bytes": GUEST_BYTES, "pages_per_s": GUEST_PAGES_PER_S}, node=source.name
         )
@@ -192,7 +193,7 @@ class Walk:
         if new_epoch != epoch + 1:
             raise DemoFailed(f"the epoch went from {epoch} to {new_epoch}")
         back_ms = self._bring_back(victim, others)
-        facts = self._check_work(work)
+        facts = self._check_work(work) | {"guest": self._check_guest(victim)}
         return facts | {
             "killed": name,
             "coordinator": successor,
@@ -215,6 +216,25 @@ class Walk:
         back_ms = (time.monotonic() - began_s) * 1000
         self.say(4, "failover", f"{victim.name} is back and has joined, {back_ms:.0f} ms after its start")
         return back_ms
+
+    def _check_guest(self, victim: DemoNode) -> str:
+        """A guest on another node went on; one on the killed node ended with it, and nobody else runs it."""
+        owner = self._nodes[GUEST_MOVES_TO]
+        if owner is victim:
+            self._nodes.wait(
+                f"{GUEST} was shown as stopped", START_TIMEOUT_S, lambda: self._guest_is("stopped") or None
+            )
+            self.say(4, "failover", f"{GUEST} was on {owner.name}: it ended with its node, and nobody else runs it")
+            return "stopped"
+        seen = owner.client.verify_guest(GUEST)
+        if seen["pages_bad"] or not self._guest_is("running"):
+            raise DemoFailed(f"{GUEST} on {owner.name} did not live through it", why=str(seen))
+        self.say(4, "failover", f"{GUEST} on {owner.name} went on: the count is {seen['counter']}, every page checks")
+        return "running"
+
+    def _guest_is(self, state: str) -> bool:
+        """Whether every node says so of the guest."""
+        return all(node.client.guest(GUEST)["state"] == state for node in self._nodes)
 
     def _check_work(self, work: Work) -> dict[str, Any]:
         if work.error is not None:
@@ -270,7 +290,7 @@ def run(*, keep: bool, as_json: bool) -> tuple[bool, dict[str, Any]]:
 
 def _conclude(walk: Walk, held: bool) -> None:
     if held:
-        click.echo("5  all held     one coordinator, one disk at three nodes, one running guest, nothing lost")
+        click.echo("5  all held     one coordinator, one disk at three nodes, a guest with one owner, nothing lost")
     else:
         click.echo(f"5  NOT all held {', '.join(walk.failures)}")
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from csvd.iscsi import text
 from csvd.iscsi.codes import (
     BHS_BYTES,
-    CONTINUE,
     FINAL,
     IMMEDIATE,
     RESERVED_TAG,
@@ -24,10 +22,11 @@ from csvd.iscsi.codes import (
     RejectReason,
     ResponseFlag,
 )
-from csvd.iscsi.errors import PduRejected, TextError
+from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.layouts import PACKING
 from csvd.iscsi.session import COLLECTING, R2T_BUDGET_BYTES, READY, Session, Task
 from csvd.iscsi.task_management import TaskManagement
+from csvd.iscsi.text_exchange import TextExchange
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import Buffer, TargetConnection
@@ -39,12 +38,9 @@ _DATA_IN: Final = PACKING[Opcode.DATA_IN]
 _R2T: Final = PACKING[Opcode.R2T]
 _NOP_OUT: Final = PACKING[Opcode.NOP_OUT]
 _NOP_IN: Final = PACKING[Opcode.NOP_IN]
-_TEXT_REQUEST: Final = PACKING[Opcode.TEXT_REQUEST]
-_TEXT_RESPONSE: Final = PACKING[Opcode.TEXT_RESPONSE]
 _LOGOUT_REQUEST: Final = PACKING[Opcode.LOGOUT_REQUEST]
 _LOGOUT_RESPONSE: Final = PACKING[Opcode.LOGOUT_RESPONSE]
 
-MAX_TEXT_BYTES: Final = 16384
 IMMEDIATE_TASKS: Final = 16
 """Immediate commands taken beyond the window, which does not bound them (RFC 7143 section 4.2.2.1)."""
 
@@ -58,9 +54,7 @@ class FullFeature:
         self._connection = connection
         self._session: Session = None  # type: ignore[assignment]  # set by begin(), before any handler can run
         self._task_management = TaskManagement(connection)
-        self._text_in = b""
-        self._text_out: list[bytes] = []
-        self._text_tag = RESERVED_TAG
+        self._text = TextExchange(connection)
 
     def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
         """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
@@ -69,7 +63,7 @@ class FullFeature:
         self._burst_bytes = session.parameters.max_burst_length
         handlers = {
             Opcode.NOP_OUT: self._in_order(self._nop_out),
-            Opcode.TEXT_REQUEST: self._in_order(self._text_request),
+            Opcode.TEXT_REQUEST: self._in_order(self._text.request),
             Opcode.LOGOUT_REQUEST: self._in_order(self._logout_request),
         }
         if not session.discovery:
@@ -181,6 +175,9 @@ class FullFeature:
         if task.received >= task.wanted:
             task.state = READY
             self._connection.ready.append(task)
+        elif task.r2t_bytes:
+            # It has its share of the budget: behind a task that waits for one it would wait for itself.
+            self.ready_to_transfer(task)
         else:
             self._session.r2t_waiting.append(task)
             self.grant()
@@ -193,16 +190,15 @@ class FullFeature:
             if task.aborted or task.state != COLLECTING:
                 session.r2t_waiting.popleft()
                 continue
-            if not task.r2t_bytes:
-                if session.r2t_bytes and session.r2t_bytes + task.wanted > R2T_BUDGET_BYTES:
-                    return
-                task.r2t_bytes = task.wanted
-                session.r2t_bytes += task.wanted
-                if len(task.data) < task.wanted:
-                    buffer = memoryview(bytearray(task.wanted))
-                    kept = min(task.received, task.wanted)
-                    buffer[:kept] = task.data[:kept]
-                    task.data = buffer
+            if session.r2t_bytes and session.r2t_bytes + task.wanted > R2T_BUDGET_BYTES:
+                return
+            task.r2t_bytes = task.wanted
+            session.r2t_bytes += task.wanted
+            if len(task.data) < task.wanted:
+                buffer = memoryview(bytearray(task.wanted))
+                kept = min(task.received, task.wanted)
+                buffer[:kept] = task.data[:kept]
+                task.data = buffer
             session.r2t_waiting.popleft()
             task.connection.ready_to_transfer(task)
 
@@ -449,7 +445,7 @@ class FullFeature:
         if self._session.r2t_waiting:
             self.grant()
 
-    # NOP, Text, Logout
+    # NOP and Logout
 
     def _nop_out(self, header: bytes, data: bytes) -> None:
         _, _, _, lun, tag, _, _, _ = _NOP_OUT.unpack(header)
@@ -472,63 +468,6 @@ class FullFeature:
             )
         )
         self._connection.add_data(echo)
-
-    def _text_request(self, header: bytes, data: bytes) -> None:
-        """Take a Text Request; long texts come and go in pieces (RFC 7143 sections 11.10 and 11.11)."""
-        _, flags, _, _, tag, transfer_tag, _, _ = _TEXT_REQUEST.unpack(header)
-        if transfer_tag != RESERVED_TAG and transfer_tag != self._text_tag:
-            raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"no text exchange {transfer_tag:#x} is under way")
-        if transfer_tag == RESERVED_TAG:
-            self._text_in, self._text_out = b"", []
-        self._text_in += data
-        if len(self._text_in) > MAX_TEXT_BYTES:
-            self._text_in = b""
-            raise PduRejected(RejectReason.PROTOCOL_ERROR, f"text above {MAX_TEXT_BYTES} bytes")
-        if flags & CONTINUE:
-            self._text_response(tag, b"", 0, more=True)
-            return
-        if not self._text_out:
-            try:
-                pairs = text.parse(self._text_in)
-            except TextError as error:
-                raise PduRejected(RejectReason.PROTOCOL_ERROR, str(error)) from error
-            finally:
-                self._text_in = b""
-            self._text_out = text.split(text.build(self._answer_text(pairs)), self._segment_bytes)
-        piece = self._text_out.pop(0)
-        more = bool(self._text_out)
-        self._text_response(tag, piece, CONTINUE if more else FINAL, more=more)
-
-    def _answer_text(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        answer: list[tuple[str, str]] = []
-        for name, value in pairs:
-            if name == "SendTargets":
-                connection = self._connection
-                answer += connection.entity.send_targets(value, self._session, connection.local_address)
-            else:
-                # Nothing but MaxRecvDataSegmentLength may be negotiated after login, and nobody does.
-                answer.append((name, "Reject" if name == "MaxRecvDataSegmentLength" else "NotUnderstood"))
-        return answer
-
-    def _text_response(self, tag: int, data: bytes, flags: int, *, more: bool) -> None:
-        session = self._session
-        if more:
-            session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
-        self._text_tag = session.next_transfer_tag if more else RESERVED_TAG
-        self._connection.output.append(
-            _TEXT_RESPONSE.pack(
-                Opcode.TEXT_RESPONSE,
-                flags,
-                len(data),
-                0,
-                tag,
-                self._text_tag,
-                self._connection.next_stat_sn(),
-                session.exp_cmd_sn,
-                session.max_cmd_sn,
-            )
-        )
-        self._connection.add_data(data)
 
     def _logout_request(self, header: bytes, data: bytes) -> None:
         _, reason_byte, _, tag, cid, _, _ = _LOGOUT_REQUEST.unpack(header)

@@ -261,6 +261,20 @@ def test_r2ts_beyond_the_budget_wait_for_those_before(monkeypatch: pytest.Monkey
     assert end.wire.disk[8 * 512 : 10 * 512] == b"y" * 1024
 
 
+def test_a_task_that_has_its_share_of_the_budget_goes_on_although_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csvd.iscsi.full_feature.R2T_BUDGET_BYTES", 16384)
+    end = logged_in()
+    waiting = end.ask(b"".join(end.write(32 * number, 32) for number in range(4)))
+    assert len(waiting) == 1
+    statuses: list[Pdu] = []
+    while waiting:
+        r2t = waiting.pop(0)
+        for answer in end.ask(data_out(r2t, b"z" * r2t.desired_data_transfer_length)):
+            (waiting if answer.opcode == Opcode.R2T else statuses).append(answer)
+    assert [answer.status for answer in statuses] == [0, 0, 0, 0]
+    assert end.wire.disk[: 128 * 512] == b"z" * 128 * 512
+
+
 def test_a_large_data_segment_is_received_into_its_place_at_any_split() -> None:
     big = replace(OFFER, max_recv_data_segment_length=2**18)
     for cut in (1, 47, 48, 49, 1000, 131072, 131120, 200000):
