@@ -59,7 +59,7 @@ class ServeSettings:
     show_default=True,
     help="Logical block length.",
 )
-@click.option("--chap-user", metavar="USER", help="Demand CHAP of this user.")
+@click.option("--chap-user", metavar="USER", help="Demand CHAP of this user, for discovery, too.")
 @click.option(
     "--chap-secret-file",
     type=click.Path(path_type=Path),
@@ -143,7 +143,7 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
             undo.push_async_callback(unit.device.close)
             units.append(unit)
         export = Export(name=name, logical_units=units, access=access)
-        service = TargetService(reactor, [export])
+        service = TargetService(reactor, [export], discovery_access=access)
         portals = service.start(settings.portals)
         kept = undo.pop_all()
 

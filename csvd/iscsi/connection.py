@@ -37,6 +37,12 @@ KEEPALIVE_S: Final = 30.0
 DEAD_PEER_S: Final = 90.0
 """Silence after which an initiator that has answered a NOP-In before is given up. iPXE never answers one."""
 
+DISCOVERY_IDLE_S: Final = 60.0
+"""Silence after which a discovery session is ended: it has nothing to wait for."""
+
+OUTPUT_PIECES: Final = 2048
+"""Pieces of output above which no further PDU is taken before the adapter has sent them."""
+
 LOGIN_DATA_SEGMENT_BYTES: Final = 16384
 """RFC 7143 section 13.12 allows 8192 before anything is declared; a little more costs nothing."""
 
@@ -75,6 +81,8 @@ class TargetConnection:
         """Why the connection is being closed, where a peer is to blame."""
         self.wake: Callable[[], None] = _nothing
         """Called when this connection has output, tasks or an end that its own input did not cause."""
+        self.paused = False
+        """There are whole PDUs left that were not taken, for there is much to send: call ``received(0, …)`` then."""
         self.events: list[str] = []
         """What an operator should read in the log; the adapter takes it."""
         self._receiver = Receiver()
@@ -100,6 +108,7 @@ class TargetConnection:
     def received(self, count: int, now_s: float) -> None:
         """Take ``count`` bytes that were received into :meth:`receive_buffers`; never raises for what a peer sent."""
         self._heard_s = now_s
+        self.paused = False
         if not self._receiver.received(count):
             return
         try:
@@ -112,6 +121,9 @@ class TargetConnection:
         placed, self._placed = self._placed, _nothing
         placed()
         while not self.closing and receiver.drop_skipped():
+            if len(self.output) > OUTPUT_PIECES:
+                self.paused = True
+                return
             start = receiver.start
             have = receiver.end - start
             if have < BHS_BYTES:
@@ -139,8 +151,7 @@ class TargetConnection:
                 else:
                     handler(receiver.view, start, header_bytes, data_bytes)
             except PduRejected as error:
-                self.reject(error.reason, bytes(buffer[start : start + BHS_BYTES]))
-                self.events.append(f"reject: {error}")
+                self.rejected(error, bytes(buffer[start : start + BHS_BYTES]))
                 if have < total:
                     receiver.start += header_bytes
                     receiver.skip = total - header_bytes
@@ -149,7 +160,7 @@ class TargetConnection:
 
     def _place(self, opcode: int, start: int, header_bytes: int, data_bytes: int) -> bool:
         """Begin to receive a large data segment straight into its task; False where the PDU must come whole."""
-        if opcode not in (Opcode.DATA_OUT, Opcode.SCSI_COMMAND) or self._login is not None:
+        if opcode not in (Opcode.DATA_OUT, Opcode.SCSI_COMMAND) or opcode not in self._handlers:
             return False
         destination, self._placed = self._full_feature.place(
             opcode, self._receiver.view, start, header_bytes, data_bytes
@@ -239,7 +250,9 @@ class TargetConnection:
                 self._fail(ConnectionFailure(f"no login within {LOGIN_TIMEOUT_S:.0f} s", where=self.peer))
             return
         silent_s = now_s - self._heard_s
-        if self._answers_nops and silent_s > DEAD_PEER_S:
+        if self.session is not None and self.session.discovery and silent_s > DISCOVERY_IDLE_S:
+            self._fail(ConnectionFailure(f"an idle discovery session, {silent_s:.0f} s", where=self.peer))
+        elif self._answers_nops and silent_s > DEAD_PEER_S:
             self._fail(ConnectionFailure(f"silent for {silent_s:.0f} s", where=self.peer))
         elif silent_s > KEEPALIVE_S and now_s - self._asked_s > KEEPALIVE_S:
             self._asked_s = now_s
@@ -264,18 +277,28 @@ class TargetConnection:
             )
         )
 
+    def not_listening(self, now_s: float) -> None:
+        """The adapter has not read: silence up to now is not the peer's."""
+        self._heard_s = now_s
+
+    @property
+    def heard_s(self) -> float:
+        """When this peer was heard last."""
+        return self._heard_s
+
     def answered(self) -> None:
         """Note that this initiator answers NOP-In: its silence will mean that it is gone."""
         self._answers_nops = True
 
     # Output
 
-    def data_in(self, task: Task, data: Buffer) -> None:
+    def data_in(self, task: Task, data: Buffer, size: int | None = None) -> None:
         """Answer a task with data and status GOOD: Data-In PDUs, the last with the status (RFC 7143 section 11.7).
 
-        The buffer goes out as it is: it must not change until the adapter has sent it.
+        The buffer goes out as it is: it must not change until the adapter has sent it. ``size`` is what the command
+        would transfer, where the buffer holds only the part of it that the initiator expects.
         """
-        self._full_feature.data_in(task, data)
+        self._full_feature.data_in(task, data, len(data) if size is None else size)
 
     def respond(self, task: Task, status: int, sense: bytes = b"") -> None:
         """Answer a task without data by a SCSI Response (RFC 7143 section 11.4)."""
@@ -293,6 +316,11 @@ class TargetConnection:
             self.output.append(data)
             if size & 3:
                 self.output.append(PADDING[size & 3])
+
+    def rejected(self, error: PduRejected, header: bytes) -> None:
+        """Answer a PDU that is refused, and tell of it."""
+        self.reject(error.reason, header)
+        self.events.append(f"reject: {error}")
 
     def reject(self, reason: RejectReason, header: bytes) -> None:
         """Send a Reject that carries the header it refuses (RFC 7143 section 11.17)."""

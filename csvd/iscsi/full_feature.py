@@ -24,8 +24,8 @@ from csvd.iscsi.codes import (
 )
 from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.layouts import PACKING
-from csvd.iscsi.session import COLLECTING, R2T_BUDGET_BYTES, READY, Session, Task
-from csvd.iscsi.task_management import TaskManagement
+from csvd.iscsi.session import COLLECTING, Session, Task
+from csvd.iscsi.task_management import TaskManagement, abort
 from csvd.iscsi.text_exchange import TextExchange
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ _NOP_OUT: Final = PACKING[Opcode.NOP_OUT]
 _NOP_IN: Final = PACKING[Opcode.NOP_IN]
 _LOGOUT_REQUEST: Final = PACKING[Opcode.LOGOUT_REQUEST]
 _LOGOUT_RESPONSE: Final = PACKING[Opcode.LOGOUT_RESPONSE]
+
+# Plain numbers for the data path: an IntFlag makes an object of each result.
+_READ: Final = int(CommandFlag.READ)
+_WRITE: Final = int(CommandFlag.WRITE)
 
 IMMEDIATE_TASKS: Final = 16
 """Immediate commands taken beyond the window, which does not bound them (RFC 7143 section 4.2.2.1)."""
@@ -80,20 +84,27 @@ class FullFeature:
         CmdSN stands at byte 24 in every request that has one.
         """
 
+        def in_turn(header: bytes, data: bytes) -> None:
+            # Its turn may come with another PDU, which must not be rejected in its place.
+            try:
+                handler(header, data)
+            except PduRejected as error:
+                self._connection.rejected(error, header)
+
         def run(view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
             header = bytes(view[start : start + BHS_BYTES])
             data = bytes(view[start + header_bytes : start + header_bytes + data_bytes])
             if header[0] & IMMEDIATE:
                 handler(header, data)
             else:
-                self._session.order(int.from_bytes(header[24:28]), lambda: handler(header, data))
+                self._session.order(int.from_bytes(header[24:28]), lambda: in_turn(header, data))
 
         return run
 
     # SCSI Command and its data
 
     def _scsi_command(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
-        task = self._new_task(view, start, header_bytes, data_bytes)
+        task = self._new_task(view, start, data_bytes)
         if task is None:
             return
         if data_bytes:
@@ -107,12 +118,12 @@ class FullFeature:
             task.received = data_bytes
         self._admit(task)
 
-    def _new_task(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> Task | None:
+    def _new_task(self, view: memoryview, start: int, data_bytes: int) -> Task | None:
         """Make the task of a SCSI Command and settle how its Data-Out comes; None where it is to be ignored."""
         opcode, flags, _, lun, tag, expected_length, cmd_sn, _, cdb = _SCSI_COMMAND.unpack_from(view, start)
         session = self._session
-        if header_bytes != BHS_BYTES:
-            raise PduRejected(RejectReason.COMMAND_NOT_SUPPORTED, "additional header segments: CDBs have 16 bytes here")
+        # An additional header segment is passed over: it would carry the rest of a CDB of more than 16 bytes, whose
+        # operation code the SCSI layer refuses. A Reject would leave a gap in CmdSN that Linux does not close.
         if tag in session.tasks:
             raise PduRejected(RejectReason.TASK_IN_PROGRESS, f"task tag {tag:#x} is in use")
         if opcode & IMMEDIATE:
@@ -122,11 +133,11 @@ class FullFeature:
             return None
         task = Task(session, self._connection, flags, lun, tag, expected_length, cmd_sn, cdb)
         task.delivered = bool(opcode & IMMEDIATE)
-        if flags & CommandFlag.WRITE:
+        if flags & _WRITE:
             self._expect_data_out(task, data_bytes)
         elif data_bytes:
             raise PduRejected(RejectReason.PROTOCOL_ERROR, "immediate data with a command that does not write")
-        elif not flags & CommandFlag.READ:
+        elif not flags & _READ:
             # A command that moves data although the initiator expects none gets its residual all the same.
             assert session.target is not None
             task.data_out_length = session.target.router.data_out_length(lun, cdb)
@@ -173,34 +184,13 @@ class FullFeature:
         if task.unsolicited or not task.delivered:
             return
         if task.received >= task.wanted:
-            task.state = READY
-            self._connection.ready.append(task)
+            self._session.ready(task)
         elif task.r2t_bytes:
             # It has its share of the budget: behind a task that waits for one it would wait for itself.
             self.ready_to_transfer(task)
         else:
-            self._session.r2t_waiting.append(task)
-            self.grant()
-
-    def grant(self) -> None:
-        """Send the R2Ts that the session's budget has room for, first come first served (RFC 7143 section 4.4)."""
-        session = self._session
-        while session.r2t_waiting:
-            task = session.r2t_waiting[0]
-            if task.aborted or task.state != COLLECTING:
-                session.r2t_waiting.popleft()
-                continue
-            if session.r2t_bytes and session.r2t_bytes + task.wanted > R2T_BUDGET_BYTES:
-                return
-            task.r2t_bytes = task.wanted
-            session.r2t_bytes += task.wanted
-            if len(task.data) < task.wanted:
-                buffer = memoryview(bytearray(task.wanted))
-                kept = min(task.received, task.wanted)
-                buffer[:kept] = task.data[:kept]
-                task.data = buffer
-            session.r2t_waiting.popleft()
-            task.connection.ready_to_transfer(task)
+            self._session.r2t_waiting[task] = None
+            self._session.grant()
 
     def ready_to_transfer(self, task: Task) -> None:
         """Send one R2T (RFC 7143 section 11.8). It carries the next StatSN without taking it."""
@@ -239,7 +229,7 @@ class FullFeature:
             PduRejected, ConnectionFailure: as the whole PDU would.
         """
         if opcode == Opcode.SCSI_COMMAND:
-            return self._place_immediate_data(self._new_task(view, start, header_bytes, data_bytes), data_bytes)
+            return self._place_immediate_data(self._new_task(view, start, data_bytes), data_bytes)
         checked = self._check_data_out(view, start, data_bytes)
         if checked is None:
             return _NOWHERE, _ignore
@@ -330,10 +320,10 @@ class FullFeature:
 
     # Answers
 
-    def data_in(self, task: Task, data: Buffer) -> None:
+    def data_in(self, task: Task, data: Buffer, size: int) -> None:
         """See :meth:`TargetConnection.data_in`."""
-        size, expected = len(data), task.expected_length
-        send = min(size, expected) if task.flags & CommandFlag.READ else 0
+        expected = task.expected_length
+        send = min(size, expected) if task.flags & _READ else 0
         if not send:
             self._scsi_response(task, 0, b"", size)
             return
@@ -346,7 +336,7 @@ class FullFeature:
         exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
         segment, burst = self._segment_bytes, self._burst_bytes
         offset = data_sn = 0
-        view = data if size == send <= segment else memoryview(data)
+        view = data if len(data) == send <= segment else memoryview(data)
         while True:
             length = min(segment, send - offset, burst - offset % burst)
             end = offset + length
@@ -395,9 +385,7 @@ class FullFeature:
                 residual,
             )
         )
-        connection.add_data(view[offset:send] if offset or size != send else view)
-        if session.r2t_waiting:
-            self.grant()
+        connection.add_data(view[offset:send] if offset or len(view) != send else view)
 
     def respond(self, task: Task, status: int, sense: bytes) -> None:
         """See :meth:`TargetConnection.respond`."""
@@ -434,16 +422,12 @@ class FullFeature:
         )
         if data:
             connection.add_data(data)
-        if session.r2t_waiting:
-            self.grant()
 
     def _drop(self, task: Task) -> None:
         """End a task whose answer nobody waits for: it was aborted while a disk worked on it."""
-        self._session.end(task)
+        task.session.end(task)
         for ended in task.on_end:
             ended()
-        if self._session.r2t_waiting:
-            self.grant()
 
     # NOP and Logout
 
@@ -472,7 +456,7 @@ class FullFeature:
     def _logout_request(self, header: bytes, data: bytes) -> None:
         _, reason_byte, _, tag, cid, _, _ = _LOGOUT_REQUEST.unpack(header)
         reason = reason_byte & 0x7F
-        connection, session = self._connection, self._session
+        session = self._session
         if reason == LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY:
             response = LogoutResponse.RECOVERY_NOT_SUPPORTED
         elif reason == LogoutReason.CLOSE_CONNECTION and cid not in session.connections:
@@ -481,6 +465,20 @@ class FullFeature:
             response = LogoutResponse.CLOSED
         else:
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"no logout reason {reason}")
+
+        def answer() -> None:
+            self._logout_response(tag, response)
+
+        if response == LogoutResponse.CLOSED:
+            # The answer says that nothing of this session is under way any more.
+            abort(list(session.tasks.values()), answer)
+        else:
+            answer()
+
+    def _logout_response(self, tag: int, response: LogoutResponse) -> None:
+        connection, session = self._connection, self._session
+        if connection.closing:
+            return
         connection.output.append(
             _LOGOUT_RESPONSE.pack(
                 Opcode.LOGOUT_RESPONSE,
@@ -498,6 +496,7 @@ class FullFeature:
         if response == LogoutResponse.CLOSED:
             connection.events.append(f"logout: {session.initiator_name}")
             connection.end()
+        connection.wake()
 
 
 DATA_IN_LAST: Final = int(FINAL | DataInFlag.STATUS)

@@ -21,7 +21,11 @@ def normalize(name: str) -> str:
 def is_iscsi_name(name: str) -> bool:
     """Whether this is a well-formed iqn, eui or naa name (in any case) of at most 223 bytes."""
     folded = name.lower()
-    return len(name.encode()) <= MAX_NAME_BYTES and any(form.match(folded) for form in (_IQN, _EUI, _NAA))
+    return (
+        name.isprintable()
+        and len(name.encode()) <= MAX_NAME_BYTES
+        and any(form.match(folded) for form in (_IQN, _EUI, _NAA))
+    )
 
 
 def check_iscsi_name(name: str) -> str:

@@ -11,7 +11,7 @@ from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.names import normalize
-from csvd.iscsi.session import QUEUE_DEPTH, Session
+from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task
 
 MAX_SESSIONS = 512
 """Sessions of one target; with the window of a session it bounds what initiators can make the node hold."""
@@ -73,6 +73,8 @@ class TargetNode:
         self.queue_depth = queue_depth
         self.max_sessions = max_sessions
         self.sessions: dict[int, Session] = {}
+        self.leaving: set[Task] = set()
+        """Tasks of sessions that have ended, with which a disk is not done."""
         self._last_tsih = 0
 
     def open_session(self, initiator_name: str, isid: bytes, parameters: SessionParameters, cmd_sn: int) -> Session:
@@ -95,6 +97,13 @@ class TargetNode:
             cmd_sn,
             queue_depth=self.queue_depth,
         )
+        session.follow(
+            [
+                task
+                for task in self.leaving
+                if task.session.initiator_name == initiator_name and task.session.isid == isid
+            ]
+        )
         self.sessions[session.tsih] = session
         self.router.nexus_opened(session.nexus)
         return session
@@ -109,15 +118,23 @@ class TargetNode:
         """End a session and its connections; its tasks are aborted without an answer."""
         if self.sessions.pop(session.tsih, None) is None:
             return
-        for task in list(session.tasks.values()):
-            task.aborted = True
-            session.end(task)
         session.held.clear()
         session.r2t_waiting.clear()
+        for task in list(session.tasks.values()):
+            task.aborted = True
+            if task.state == EXECUTING:
+                self._leave(task)
+            else:
+                session.end(task)
+        session.tasks.clear()
         for connection in list(session.connections.values()):
             connection.close()
         session.connections.clear()
         self.router.nexus_lost(session.nexus)
+
+    def _leave(self, task: Task) -> None:
+        self.leaving.add(task)
+        task.on_end += (lambda: self.leaving.discard(task),)
 
 
 class NetworkEntity:

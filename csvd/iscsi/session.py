@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from csvd.iscsi.codes import RESERVED_TAG, CommandFlag
@@ -28,6 +27,7 @@ QUEUE_DEPTH: Final = 64
 R2T_BUDGET_BYTES: Final = 16 * 2**20
 """What the R2Ts of one session may ask for at once; further writes wait for their R2T. One task may exceed it alone."""
 
+_READ: Final = int(CommandFlag.READ)
 _SERIAL_HALF: Final = 2**31
 _SERIAL_MASK: Final = 2**32 - 1
 
@@ -102,7 +102,7 @@ class Task:
 
     @property
     def is_read(self) -> bool:
-        return bool(self.flags & CommandFlag.READ)
+        return self.flags & _READ != 0
 
     def __repr__(self) -> str:
         state = ("collecting", "ready", "executing", "ended")[self.state]
@@ -138,8 +138,13 @@ class Session:
         self.tasks: dict[int, Task] = {}
         self.held: dict[int, Callable[[], None]] = {}
         self.connections: dict[int, TargetConnection] = {}
-        self.r2t_waiting: deque[Task] = deque()
+        self.r2t_waiting: dict[Task, None] = {}
+        """Tasks that wait for their share of the R2T budget, first come first."""
         self.r2t_bytes = 0
+        self.predecessors = 0
+        """Tasks of an earlier session of this initiator port that a disk still works on: nothing is executed before
+        they have ended, or an old write could land on a new one."""
+        self.behind_predecessors: list[Task] = []
         self.next_transfer_tag = 1
         tag = target.portal_group_tag if target else 0
         name = target.name if target else ""
@@ -183,15 +188,59 @@ class Session:
         if (allowed - self.max_cmd_sn) & _SERIAL_MASK < _SERIAL_HALF:
             self.max_cmd_sn = allowed
 
+    def ready(self, task: Task) -> None:
+        """All data of a task is there: hand it to its connection for execution."""
+        task.state = READY
+        if self.predecessors:
+            self.behind_predecessors.append(task)
+        else:
+            task.connection.ready.append(task)
+
+    def follow(self, predecessors: list[Task]) -> None:
+        """Wait for the tasks of an earlier session before anything is executed."""
+        self.predecessors = len(predecessors)
+        for task in predecessors:
+            task.on_end += (self._one_predecessor_ended,)
+
+    def _one_predecessor_ended(self) -> None:
+        self.predecessors -= 1
+        if self.predecessors:
+            return
+        waiting, self.behind_predecessors = self.behind_predecessors, []
+        for task in waiting:
+            if not task.aborted:
+                task.connection.ready.append(task)
+                task.connection.wake()
+
+    def grant(self) -> None:
+        """Send the R2Ts that the budget has room for, first come first served (RFC 7143 section 4.4)."""
+        while self.r2t_waiting:
+            task = next(iter(self.r2t_waiting))
+            if self.r2t_bytes and self.r2t_bytes + task.wanted > R2T_BUDGET_BYTES:
+                return
+            del self.r2t_waiting[task]
+            task.r2t_bytes = task.wanted
+            self.r2t_bytes += task.wanted
+            if len(task.data) < task.wanted:
+                buffer = memoryview(bytearray(task.wanted))
+                kept = min(task.received, task.wanted)
+                buffer[:kept] = task.data[:kept]
+                task.data = buffer
+            task.connection.ready_to_transfer(task)
+
     def end(self, task: Task) -> None:
         """Take a task out of the task set and give back what it held."""
         task.state = ENDED
+        task.data = b""
         if self.tasks.get(task.initiator_task_tag) is task:
             del self.tasks[task.initiator_task_tag]
+        self.r2t_waiting.pop(task, None)
         if task.r2t_bytes:
             self.r2t_bytes -= task.r2t_bytes
             task.r2t_bytes = 0
         self.open_window()
+        if self.r2t_waiting:
+            self.grant()
 
     def __repr__(self) -> str:
         kind = "discovery" if self.discovery else "normal"

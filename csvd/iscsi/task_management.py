@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from csvd.iscsi.connection import TargetConnection
+    from csvd.iscsi.node import TargetNode
 
 _REQUEST: Final = PACKING[Opcode.TASK_MANAGEMENT_REQUEST]
 _RESPONSE: Final = PACKING[Opcode.TASK_MANAGEMENT_RESPONSE]
@@ -29,7 +30,7 @@ class TaskManagement:
 
     def request(self, header: bytes, data: bytes) -> None:
         """Take a Task Management Function Request, whose turn in CmdSN order it is."""
-        _, function_byte, _, lun, tag, referenced, _, _, _, _ = _REQUEST.unpack(header)
+        _, function_byte, _, lun, tag, referenced, cmd_sn, _, ref_cmd_sn, _ = _REQUEST.unpack(header)
         session = self._connection.session
         assert session is not None
         assert session.target is not None
@@ -40,23 +41,27 @@ class TaskManagement:
         match function_byte & 0x7F:
             case TaskManagementFunction.ABORT_TASK:
                 task = session.tasks.get(referenced)
-                if task is None or task.aborted:
-                    response = TaskManagementResponse.TASK_DOES_NOT_EXIST
-                else:
+                if task is not None:
                     aborted = [task]
+                elif (cmd_sn - ref_cmd_sn) & 0xFFFFFFFF < 0x80000000 and session.in_window(ref_cmd_sn):
+                    # It never came: it counts as received and aborted, or its CmdSN would hold up all that follow
+                    # (RFC 7143 section 11.6.1).
+                    session.order(ref_cmd_sn, _nothing)
+                else:
+                    response = TaskManagementResponse.TASK_DOES_NOT_EXIST
             case TaskManagementFunction.ABORT_TASK_SET:
-                aborted = _tasks_of((session,), lun)
+                aborted = _tasks_of(session.tasks.values(), lun)
             case TaskManagementFunction.CLEAR_TASK_SET:
-                aborted = _tasks_of(session.target.sessions.values(), lun)
+                aborted = _tasks_of(_all_tasks(session.target), lun)
                 router.commands_cleared(lun, {task.session.nexus for task in aborted} - {session.nexus})
             case TaskManagementFunction.LOGICAL_UNIT_RESET:
                 if router.logical_unit_reset(lun, session.nexus):
-                    aborted = _tasks_of(session.target.sessions.values(), lun)
+                    aborted = _tasks_of(_all_tasks(session.target), lun)
                 else:
                     response = TaskManagementResponse.LUN_DOES_NOT_EXIST
             case TaskManagementFunction.TARGET_WARM_RESET | TaskManagementFunction.TARGET_COLD_RESET as function:
                 router.target_reset(session.nexus)
-                aborted = _tasks_of(session.target.sessions.values(), None)
+                aborted = _tasks_of(_all_tasks(session.target), None)
                 close_session = function == TaskManagementFunction.TARGET_COLD_RESET
             case TaskManagementFunction.TASK_REASSIGN:
                 response = TaskManagementResponse.TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED
@@ -98,12 +103,21 @@ class TaskManagement:
             session.target.close_session(each)
 
 
-def _tasks_of(sessions: Iterable[Session], lun: int | None) -> list[Task]:
-    return [task for session in sessions for task in session.tasks.values() if lun is None or task.lun == lun]
+def _all_tasks(target: TargetNode) -> list[Task]:
+    """The tasks of all sessions, those that have ended too: what a disk still works on can still land."""
+    return [*(task for session in target.sessions.values() for task in session.tasks.values()), *target.leaving]
+
+
+def _tasks_of(tasks: Iterable[Task], lun: int | None) -> list[Task]:
+    return [task for task in tasks if lun is None or task.lun == lun]
+
+
+def _nothing() -> None:
+    return None
 
 
 def abort(tasks: list[Task], done: Callable[[], None]) -> None:
-    """Abort tasks; call ``done`` when the last of those that are being executed has ended."""
+    """Abort tasks; call ``done`` when the last of those that are being executed has ended, whoever aborted it first."""
     waiting = 0
 
     def one_ended() -> None:
@@ -113,13 +127,12 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
             done()
 
     for task in tasks:
-        if task.aborted:
-            continue
-        task.aborted = True
         if task.state == EXECUTING:
             waiting += 1
             task.on_end += (one_ended,)
-        else:
+            task.aborted = True
+        elif not task.aborted:
+            task.aborted = True
             if task in task.connection.ready:
                 task.connection.ready.remove(task)
             task.session.end(task)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from csvd.iscsi.session import Session
 
 MAX_TEXT_BYTES: Final = 16384
+PIECE_BYTES: Final = 8192
+"""What one Text Response carries at most; the rest is asked for piece by piece."""
 
 _TEXT_REQUEST: Final = PACKING[Opcode.TEXT_REQUEST]
 _TEXT_RESPONSE: Final = PACKING[Opcode.TEXT_RESPONSE]
@@ -51,20 +53,21 @@ class TextExchange:
             return
         if not self._pieces:
             try:
-                pairs = text.parse(self._gathered)
+                # A key once: SendTargets many times over would make much of little.
+                pairs = text.parse_unique(self._gathered)
             except TextError as error:
                 raise PduRejected(RejectReason.PROTOCOL_ERROR, str(error)) from error
             finally:
                 self._gathered = b""
-            limit_bytes = self._session.parameters.max_recv_data_segment_length
+            limit_bytes = min(self._session.parameters.max_recv_data_segment_length, PIECE_BYTES)
             self._pieces = text.split(text.build(self._answer(pairs)), limit_bytes)
         piece = self._pieces.pop(0)
         more = bool(self._pieces)
         self._respond(tag, piece, CONTINUE if more else FINAL, more=more)
 
-    def _answer(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _answer(self, pairs: dict[str, str]) -> list[tuple[str, str]]:
         answer: list[tuple[str, str]] = []
-        for name, value in pairs:
+        for name, value in pairs.items():
             if name == "SendTargets":
                 connection = self._connection
                 answer += connection.entity.send_targets(value, self._session, connection.local_address)

@@ -16,7 +16,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 
-from csvd.iscsi.connection import Buffer, TargetConnection
+from csvd.iscsi.connection import DEAD_PEER_S, Buffer, TargetConnection
 from csvd.iscsi.session import Task
 
 if TYPE_CHECKING:
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 IOV_MAX: Final = 512
 """Buffers in one ``sendmsg``; the kernel takes 1,024."""
+TURN_BYTES: Final = 4 * 2**20
+"""What a connection reads from the page cache in one turn of the loop: a few milliseconds' worth."""
 HELD_BYTES: Final = 8 * 2**20
-"""What a connection may hold in answers that are being read or wait to be sent. Above it no task is begun and the
-socket is not read: the CmdSN window closes, and the initiator waits. One task may exceed it alone."""
+"""What a connection may hold in answers that are being read or wait to be sent. Above it no task is begun: the CmdSN
+window closes, and the initiator waits. One task may exceed it alone. While a *disk* is slow the socket is still read,
+for NOP-Out and task management must be heard; when the *peer* does not read, it is not."""
 READS_A_TURN: Final = 4
 """``recv`` calls in one turn of the loop, so that no connection keeps it for long."""
 LOG_LINES: Final = 16
@@ -51,6 +54,7 @@ class ServerConnection(FileDescriptor):
         super().__init__(reactor)
         self.engine = engine
         self.held_bytes = 0
+        self.turn_bytes = 0
         self._socket = sock
         self._executor_of = executor_of
         self._executor: Executor | None = None
@@ -58,6 +62,8 @@ class ServerConnection(FileDescriptor):
         self._tasks: deque[Task] = deque()
         self._unsent: deque[Buffer] = deque()
         self._unsent_bytes = 0
+        self._sent_s = 0.0
+        """When the peer last took bytes that had waited, or bytes began to wait."""
         self._closing_since_s: float | None = None
         self._in_turn = False
         self._draining = False
@@ -78,6 +84,7 @@ class ServerConnection(FileDescriptor):
         """Receive what is there, take it in one pass, execute it, and send all answers at once."""
         engine, now_s = self.engine, self.reactor.seconds()
         self._in_turn = True
+        self.turn_bytes = 0
         try:
             for _ in range(READS_A_TURN):
                 buffers = engine.receive_buffers()
@@ -103,7 +110,7 @@ class ServerConnection(FileDescriptor):
         if engine.ready:
             self._tasks.extend(engine.ready)
             engine.ready.clear()
-        while self._tasks and self._unsent_bytes + self.held_bytes <= HELD_BYTES:
+        while self._tasks and self._may_execute():
             task = self._tasks.popleft()
             if task.aborted:
                 continue
@@ -126,6 +133,13 @@ class ServerConnection(FileDescriptor):
             self.stopReading()
         if engine.closing and not self._unsent:
             self.abort()
+        elif self._unsent_bytes <= HELD_BYTES and (engine.paused or (self._tasks and self.turn_bytes > TURN_BYTES)):
+            # Others have their turn first.
+            self.reactor.callLater(0, self._late_turn)
+
+    def _may_execute(self) -> bool:
+        """Whether there is room for an answer, and time in this turn to make one."""
+        return self._unsent_bytes + self.held_bytes <= HELD_BYTES and self.turn_bytes <= TURN_BYTES
 
     def _log_events(self) -> None:
         """Log what the engine tells, but not as fast as a peer can make it tell."""
@@ -141,12 +155,8 @@ class ServerConnection(FileDescriptor):
         return len(output) >= IOV_MAX or len(output[-1]) >= 65536
 
     def _wants_input(self) -> bool:
-        return (
-            not self._draining
-            and not self.engine.closing
-            and not self._tasks
-            and self._unsent_bytes + self.held_bytes <= HELD_BYTES
-        )
+        engine = self.engine
+        return not (self._draining or engine.closing or engine.paused) and self._unsent_bytes <= HELD_BYTES
 
     def proceed(self) -> None:
         """Go on after an answer that came later than its turn; answers of the same turn are sent together."""
@@ -156,15 +166,25 @@ class ServerConnection(FileDescriptor):
 
     def _late_turn(self) -> None:
         self._in_turn = False
-        if not self.disconnected:
-            self._run()
+        self.turn_bytes = 0
+        if self.disconnected:
+            return
+        if self.engine.paused:
+            self.engine.received(0, self.reactor.seconds())
+        self._run()
 
     def _woken(self) -> None:
         self.proceed()
 
     def tick(self, now_s: float) -> None:
         """Let time pass for the engine, and for a peer that does not read the end of its connection."""
+        if not self._wants_input():
+            self.engine.not_listening(now_s)
         self.engine.tick(now_s)
+        if self._unsent and now_s - self._sent_s > DEAD_PEER_S:
+            self.log.warn("{peer}: has read nothing for {time:.0f} s", peer=self.engine.peer, time=DEAD_PEER_S)
+            self.abort()
+            return
         if self._log_kept:
             self.log.warn("{peer}: {count} more events, not shown", peer=self.engine.peer, count=self._log_kept)
         self._log_lines, self._log_kept = LOG_LINES, 0
@@ -209,6 +229,7 @@ class ServerConnection(FileDescriptor):
             return
         self._unsent.extend(output)
         self._unsent_bytes = total
+        self._sent_s = self.reactor.seconds()
         self._drop_sent(sent)
 
     def _send_unsent(self) -> None:
@@ -233,6 +254,8 @@ class ServerConnection(FileDescriptor):
             return 0
 
     def _drop_sent(self, sent: int) -> None:
+        if sent:
+            self._sent_s = self.reactor.seconds()
         self._unsent_bytes -= sent
         unsent = self._unsent
         while sent:

@@ -55,10 +55,12 @@ class Executor:
 
     def _read(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
         disk: Disk = transfer.logical_unit.device
-        length = transfer.length_bytes
+        # No more is read than is sent: a short expectation must not cost a long read.
+        length = min(transfer.length_bytes, task.expected_length) if task.is_read else 0
         buffer = memoryview(bytearray(length))
         if not transfer.fua and disk.read_nowait(buffer, transfer.offset_bytes):
-            connection.engine.data_in(task, buffer)
+            connection.turn_bytes += length
+            connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
         self.executing += 1
         connection.held_bytes += length
@@ -69,7 +71,7 @@ class Executor:
             if isinstance(result, Failure):
                 self._failed(connection, task, transfer, result)
             else:
-                connection.engine.data_in(task, buffer)
+                connection.engine.data_in(task, buffer, transfer.length_bytes)
             connection.proceed()
 
         if transfer.fua and disk.capabilities.volatile_cache:

@@ -47,6 +47,8 @@ def parse_portal(text: str) -> tuple[str, int]:
 def format_address(address: Any) -> str:
     """Give ``host:port`` of a socket address, IPv6 in brackets."""
     host, port = address[0], address[1]
+    if host.startswith("::ffff:") and "." in host:  # IPv4 through a portal of both: its initiators know no IPv6
+        host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

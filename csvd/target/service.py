@@ -110,6 +110,8 @@ class TargetService:
 
     def _accepted(self, sock: socket.socket, peer: str, local: str) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
+            self._drop_discovery()
+        if len(self._connections) >= MAX_CONNECTIONS:
             self.log.warn("{peer}: refused, {count} connections are open", peer=peer, count=MAX_CONNECTIONS)
             sock.close()
             return
@@ -119,6 +121,12 @@ class TargetService:
         self._half_open[connection] = None
         if len(self._half_open) > MAX_HALF_OPEN:
             self._drop_half_open()
+
+    def _drop_discovery(self) -> None:
+        """Make room: a discovery session is over as soon as it has its answer, and can be had again."""
+        sessions = [c for c in self._connections if c.engine.session is not None and c.engine.session.discovery]
+        if sessions:
+            min(sessions, key=lambda connection: connection.engine.heard_s).abort()
 
     def _drop_half_open(self) -> None:
         for connection in list(self._half_open):

@@ -50,6 +50,7 @@ class Pair:
         self.engine = TargetConnection(entity, local_address="127.0.0.1:3260", peer="pair", now_s=0.0)
         self.executor: Any = Executor(device)
         self.held_bytes = 0
+        self.turn_bytes = 0
         settings = LoginSettings(
             initiator_name=INITIATOR, target_name=target_name, credentials=credentials, offer=initiator_offer
         )

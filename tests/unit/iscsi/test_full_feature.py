@@ -11,7 +11,7 @@ import pytest
 from csvd.iscsi import text
 from csvd.iscsi.codes import Opcode
 from csvd.iscsi.keys import OFFER
-from tests.iscsi_wire import BLOCK_BYTES, ISID, TARGET, TEST_UNIT_READY, End, Pdu, Wire, cdb10, pdu
+from tests.iscsi_wire import BLOCK_BYTES, ISID, TARGET, End, Pdu, Wire, pdu
 
 NO_TAG = 0xFFFFFFFF
 
@@ -251,18 +251,18 @@ def test_cmd_sn_and_stat_sn_wrap_around() -> None:
 
 
 def test_r2ts_beyond_the_budget_wait_for_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("csvd.iscsi.full_feature.R2T_BUDGET_BYTES", 1024)
+    monkeypatch.setattr("csvd.iscsi.session.R2T_BUDGET_BYTES", 1024)
     end = logged_in()
     (first,) = end.ask(end.write(0, 2) + end.write(8, 2))
     answers = end.ask(data_out(first, b"x" * 1024))
-    assert [a.opcode for a in answers] == [Opcode.SCSI_RESPONSE, Opcode.R2T]
-    (answer,) = end.ask(data_out(answers[1], b"y" * 1024))
+    assert [a.opcode for a in answers] == [Opcode.R2T, Opcode.SCSI_RESPONSE]
+    (answer,) = end.ask(data_out(answers[0], b"y" * 1024))
     assert answer.status == 0
     assert end.wire.disk[8 * 512 : 10 * 512] == b"y" * 1024
 
 
 def test_a_task_that_has_its_share_of_the_budget_goes_on_although_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("csvd.iscsi.full_feature.R2T_BUDGET_BYTES", 16384)
+    monkeypatch.setattr("csvd.iscsi.session.R2T_BUDGET_BYTES", 16384)
     end = logged_in()
     waiting = end.ask(b"".join(end.write(32 * number, 32) for number in range(4)))
     assert len(waiting) == 1
@@ -376,11 +376,107 @@ def test_an_opcode_that_is_not_served_is_rejected_with_its_header(opcode: int) -
     assert answers[0].data == request[:48]
 
 
-def test_a_command_with_additional_headers_is_rejected() -> None:
+def test_a_command_with_an_additional_header_takes_its_cmd_sn_and_leaves_the_refusal_to_scsi() -> None:
     end = logged_in()
-    header = end.command(cdb10(TEST_UNIT_READY, 0, 0), lengths=1 << 24)
-    (answer,) = end.ask(header + bytes(4))
+    long_cdb = end.command(bytes((0x7F,)) + bytes(15), lengths=5 << 24)
+    answers = end.ask(long_cdb + bytes(20) + end.read(0, 1))
+    assert [(a.opcode, a.status) for a in answers] == [(Opcode.SCSI_RESPONSE, 2), (Opcode.DATA_IN, 0)]
+
+
+def test_a_command_in_pieces_in_a_discovery_session_is_rejected() -> None:
+    end = Wire().connect()
+    (answer,) = end.ask(end.login_pdu({"InitiatorName": "iqn.2026-11.test:i", "SessionType": "Discovery"}))
+    assert answer.status == 0
+    command = end.write(0, 16, bytes(8192))
+    end.feed(command[:4000])
+    end.feed(command[4000:])
+    (answer,) = end.answers()
     assert (answer.opcode, answer.reason) == (Opcode.REJECT, 0x05)
+
+
+def text_request(end: End, cmd_sn: int, data: bytes = b"no text at all\0") -> bytes:
+    return pdu(Opcode.TEXT_REQUEST, data, flags=0x80, initiator_task_tag=70, target_transfer_tag=NO_TAG, cmd_sn=cmd_sn)
+
+
+def test_a_held_request_that_is_rejected_holds_up_nobody_and_its_own_header_comes_back() -> None:
+    end = logged_in()
+    bad = text_request(end, 2)
+    end.feed(bad)
+    assert end.ask(end.read(0, 1, cmd_sn=3, initiator_task_tag=3)) == []
+    answers = end.ask(end.read(0, 1, cmd_sn=1, initiator_task_tag=1))
+    assert [a.opcode for a in answers] == [Opcode.REJECT, Opcode.DATA_IN, Opcode.DATA_IN]
+    assert answers[0].data == bad[:48]
+
+
+def test_a_command_placed_in_pieces_may_release_a_held_request_that_is_rejected() -> None:
+    end = logged_in()
+    end.feed(text_request(end, 2))
+    unwanted = end.command(bytes((0xFF,)) + bytes(15), expected=8192, flags=0xA0, data=bytes(8192), cmd_sn=1)
+    end.feed(unwanted[:100])
+    end.feed(unwanted[100:] + end.read(0, 1, cmd_sn=3))
+    answers = end.answers()
+    assert sorted(a.opcode for a in answers) == [Opcode.SCSI_RESPONSE, Opcode.DATA_IN, Opcode.REJECT]
+
+
+def test_send_targets_twice_in_one_text_is_rejected() -> None:
+    end = logged_in()
+    (answer,) = end.ask(text_request(end, 1, b"SendTargets=\0SendTargets=\0"))
+    assert (answer.opcode, answer.reason) == (Opcode.REJECT, 0x04)
+
+
+def test_taking_stops_while_there_is_much_to_send_and_goes_on_after_it() -> None:
+    end = logged_in()
+    ping = pdu(Opcode.NOP_OUT, opcode=0x40, flags=0x80, initiator_task_tag=9, target_transfer_tag=NO_TAG)
+    buffer = end.engine.receive_buffers()[0]
+    stream = ping * (len(buffer) // 48)
+    buffer[: len(stream)] = stream
+    end.engine.received(len(stream), 0.0)
+    answered = [len(end.answers())]
+    while end.engine.paused:
+        end.engine.received(0, 0.0)
+        answered.append(len(end.answers()))
+    assert len(answered) > 1
+    assert sum(answered) == len(buffer) // 48
+
+
+def test_an_idle_discovery_session_is_ended() -> None:
+    end = Wire().connect()
+    end.ask(end.login_pdu({"InitiatorName": "iqn.2026-11.test:i", "SessionType": "Discovery"}))
+    end.engine.tick(50.0)
+    assert not end.engine.closing
+    end.engine.tick(61.0)
+    assert end.engine.closing
+
+
+def test_logout_answers_when_the_disk_is_done_with_the_last_task() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.write(0, 1, b"x" * 512))
+    assert end.ask(pdu(Opcode.LOGOUT_REQUEST, opcode=0x46, reason=0x80, initiator_task_tag=3)) == []
+    wire.finish()
+    (answer,) = end.answers()
+    assert answer.opcode == Opcode.LOGOUT_RESPONSE
+    assert end.engine.closing
+
+
+def test_a_reinstated_session_executes_nothing_before_the_old_one_has_ended_at_the_disk() -> None:
+    wire = Wire()
+    old = logged_in(wire)
+    wire.hold = True
+    old.feed(old.write(0, 1, b"A" * 512))
+    new = logged_in(wire)
+    assert old.engine.closing
+    (late,) = wire.held
+    wire.held.clear()
+    wire.hold = False
+    assert new.ask(new.write(0, 1, b"B" * 512)) == []
+    wire.execute(late)
+    wire.run(new.engine)
+    (answer,) = new.answers()
+    assert answer.status == 0
+    assert wire.disk[:512] == b"B" * 512
+    assert not wire.target.leaving
 
 
 def test_the_nexus_is_named_as_spc_4_names_iscsi_ports() -> None:

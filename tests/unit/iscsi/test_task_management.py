@@ -40,6 +40,69 @@ def test_abort_task_answers_only_when_the_disk_is_done_with_the_task_and_the_tas
     assert (answer.opcode, answer.response) == (Opcode.TASK_MANAGEMENT_RESPONSE, 0)
 
 
+def test_a_reset_waits_also_for_a_task_that_was_aborted_before() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.write(0, 1, b"x" * 512))
+    end.feed(ask(end, TaskManagementFunction.ABORT_TASK, 1))
+    assert end.ask(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET)) == []
+    wire.finish()
+    assert [a.opcode for a in end.answers()] == [Opcode.TASK_MANAGEMENT_RESPONSE] * 2
+
+
+def test_a_reset_waits_also_for_the_tasks_of_a_session_that_is_gone() -> None:
+    wire = Wire()
+    gone, end = logged_in(wire), other_session(wire)
+    wire.hold = True
+    gone.feed(gone.write(0, 1, b"x" * 512))
+    gone.engine.end()
+    assert end.ask(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET)) == []
+    wire.finish()
+    (answer,) = end.answers()
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+
+
+def test_an_abort_gives_its_share_of_the_r2t_budget_to_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csvd.iscsi.session.R2T_BUDGET_BYTES", 512)
+    end = logged_in()
+    (first,) = end.ask(end.write(0, 1) + end.write(1, 1))
+    answers = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, first.initiator_task_tag))
+    assert sorted(a.opcode for a in answers) == [Opcode.TASK_MANAGEMENT_RESPONSE, Opcode.R2T]
+
+
+def test_aborted_writes_behind_a_full_budget_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csvd.iscsi.session.R2T_BUDGET_BYTES", 512)
+    end = logged_in()
+    end.feed(end.write(0, 1) + end.write(1, 1))
+    session = end.engine.session
+    assert session is not None
+    for _ in range(100):
+        tag = end.cmd_sn
+        end.feed(end.write(2, 8, flags=0x20))
+        end.feed(pdu(Opcode.DATA_OUT, b"", flags=0x80, initiator_task_tag=tag, target_transfer_tag=0xFFFFFFFF))
+        end.feed(ask(end, TaskManagementFunction.ABORT_TASK, tag))
+    assert len(session.r2t_waiting) == 1
+    assert len(session.tasks) == 2
+
+
+def test_aborting_a_command_that_never_came_closes_its_gap() -> None:
+    end = logged_in()
+    assert end.ask(end.read(0, 1, cmd_sn=2, initiator_task_tag=2)) == []
+    request = pdu(
+        Opcode.TASK_MANAGEMENT_REQUEST,
+        opcode=0x42,
+        function=0x81,
+        initiator_task_tag=900,
+        referenced_task_tag=1,
+        cmd_sn=3,
+        ref_cmd_sn=1,
+    )
+    answers = end.ask(request)
+    assert sorted(a.opcode for a in answers) == [Opcode.TASK_MANAGEMENT_RESPONSE, Opcode.DATA_IN]
+    assert {a.opcode: a for a in answers}[Opcode.TASK_MANAGEMENT_RESPONSE].response == 0
+
+
 def test_a_task_that_is_not_there_does_not_exist() -> None:
     end = logged_in()
     (answer,) = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, 44))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from csvd.iscsi.codes import Opcode
-from csvd.iscsi.connection import TargetConnection
+from csvd.iscsi.connection import DEAD_PEER_S, TargetConnection
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, ServerConnection
+from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
 from tests.iscsi_wire import End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -66,6 +66,13 @@ class Rig:
             received += piece
             self.reactor.turn()
         return parse_pdus(received)
+
+    def answers_now(self) -> list[Pdu]:
+        """What has come, without a turn of the loop."""
+        try:
+            return parse_pdus(self.peer.recv(1 << 20))
+        except BlockingIOError:
+            return []
 
     def login(self) -> None:
         names = {"InitiatorName": "iqn.2026-11.test:i", "TargetName": self.wire.target.name, "InitialR2T": "No"}
@@ -134,6 +141,51 @@ def test_a_task_whose_answer_is_late_waits_for_no_other(rig: Rig) -> None:
     rig.executor.hold = False
     (answer,) = rig.ask(rig.requests.read(1, 1))
     assert answer.initiator_task_tag == 2
+
+
+def test_while_a_disk_is_slow_pings_are_heard_and_answered(rig: Rig) -> None:
+    rig.login()
+    rig.executor.hold = True
+    for _ in range(40):
+        rig.peer.sendall(rig.requests.read(0, 512))
+        rig.reactor.turn()
+    rig.connection.held_bytes = HELD_BYTES + 1
+    rig.peer.sendall(rig.requests.read(0, 512))
+    rig.reactor.turn()
+    ping = pdu(Opcode.NOP_OUT, opcode=0x40, flags=0x80, initiator_task_tag=900, target_transfer_tag=0xFFFFFFFF)
+    (answer,) = rig.ask(ping)
+    assert answer.opcode == Opcode.NOP_IN
+
+
+def test_one_connection_leaves_the_loop_to_others_after_its_share_of_a_turn(rig: Rig) -> None:
+    rig.login()
+
+    class CountingExecutor(MemoryExecutor):
+        def execute(self, connection: ServerConnection, task: Task) -> None:
+            super().execute(connection, task)
+            connection.turn_bytes += TURN_BYTES // 2
+
+    rig.executor = CountingExecutor(rig.wire)
+    rig.connection._executor = None
+    rig.peer.sendall(b"".join(rig.requests.read(0, 1) for _ in range(9)))
+    rig.connection.doRead()
+    assert len(rig.answers_now()) == 3
+    answers = []
+    for _ in range(4):
+        rig.reactor.advance(0)
+        answers += rig.answers_now()
+    assert len(answers) == 6
+
+
+def test_a_peer_that_reads_nothing_for_long_is_given_up(rig: Rig) -> None:
+    rig.login()
+    for _ in range(8):
+        rig.peer.sendall(rig.requests.read(0, 512))
+        rig.reactor.turn()
+    rig.connection.tick(DEAD_PEER_S - 1)
+    assert not rig.lost
+    rig.connection.tick(DEAD_PEER_S + 1)
+    assert rig.lost == [rig.connection]
 
 
 def test_a_closed_socket_ends_the_session(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from csvd.target.listener import Portal, PortalError, parse_portal
+from csvd.target.listener import Portal, PortalError, format_address, parse_portal
 from tests.unit.target.fake_reactor import FakeReactor
 
 
@@ -47,6 +47,11 @@ def test_port_0_takes_a_free_one_and_accepted_sockets_are_handed_over() -> None:
             sock.close()
     finally:
         portal.close()
+
+
+def test_an_ipv4_address_through_a_portal_of_both_families_is_written_as_ipv4() -> None:
+    assert format_address(("::ffff:127.0.0.1", 3260, 0, 0)) == "127.0.0.1:3260"
+    assert format_address(("::1", 3260, 0, 0)) == "[::1]:3260"
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
