@@ -188,7 +188,7 @@ def start_logging(level: str = "info", *, stream: TextIO | None = None) -> None:
     observer: Any = _LineObserver(output, for_journal=_is_journal(output))
     predicate: Any = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     # Twisted tells at this level of every HTTP request and every factory that starts.
-    for namespace in ("twisted.web", "twisted.internet", "twisted.python.log"):
+    for namespace in ("twisted.web", "twisted.internet", "log_legacy"):
         predicate.setLogLevelForNamespace(namespace, max(LogLevel.warn, LogLevel.levelWithName(level), key=_rank))
     filtered: Any = FilteringLogObserver(observer, [predicate])
     globalLogBeginner.beginLoggingTo([filtered], redirectStandardIO=False)
@@ -225,8 +225,12 @@ class _LineObserver:
     def __call__(self, event: Any) -> None:
         level = event["log_level"].name
         subject = event.get("log_namespace", "").removeprefix("csvd.")
-        lines = [one_line(formatEvent(event))]
+        text = formatEvent(event)
         failure = event.get("log_failure")
+        if failure is not None:
+            # Twisted's older calls put the traceback into the text, too.
+            text = text.partition("\n")[0]
+        lines = [one_line(text)]
         if failure is not None:
             # The traceback of a fault of ours: lines that all carry the head, so that none is read as another event.
             lines += [f"  {one_line(line)}" for line in failure.getTraceback().rstrip().splitlines()]

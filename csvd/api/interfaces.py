@@ -1,0 +1,185 @@
+"""What the control API asks of the node. `csvd.cluster`, `csvd.vm`, `csvd.migration` and `csvd.target` have these
+shapes; of them it imports only what is data."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from csvd.migration.precopy import Policy
+from csvd.vm.interfaces import GuestVerification
+from csvd.vm.spec import GuestSpec
+
+Json = dict[str, Any]
+
+
+class CoordinatorRecord(Protocol):
+    """The coordinator as the register has it."""
+
+    @property
+    def node(self) -> str:
+        """Which node it is."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of its term of office."""
+
+
+class GuestRecord(Protocol):
+    """A guest as the register has it."""
+
+    @property
+    def owner(self) -> str:
+        """The node that may run it."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of this ownership."""
+
+
+class Register(Protocol):
+    """The register as far as this node has applied it."""
+
+    @property
+    def coordinator(self) -> CoordinatorRecord | None:
+        """The coordinator, or None before the first."""
+
+    @property
+    def guests(self) -> Mapping[str, GuestRecord]:
+        """All records by name."""
+
+    def guest(self, name: str) -> GuestRecord | None:
+        """The record of one guest, or None."""
+
+
+class Cluster(Protocol):
+    """This node's membership in its cluster."""
+
+    @property
+    def node(self) -> str:
+        """This node's name."""
+
+    @property
+    def register(self) -> Register:
+        """The applied register."""
+
+    def status(self) -> Json:
+        """What this node knows of the cluster."""
+
+    def on_change(self, callback: Callable[..., None]) -> Callable[[], None]:
+        """Call back after each change of the register; gives what ends it."""
+
+    async def read_guest(self, name: str, *, timeout_s: float) -> Json | None:
+        """The record as it is now; this node's register has it by then. Raises ClusterError."""
+
+    async def call(self, node: str, method: str, params: Json, *, timeout_s: float) -> Json:
+        """Ask another node. Raises ClusterError."""
+
+    def serve(self, method: str, handler: Callable[[str, Json], Awaitable[Json]]) -> None:
+        """Answer other nodes."""
+
+
+class Guests(Protocol):
+    """The guests of this node. Every method raises a CsvdError that says why not."""
+
+    async def create(self, name: str, spec: GuestSpec) -> Json:
+        """Make a guest here and run it."""
+
+    async def start(self, name: str) -> Json:
+        """Run a stopped guest."""
+
+    async def stop(self, name: str) -> Json:
+        """End a guest's process."""
+
+    async def pause(self, name: str) -> Json:
+        """Have a guest execute nothing."""
+
+    async def resume(self, name: str) -> Json:
+        """Let a paused guest execute again."""
+
+    async def remove(self, name: str) -> None:
+        """Take a stopped guest out of the register, and delete its image."""
+
+    async def verify(self, name: str) -> GuestVerification:
+        """Have a guest check its memory."""
+
+    def list_guests(self) -> list[Json]:
+        """All guests of the cluster."""
+
+    async def show(self, name: str) -> Json:
+        """One guest, with what it says of itself."""
+
+
+class Report(Protocol):
+    """The report of a migration that is over."""
+
+    @property
+    def state(self) -> str:
+        """How it ended."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was not completed."""
+
+    @property
+    def downtime_ms(self) -> float | None:
+        """How long the guest stood still."""
+
+
+class Progress(Protocol):
+    """Where a migration is."""
+
+    @property
+    def report(self) -> Report | None:
+        """Once it is over."""
+
+    def to_json(self) -> Json:
+        """All of it."""
+
+
+class Migration(Protocol):
+    """A migration away from this node."""
+
+    @property
+    def name(self) -> str:
+        """The guest."""
+
+    @property
+    def destination(self) -> str:
+        """Where to."""
+
+    @property
+    def migration_id(self) -> str:
+        """Names it for ever."""
+
+    def progress(self) -> Progress:
+        """Where it is."""
+
+    def cancel(self) -> None:
+        """Call it off. Raises MigrationError when that can not be any more."""
+
+    def when_finished(self) -> Deferred[Any]:
+        """Fires with its Report when it is over."""
+
+
+class Migrations(Protocol):
+    """The migrations away from this node."""
+
+    def start(self, guest: str, destination: str, policy: Policy | None = None) -> Migration:
+        """Begin one. Raises a CsvdError that says why not."""
+
+    def migrations(self) -> Sequence[Migration]:
+        """Those under way, then the last that ended, oldest first."""
+
+
+class Target(Protocol):
+    """The iSCSI target of this node."""
+
+    @property
+    def portals(self) -> list[str]:
+        """The addresses that it listens at."""
+
+    def sessions(self) -> list[Json]:
+        """Its sessions."""

@@ -1,0 +1,352 @@
+"""The sections and keys of a node's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Final
+
+from csvd.cluster.names import NODE_NAME_RULE, is_node_name
+from csvd.cluster.timeouts import Timeouts
+from csvd.config.sections import Key, key, names, table, tables
+from csvd.config.values import (
+    ADDRESS,
+    BOOLEAN,
+    FILE_MODE,
+    PATH,
+    PORTAL,
+    choice,
+    list_of,
+    matching,
+    number,
+    one_of_numbers,
+    size,
+    text,
+    whole,
+)
+from csvd.iscsi.names import check_iscsi_name
+
+DEFAULT_STATE_DIRECTORY: Final = "/var/lib/csvd"
+DEFAULT_CLUSTER_ADDRESS: Final = "127.0.0.1:7001"
+DEFAULT_PORTAL: Final = "127.0.0.1:3260"
+MAX_LUN: Final = 16383
+
+_NODE_NAME: Final = matching(f"the name of a node ({NODE_NAME_RULE})", is_node_name)
+_ISCSI_NAME: Final = text("an iSCSI name: iqn.YYYY-MM.reversed.domain[:what]", check_iscsi_name)
+_TIMES: Final = Timeouts()
+
+
+def _time(name: str, doc: str) -> Key:
+    """A key of csvd.cluster.timeouts, with the default that it has there."""
+    default = getattr(_TIMES, name)
+    return key(number(0, 3600), doc, default=default, default_words=f"{default:g}", example=f"{default:g}", off=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSection:
+    """This node."""
+
+    name: Annotated[str, key(_NODE_NAME, "The name of this node, one of the cluster's members.", example='"node1"')]
+    state_directory: Annotated[
+        Path,
+        key(
+            PATH,
+            "Where the node keeps what must outlive it: its journal, its lock, and guests. Made with mode 0700 when "
+            "it is missing. Two daemons never share one.",
+            default=DEFAULT_STATE_DIRECTORY,
+            example='"/var/lib/csvd"',
+        ),
+    ]
+    log_level: Annotated[
+        str,
+        key(
+            choice("debug", "info", "warn", "error"),
+            "What the log on stderr tells: events of this level and above.",
+            default="info",
+            example='"info"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutsSection:
+    """The times of the cluster in seconds; the same on every node."""
+
+    tick_s: Annotated[float, _time("tick_s", "How often Raft's clock is looked at.")]
+    heartbeat_s: Annotated[float, _time("heartbeat_s", "How often the leader speaks to every follower.")]
+    election_minimum_s: Annotated[
+        float,
+        _time(
+            "election_minimum_s",
+            "A follower that has not heard its leader for this long, or up to election_maximum_s, chosen at random "
+            "each time, stands for election. At least three heartbeats.",
+        ),
+    ]
+    election_maximum_s: Annotated[float, _time("election_maximum_s", "See election_minimum_s.")]
+    leader_fallback_s: Annotated[
+        float, _time("leader_fallback_s", "A leader that a majority has not answered for this long steps down.")
+    ]
+    leader_gone_minimum_s: Annotated[
+        float,
+        _time(
+            "leader_gone_minimum_s",
+            "When the other side closes the connection to the leader, as it does when its process ends, a follower "
+            "waits only this long, or up to leader_gone_maximum_s, before it stands for election.",
+        ),
+    ]
+    leader_gone_maximum_s: Annotated[float, _time("leader_gone_maximum_s", "See leader_gone_minimum_s.")]
+    connect_s: Annotated[float, _time("connect_s", "For a TCP connection to another node to be made.")]
+    handshake_s: Annotated[float, _time("handshake_s", "For another node to prove who it is.")]
+    ping_s: Annotated[float, _time("ping_s", "How often a link on which nothing else is sent says that it is alive.")]
+    silence_s: Annotated[float, _time("silence_s", "A link on which nothing came for this long is closed.")]
+    redial_minimum_s: Annotated[
+        float, _time("redial_minimum_s", "The pause before the first try to make a link again; doubled with each try.")
+    ]
+    redial_maximum_s: Annotated[float, _time("redial_maximum_s", "The longest of these pauses.")]
+
+    def to_timeouts(self) -> Timeouts:
+        """Give them as the cluster takes them.
+
+        Raises:
+            ConfigError: two of them do not fit one another.
+        """
+        return Timeouts(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSection:
+    """The cluster. Without members the node is a cluster of one."""
+
+    listen: Annotated[
+        str,
+        key(
+            ADDRESS,
+            "Where this node listens for the others. Nothing is encrypted yet: keep it on a network that you trust.",
+            default=None,
+            default_words="this node's address among the members, else 127.0.0.1:7001",
+            example='"127.0.0.1:7001"',
+        ),
+    ]
+    secret_file: Annotated[
+        Path | None,
+        key(
+            PATH,
+            "The file with the cluster's secret, the same on every node: 16 bytes or more, in a file of mode 0600 that "
+            "belongs to the user of the daemon or to root. Needed as soon as there are other members. Make one with "
+            "`openssl rand -hex 32`.",
+            default=None,
+            default_words="none",
+            example='"cluster.secret"',
+            off=True,
+        ),
+    ]
+    members: Annotated[
+        Mapping[str, str],
+        names(
+            _NODE_NAME,
+            ADDRESS,
+            "Every member with the address at which the others reach it, this node included; the same on every node. "
+            "Three members stand the loss of one, five of two.",
+            example={"node1": '"127.0.0.1:7001"', "node2": '"127.0.0.1:7002"', "node3": '"127.0.0.1:7003"'},
+            off=True,
+        ),
+    ]
+    timeouts: Annotated[
+        TimeoutsSection, table(TimeoutsSection, "How long the node waits for what, in seconds; the same on every node.")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSection:
+    """The control API, which the command line speaks to."""
+
+    socket: Annotated[
+        Path,
+        key(
+            PATH,
+            "The Unix socket of the control API. A path of at most 107 bytes: the kernel has no room for more.",
+            default=None,
+            default_words="control.sock in the state directory",
+            example='"/run/csvd/control.sock"',
+        ),
+    ]
+    mode: Annotated[
+        int,
+        key(
+            FILE_MODE,
+            'Who may use it: "0600" the user of the daemon and root, "0660" its group, too. Who may can do everything.',
+            default=0o600,
+            default_words='"0600"',
+            example='"0600"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChapSection:
+    """CHAP; when it is there, nobody logs in without."""
+
+    user: Annotated[str, key(text(), "The name that initiators give.", example='"joe"')]
+    secret_file: Annotated[
+        Path,
+        key(
+            PATH,
+            "The file with the secret: 12 to 255 bytes, in a file of mode 0600 that belongs to the user of the daemon "
+            "or to root.",
+            example='"chap.secret"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LunSection:
+    """A logical unit of the target."""
+
+    number: Annotated[int, key(whole(0, MAX_LUN), "Its logical unit number.", example="0")]
+    disk: Annotated[
+        str, key(text("a path or a URL"), "The disk behind it: a file or a block device.", example='"shared.img"')
+    ]
+    read_only: Annotated[bool, key(BOOLEAN, "Whether writes are refused.", default=False, example="false")]
+    block_bytes: Annotated[
+        int,
+        key(
+            one_of_numbers(512, 4096),
+            "The length of a logical block. Initiators lose their partition table when it is changed.",
+            default=512,
+            example="512",
+        ),
+    ]
+    serial: Annotated[
+        str | None,
+        key(
+            matching(
+                "1 to 64 printable ASCII characters",
+                lambda value: (
+                    isinstance(value, str) and 1 <= len(value) <= 64 and value.isascii() and value.isprintable()
+                ),
+            ),
+            "Its serial number, by which initiators know that they see the same disk through two nodes: give every "
+            "node the same.",
+            default=None,
+            default_words="made of the disk's absolute path",
+            example='"shared-1"',
+            off=True,
+        ),
+    ]
+    create: Annotated[
+        int | None,
+        key(
+            size(512),
+            "Make the file, sparse and of this size, when it is missing.",
+            default=None,
+            default_words="a missing file is an error",
+            example='"10G"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSection:
+    """The iSCSI target. Without this section the node serves none."""
+
+    name: Annotated[
+        str,
+        key(
+            _ISCSI_NAME,
+            "Its iSCSI name; the same on every node that exports the same disks.",
+            example='"iqn.2026-11.org.example:shared"',
+        ),
+    ]
+    portals: Annotated[
+        Sequence[str],
+        key(
+            list_of(PORTAL),
+            "Where it listens. Port 0 takes a free one.",
+            default=(DEFAULT_PORTAL,),
+            default_words='["127.0.0.1:3260"]',
+            example='["127.0.0.1:3260"]',
+        ),
+    ]
+    portal_group_tag: Annotated[
+        int,
+        key(
+            whole(1, 65535),
+            "The tag of its portals; another one on every node.",
+            default=None,
+            default_words="this node's place among the members' names in alphabetic order, from 1",
+            example="1",
+            off=True,
+        ),
+    ]
+    initiators: Annotated[
+        Sequence[str] | None,
+        key(
+            list_of(_ISCSI_NAME),
+            "The names of the initiators that may log in.",
+            default=None,
+            default_words="all may",
+            example='["iqn.2026-11.org.example:host1"]',
+            off=True,
+        ),
+    ]
+    chap: Annotated[
+        ChapSection | None, table(ChapSection, "Demand CHAP, also for discovery.", is_optional=True, off=True)
+    ]
+    lun: Annotated[Sequence[LunSection], tables(LunSection, "A logical unit; one of these for each.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestsSection:
+    """Guests, and how they are migrated from here."""
+
+    directory: Annotated[
+        Path,
+        key(
+            PATH,
+            "Where guests keep what they are made of; their memory, too, when it is not on /dev/shm.",
+            default=None,
+            default_words="guests in the state directory",
+            example='"guests"',
+            off=True,
+        ),
+    ]
+    downtime_target_ms: Annotated[
+        float,
+        key(
+            number(0, 3_600_000),
+            "A guest is stopped for its last round when that is expected to take no longer than this.",
+            default=300.0,
+            default_words="300",
+            example="300",
+        ),
+    ]
+    max_rounds: Annotated[
+        int, key(whole(1, 1000), "Rounds of copying before on_no_progress decides.", default=30, example="30")
+    ]
+    on_no_progress: Annotated[
+        str,
+        key(
+            choice("force", "abort"),
+            "What to do with a guest that writes faster than its pages are sent: stop it for longer than the target, "
+            "or leave it where it is.",
+            default="force",
+            example='"force"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of it, with every default in place."""
+
+    node: Annotated[NodeSection, table(NodeSection, "This node.")]
+    cluster: Annotated[
+        ClusterSection, table(ClusterSection, "The nodes of the cluster, and how they reach one another.")
+    ]
+    control: Annotated[ControlSection, table(ControlSection, "The control API, which the command line speaks to.")]
+    target: Annotated[
+        TargetSection | None,
+        table(TargetSection, "The iSCSI target of this node. Without this section it serves none.", is_optional=True),
+    ]
+    guests: Annotated[GuestsSection, table(GuestsSection, "Guests, and how they are migrated from here.")]

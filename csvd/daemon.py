@@ -1,0 +1,313 @@
+"""The daemon of a node: builds every part from the configuration, starts them in order, stops them in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from csvd import runtime
+from csvd.api.events import EventRing
+from csvd.api.guests import GuestRoutes
+from csvd.api.node import NodeRoutes, TargetFacts
+from csvd.api.peers import Peers
+from csvd.api.routes import Router
+from csvd.api.server import ControlServer
+from csvd.api.version import version
+from csvd.api.watch import Watch
+from csvd.cluster.cluster import Cluster
+from csvd.cluster.errors import ClusterError
+from csvd.config.schema import Config, TargetSection
+from csvd.config.secrets import read_secret_file
+from csvd.errors import ConfigError
+from csvd.iscsi.chap import Credentials, check_secret
+from csvd.iscsi.node import Access
+from csvd.migration.destination import MigrationDestination
+from csvd.migration.outgoing import Surroundings
+from csvd.migration.precopy import NoConvergence, Policy
+from csvd.migration.source import MigrationSource
+from csvd.scsi.logical_unit import LogicalUnit
+from csvd.storage.pool import DiskPool
+from csvd.target.listener import parse_portal
+from csvd.target.service import Export, TargetService
+from csvd.target.units import logical_unit_of
+from csvd.vm.files import GuestFiles
+from csvd.vm.handover import GuestHost
+from csvd.vm.ownership import NodeGuests
+from csvd.vm.process import GuestProcess
+
+LOCK_NAME: Final = "daemon.lock"
+CLUSTER_FOLDER: Final = "cluster"
+WORKER_THREADS: Final = 8
+MIGRATIONS_END_S: Final = 20.0
+"""How long a stop waits for migrations that nobody can call off any more. The register decides them without this
+node, too, and both sides read it when they come back."""
+
+T = TypeVar("T")
+
+_log: Final = Logger()
+
+
+def run(config: Config, *, log_level: str) -> int:
+    """Run a node until SIGINT or SIGTERM; give the exit status."""
+    runtime.start_logging(log_level)
+    return runtime.run_until_signal(lambda reactor: start(reactor, config), program="csvd run")
+
+
+async def start(reactor: Any, config: Config) -> Callable[[], Awaitable[None]]:
+    """Start all parts of a node; give what stops them.
+
+    Raises:
+        CsvdError: a part can not start; those that had are stopped again.
+    """
+    async with contextlib.AsyncExitStack() as parts:
+        portals = await _Node(reactor, config, parts).start()
+        parts.callback(_notify, "STOPPING=1")
+        kept = parts.pop_all()
+    ready = " ".join(["ready", f"control={config.control.socket}", *(f"portal={portal}" for portal in portals)])
+    sys.stdout.write(ready + "\n")
+    sys.stdout.flush()
+    _notify(f"READY=1\nSTATUS={ready}")
+    return kept.aclose
+
+
+class _Node:
+    """The parts of one node, as they are being started. Each leaves behind, on the stack, what stops it."""
+
+    def __init__(self, reactor: Any, config: Config, parts: contextlib.AsyncExitStack) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._parts = parts
+        self._events = EventRing()
+
+    async def start(self) -> list[str]:
+        """Start them in order; give the portals."""
+        config = self._config
+        self._parts.enter_context(lock_state_directory(config.node.state_directory))
+        workers = _Workers(self._reactor)
+        self._parts.callback(workers.stop)
+        units = self._open_units()
+        cluster = self._make_cluster()
+        files = GuestFiles(config.guests.directory)
+        # Any: its on_change wants callbacks that return None, the two roles say that they may return anything.
+        shared: Any = cluster
+        guests = NodeGuests(
+            shared,
+            files,
+            workers.run,
+            make_driver=lambda name, image, spec: GuestProcess(self._reactor, name, image, spec),
+        )
+        surroundings = Surroundings(shared, self._reactor, workers.run)
+        host = GuestHost(guests, files, workers.run)
+        source = MigrationSource(surroundings, host)
+        destination = MigrationDestination(surroundings, host)
+        target = self._make_target(units)
+        router = self._make_router(cluster, guests, source, target, units)
+
+        self._parts.push_async_callback(cluster.stop)
+        await cluster.start()
+        self._parts.push_async_callback(guests.close)
+        await guests.begin()
+        self._parts.push_async_callback(self._end_migrations, source, destination)
+        portals: list[str] = []
+        if target is not None and config.target is not None:
+            portals = target.start(config.target.portals)
+            self._parts.push_async_callback(target.stop)
+        watch = Watch(self._reactor, self._events, cluster, target)
+        self._parts.callback(watch.stop)
+        watch.start()
+        control = ControlServer(self._reactor, router, config.control.socket, mode=config.control.mode)
+        self._parts.push_async_callback(control.stop)
+        control.start()
+        return portals
+
+    def _open_units(self) -> list[LogicalUnit]:
+        pool = DiskPool(self._reactor)
+
+        async def stop_pool() -> None:
+            await maybeDeferred(pool.stop)
+
+        self._parts.push_async_callback(stop_pool)
+        units = []
+        for lun in self._config.target.lun if self._config.target else ():
+            unit = logical_unit_of(
+                lun.number,
+                lun.disk,
+                pool,
+                create_bytes=lun.create,
+                read_only=lun.read_only,
+                block_bytes=lun.block_bytes,
+                serial=lun.serial,
+            )
+            self._parts.push_async_callback(_awaited, unit.device.close)
+            units.append(unit)
+        return units
+
+    def _make_cluster(self) -> Cluster:
+        config = self._config
+        section = config.cluster
+        # A cluster of one has no peer to prove anything to.
+        secret = os.urandom(32) if section.secret_file is None else read_secret_file(section.secret_file)
+        return Cluster(
+            node=config.node.name,
+            listen=parse_portal(section.listen),
+            members={name: parse_portal(address) for name, address in section.members.items()},
+            secret=secret,
+            state_directory=config.node.state_directory / CLUSTER_FOLDER,
+            reactor=self._reactor,
+            timeouts=section.timeouts.to_timeouts(),
+            failed=self._cluster_failed,
+        )
+
+    def _cluster_failed(self, error: ClusterError) -> None:
+        """This node takes no part in the cluster any more. Its target does not need one, and goes on."""
+        _log.critical("this node takes no part in the cluster until it is started again: {error}", error=error)
+        self._events.add("cluster", f"this node takes no part any more: {error}", subject=self._config.node.name)
+
+    def _make_target(self, units: list[LogicalUnit]) -> TargetService | None:
+        section = self._config.target
+        if section is None:
+            return None
+        access = _access_of(section)
+        export = Export(
+            name=section.name, logical_units=units, portal_group_tag=section.portal_group_tag, access=access
+        )
+        return TargetService(self._reactor, [export], discovery_access=Access(credentials=access.credentials))
+
+    def _make_router(
+        self,
+        cluster: Cluster,
+        guests: NodeGuests,
+        source: MigrationSource,
+        target: TargetService | None,
+        units: list[LogicalUnit],
+    ) -> Router:
+        config = self._config
+        peers = Peers(cluster)
+        section = config.target
+        facts = None
+        if section is not None:
+            facts = TargetFacts(section.name, section.portal_group_tag, [_unit_face(unit) for unit in units])
+        node_routes = NodeRoutes(
+            cluster, guests, peers, self._events, target=target, target_facts=facts, version=version()
+        )
+        policy = Policy(
+            downtime_target_s=config.guests.downtime_target_ms / 1000,
+            maximum_rounds=config.guests.max_rounds,
+            no_convergence=NoConvergence(config.guests.on_no_progress),
+        )
+        guest_routes = GuestRoutes(cluster, guests, source, peers, self._events, policy=policy)
+        router = Router([*node_routes.routes(), *guest_routes.routes()])
+        peers.serve(router)
+        return router
+
+    async def _end_migrations(self, source: MigrationSource, destination: MigrationDestination) -> None:
+        ending = Deferred.fromCoroutine(source.stop())
+        ending.addTimeout(MIGRATIONS_END_S, self._reactor)
+        try:
+            await ending
+        except DeferredTimeoutError:
+            _log.warn("a migration is not decided after {seconds:g} s; stopping anyway", seconds=MIGRATIONS_END_S)
+        await destination.stop()
+
+
+class _Workers:
+    """Threads for what blocks: memory images, and the files of guests."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._pool = ThreadPool(minthreads=0, maxthreads=WORKER_THREADS, name="csvd-work")
+        self._pool.start()
+
+    def run(self, job: Callable[[], T], /) -> Deferred[T]:
+        """Run a job in a thread; fires on the loop."""
+        return deferToThreadPool(self._reactor, self._pool, job)
+
+    def stop(self) -> None:
+        """End the threads, after what they are at."""
+        self._pool.stop()
+
+
+async def _awaited(call: Callable[[], Any]) -> None:
+    await call()
+
+
+def _access_of(section: TargetSection) -> Access:
+    credentials = {}
+    if section.chap is not None:
+        path = section.chap.secret_file
+        secret = check_secret(read_secret_file(path), str(path))
+        credentials = {section.chap.user: Credentials(section.chap.user, secret)}
+    initiators = None if section.initiators is None else frozenset(section.initiators)
+    return Access(credentials=credentials, initiators=initiators)
+
+
+def _unit_face(unit: LogicalUnit) -> dict[str, Any]:
+    return {
+        "number": unit.number,
+        "disk": unit.device.url,
+        "size_bytes": unit.device.size_bytes,
+        "block_bytes": unit.block_bytes,
+        "read_only": unit.read_only,
+        "serial": unit.identity.serial,
+        "naa": unit.identity.naa.hex(),
+    }
+
+
+@contextlib.contextmanager
+def lock_state_directory(path: Path) -> Any:
+    """Make the state directory and hold it for this process alone; its lock file tells which process that is.
+
+    Raises:
+        ConfigError: it can not be made, or another daemon has it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            "the state directory can not be used", where=str(path), why=error.strerror or str(error)
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "another process"
+            raise ConfigError(
+                "another daemon uses this state directory",
+                where=str(path),
+                why=f"its process is {owner}",
+                hint="give each node its own: node.state_directory",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # The file stays: to remove it would let a third process lock a new one beside the second's.
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.connect(address)
+            notify.sendall(state.encode())
+    except OSError as error:
+        _log.warn("systemd could not be told {state}: {error}", state=state, error=error)
