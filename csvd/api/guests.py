@@ -11,6 +11,7 @@ from typing import Any, Final
 from csvd.api.bodies import CreateGuest, MigrateGuest, Nothing, body_of
 from csvd.api.errors import NotFound, Refused, Unavailable
 from csvd.api.events import EventRing
+from csvd.api.guest_list import list_guests
 from csvd.api.interfaces import Cluster, Guests, Json, Migration, Migrations
 from csvd.api.peers import FORWARD_TIMEOUT_S, Peers
 from csvd.api.routes import Answer, Request, Route
@@ -79,7 +80,7 @@ class GuestRoutes:
     # Guests
 
     async def _list(self, request: Request) -> Answer:
-        return Answer(200, {"guests": self._guests.list_guests()})
+        return Answer(200, {"guests": list_guests(self._guests, self._cluster)})
 
     async def _create(self, request: Request) -> Answer:
         body = body_of(request, CreateGuest)

@@ -10,6 +10,7 @@ from typing import Final
 
 from csvd.api.errors import BadRequest
 from csvd.api.events import EventRing
+from csvd.api.guest_list import list_guests
 from csvd.api.interfaces import Cluster, Guests, Json, Target
 from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Route
@@ -93,7 +94,7 @@ class NodeRoutes:
                 "revision": status["revision"],
                 "failure": status["failure"],
                 "members": {member["node"]: _member(member, facts) for member in status["members"]},
-                "guests": self._guests.list_guests(),
+                "guests": list_guests(self._guests, self._cluster),
             },
         )
 

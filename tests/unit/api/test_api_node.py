@@ -37,6 +37,17 @@ def test_the_status_tells_members_coordinator_epoch_and_guests() -> None:
     assert [guest["owner"] for guest in status["guests"]] == ["node3"]
 
 
+def test_of_a_guest_on_a_node_that_is_not_reached_the_state_is_unknown() -> None:
+    cluster = SmallCluster().with_guest(owner=3)
+    (before,) = cluster[1].ask("GET", "/v1/guests").body["guests"]
+    cluster[1].cluster.links["node3"] = "down"
+    for path in ("/v1/guests", "/v1/status"):
+        (guest,) = cluster[1].ask("GET", path).body["guests"]
+        assert (guest["state"], guest["reason"]) == ("unknown", "node3 is not reached from here")
+    cluster[1].cluster.links["node3"] = "up"
+    assert cluster[1].ask("GET", "/v1/guests").body["guests"] == [before]
+
+
 def test_the_short_status_asks_no_other_node() -> None:
     cluster = SmallCluster()
     status = cluster[1].ask("GET", "/v1/status").body
