@@ -6,7 +6,7 @@ from csvd.api.interfaces import Cluster, Guests, Json
 
 
 def list_guests(guests: Guests, cluster: Cluster) -> list[Json]:
-    """Give all guests. Of one whose node this node does not reach the state is unknown: the register's is from before."""
+    """Give all guests. Of one whose node is not reached from here the state is unknown: the register's is older."""
     links = {member["node"]: member["link"] for member in cluster.status()["members"]}
     return [_as_seen(face, links) for face in guests.list_guests()]
 
