@@ -1,0 +1,433 @@
+"""The network of a node: one port that peers connect to, one control link to each peer, and streams.
+
+Of each pair of nodes the one whose name sorts first dials the other's port, and dials again, with growing pauses,
+whenever the link is lost. Every node may open streams to every other. A connection whose peer does not prove that it is
+a member gets nothing but its end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ClientFactory, Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from csvd.cluster.authentication import NONCE_BYTES, Channel, ClusterKeys, Identity, Purpose
+from csvd.cluster.calls import Calls, Handler
+from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
+from csvd.cluster.link import MAXIMUM_CONTROL_FRAME_BYTES, MAXIMUM_STREAM_FRAME_BYTES, Kind, Link, LinkOwner
+from csvd.cluster.reactor import DelayedCall, Reactor
+from csvd.cluster.stream import (
+    StreamHandler,
+    StreamLink,
+    decode_open,
+    decode_refusal,
+    encode_open,
+    encode_refusal,
+)
+from csvd.cluster.timeouts import Timeouts
+from csvd.errors import ConfigError, CsvdError
+
+MAXIMUM_HALF_OPEN: Final = 64
+MAXIMUM_STREAMS: Final = 256
+MAXIMUM_REFUSALS_LOGGED: Final = 5
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEvents:
+    """What the network tells the node."""
+
+    link_up: Callable[[str], None]
+    link_down: Callable[[str], None]
+    raft_received: Callable[[str, bytes], None]
+
+
+class PeerNetwork:
+    """All connections of one node to its peers.
+
+    Args:
+        node: the name of this node.
+        listen: the host (an address, never all of them unless it says so) and port to accept peers at; port 0 takes a
+            free one.
+        members: the address of every node, this one included.
+        keys: of the cluster's secret.
+        events: told of links and of Raft's messages.
+        reactor: the node's loop.
+        timeouts: of connections, handshakes and links.
+        random: spreads the times of dialing.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        listen: Address,
+        members: Mapping[str, Address],
+        keys: ClusterKeys,
+        events: PeerEvents,
+        reactor: Reactor,
+        timeouts: Timeouts,
+        random: Random,
+    ) -> None:
+        self.node = node
+        self._listen = listen
+        self._members = dict(members)
+        self._keys = keys
+        self._identity = Identity(node, frozenset(members))
+        self._events = events
+        self._reactor = reactor
+        self._timeouts = timeouts
+        self._calls = Calls(node, reactor)
+        self._stream_handlers: dict[str, StreamHandler] = {}
+        self._links: dict[str, Link] = {}
+        self._troubles: dict[str, str] = {}
+        self._half_open: dict[Link, None] = {}
+        self._streams: set[Link] = set()
+        self._port: Any = None
+        self._refusals = (0, 0)  # the second, and how many connections were refused in it
+        self._is_stopped = False
+        self._dialers = [_Dialer(self, peer, reactor, timeouts, random) for peer in members if peer > node]
+
+    @property
+    def address(self) -> Address:
+        """Where this node listens; the real port once it does."""
+        if self._port is None:
+            return self._listen
+        host = self._port.getHost()
+        return (host.host, host.port)
+
+    def start(self) -> None:
+        """Listen, and dial.
+
+        Raises:
+            ConfigError: the address can not be listened at.
+        """
+        host, port = self._listen
+        try:
+            self._port = self._reactor.listenTCP(port, _ListenFactory(self._arrival), interface=host)
+        except CannotListenError as error:
+            raise ConfigError(
+                "the nodes' port can not be listened at", where=f"{host}:{port}", why=str(error.socketError)
+            ) from error
+        for dialer in self._dialers:
+            dialer.start()
+
+    async def stop(self) -> None:
+        """End all connections and listen no more."""
+        self._is_stopped = True
+        for dialer in self._dialers:
+            dialer.stop()
+        for link in [*self._half_open, *self._streams, *self._links.values()]:
+            link.drop("this node is stopped")
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+
+    def link_to(self, peer: str) -> Callable[[bytes], None] | None:
+        """How to send a message of Raft over the link to a peer that there is now; None where there is none."""
+        link = self._links.get(peer)
+        return None if link is None else lambda data: link.send(Kind.RAFT, data)
+
+    def link_state(self, peer: str) -> tuple[bool, str]:
+        """Whether there is a link to a peer, and what ended the last one or the last try."""
+        return peer in self._links, self._troubles.get(peer, "")
+
+    def drop_link(self, peer: str, reason: str) -> None:
+        """End the link to a peer; it is made again."""
+        link = self._links.get(peer)
+        if link is not None:
+            link.drop(reason)
+
+    def serve(self, method: str, handler: Handler) -> None:
+        """Answer a method that peers call."""
+        self._calls.serve(method, handler)
+
+    async def call(self, peer: str, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Call a method of a node (also of this one).
+
+        Raises:
+            PeerUnreachable: there is no link; nothing was sent.
+            RemoteError: the handler's own error.
+            OutcomeUnknown: no answer came.
+        """
+        if peer == self.node:
+            return await self._calls.call_here(method, params)
+        self._check_member(peer)
+        link = self._links.get(peer)
+        if link is None:
+            raise PeerUnreachable("there is no link to the node", where=peer, why=self._troubles.get(peer, ""))
+        return await self._calls.call(link, method, params, timeout_s=timeout_s)
+
+    def serve_stream(self, kind: str, handler: StreamHandler) -> None:
+        """Accept streams of a kind; a CsvdError that the handler raises refuses the stream."""
+        if kind in self._stream_handlers:
+            raise ValueError(f"streams of kind {kind} are served already")
+        self._stream_handlers[kind] = handler
+
+    async def open_stream(self, peer: str, kind: str, header: dict[str, Any]) -> StreamLink:
+        """Open a stream to a node.
+
+        Raises:
+            PeerUnreachable: it could not be connected.
+            RemoteError: it refused the stream.
+        """
+        self._check_member(peer)
+        if peer == self.node:
+            raise ClusterError("a node opens no stream to itself", where=peer)
+        opening = _Opening(self._streams.discard, kind, encode_open(kind, header))
+        host, port = self._members[peer]
+        factory = _DialFactory(lambda: self._dialed(peer, Purpose.STREAM, opening), opening.failed)
+        connector = self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
+        try:
+            return await opening.opened
+        except BaseException:
+            connector.disconnect()
+            raise
+
+    def _check_member(self, peer: str) -> None:
+        if peer not in self._members:
+            raise ClusterError("there is no such node in the cluster", where=peer)
+
+    def dial(self, peer: str, owner: LinkOwner, failed: Callable[[str], None]) -> Any:
+        """Begin to make the control link to a peer; gives Twisted's connector."""
+        host, port = self._members[peer]
+        factory = _DialFactory(lambda: self._dialed(peer, Purpose.CONTROL, owner), failed)
+        return self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
+
+    def _dialed(self, peer: str, purpose: Purpose, owner: LinkOwner) -> Link:
+        """The protocol of a connection that was made to a peer."""
+        is_control = purpose is Purpose.CONTROL
+        channel = Channel.dialing(
+            self._keys,
+            self._identity,
+            peer,
+            purpose,
+            nonce=os.urandom(NONCE_BYTES),
+            maximum_frame_bytes=MAXIMUM_CONTROL_FRAME_BYTES if is_control else MAXIMUM_STREAM_FRAME_BYTES,
+        )
+        link = Link(channel, owner, self._reactor, self._timeouts)
+        if not is_control:
+            self._streams.add(link)
+        return link
+
+    def _arrival(self) -> Link:
+        """The protocol of a connection that comes in."""
+        channel = Channel.listening(
+            self._keys,
+            self._identity,
+            nonce=os.urandom(NONCE_BYTES),
+            maximum_frame_bytes=MAXIMUM_CONTROL_FRAME_BYTES,
+        )
+        link = Link(channel, self, self._reactor, self._timeouts)
+        if len(self._half_open) >= MAXIMUM_HALF_OPEN:
+            # An honest handshake takes milliseconds: the oldest is the least likely to be one.
+            oldest = next(iter(self._half_open))
+            oldest.drop("too many connections have not said who they are")
+        self._half_open[link] = None
+        return link
+
+    def link_up(self, link: Link) -> None:
+        """A connection that came in has proven who it is; or a control link that was dialed is up."""
+        self._half_open.pop(link, None)
+        if link.purpose is Purpose.STREAM:
+            self._streams.add(link)
+            if len(self._streams) > MAXIMUM_STREAMS:
+                link.drop(f"{MAXIMUM_STREAMS} streams are open already")
+            return
+        if not link.is_dialer and link.peer > self.node:
+            link.drop("its name sorts after this node's, so that this node is to dial it")
+            return
+        old = self._links.get(link.peer)
+        if old is not None:
+            old.drop("the peer has made a new link")
+        self._links[link.peer] = link
+        self._troubles.pop(link.peer, None)
+        self._log.info("link to {peer} is up", peer=link.peer)
+        self._events.link_up(link.peer)
+
+    def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
+        """A payload came over a control link, or the OPEN of a stream."""
+        if link.purpose is Purpose.STREAM:
+            if kind is not Kind.OPEN:
+                raise PeerMessageError("its stream does not begin with OPEN", where=link.peer)
+            self._accept_stream(link, body)
+        elif kind is Kind.RAFT:
+            self._events.raft_received(link.peer, body)
+        elif kind in (Kind.REQUEST, Kind.ANSWER, Kind.FAILURE):
+            self._calls.received(link, kind, body)
+        else:
+            raise PeerMessageError(f"it sent a payload of kind {kind.name} on its control link", where=link.peer)
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """A connection has ended."""
+        self._streams.discard(link)
+        if link in self._half_open:
+            del self._half_open[link]
+            self._note_refusal(reason)
+            return
+        self._calls.link_lost(link, reason)
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
+            self.note_trouble(link.peer, reason)
+            self._events.link_down(link.peer)
+
+    def note_trouble(self, peer: str, reason: str) -> None:
+        """Remember, and log once, why there is no link to a peer."""
+        if self._troubles.get(peer) != reason and not self._is_stopped:
+            self._log.warn("no link to {peer}: {reason}", peer=peer, reason=reason)
+        self._troubles[peer] = reason
+
+    def _note_refusal(self, reason: str) -> None:
+        """Log why a connection was refused; not more lines a second than a person can read."""
+        second = int(self._reactor.seconds())
+        if self._refusals[0] != second:
+            self._refusals = (second, 0)
+        self._refusals = (second, self._refusals[1] + 1)
+        if self._refusals[1] <= MAXIMUM_REFUSALS_LOGGED:
+            self._log.warn("a connection to the nodes' port was refused: {reason}", reason=reason)
+
+    def _accept_stream(self, link: Link, body: bytes) -> None:
+        kind, header = decode_open(link, body)
+        stream = StreamLink(link, kind, self._streams.discard)
+        stream.hold()
+        try:
+            handler = self._stream_handlers.get(kind)
+            if handler is None:
+                raise ClusterError(f"this node does not take streams of kind {kind!r}", where=self.node)
+            handler(link.peer, header, stream)
+        except CsvdError as error:
+            link.send(Kind.REFUSE, encode_refusal(error))
+            link.close("refused by this node")
+            return
+        link.send(Kind.ACCEPT)
+        stream.release()
+
+
+class _Opening:
+    """A stream that this node opens, until it is accepted or not."""
+
+    def __init__(self, ended: Callable[[Link], None], kind: str, open_body: bytes) -> None:
+        self._ended = ended
+        self._kind = kind
+        self._open_body = open_body
+        self.opened: Deferred[StreamLink] = Deferred()
+
+    def failed(self, reason: str) -> None:
+        """The TCP connection was not made."""
+        self._fail(PeerUnreachable("the node could not be connected", why=reason))
+
+    def link_up(self, link: Link) -> None:
+        """The peer let it in: say what the stream is."""
+        link.send(Kind.OPEN, self._open_body)
+
+    def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
+        """The peer accepts or refuses."""
+        if kind is Kind.ACCEPT and not self.opened.called:
+            self.opened.callback(StreamLink(link, self._kind, self._ended))
+        elif kind is Kind.REFUSE:
+            self._fail(decode_refusal(link, body))
+            link.close("refused by the peer")
+        else:
+            raise PeerMessageError(f"it answered OPEN by {kind.name}", where=link.peer)
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The connection has ended before the peer said anything."""
+        self._ended(link)
+        self._fail(PeerUnreachable("the stream was not opened", where=link.peer, why=reason))
+
+    def _fail(self, error: ClusterError) -> None:
+        if not self.opened.called:
+            self.opened.errback(error)
+
+
+class _ListenFactory(Factory):
+    """A factory of connections that come in."""
+
+    noisy = False
+
+    def __init__(self, build: Callable[[], Link]) -> None:
+        self._build = build
+
+    def buildProtocol(self, addr: object) -> Link:  # noqa: N802
+        """A connection has come."""
+        return self._build()
+
+
+class _DialFactory(ClientFactory):
+    """A factory of one connection."""
+
+    noisy = False
+
+    def __init__(self, build: Callable[[], Link], failed: Callable[[str], None]) -> None:
+        self._build = build
+        self._failed = failed
+
+    def buildProtocol(self, addr: object) -> Link:  # noqa: N802
+        """The connection is made."""
+        return self._build()
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:  # noqa: N802
+        """It was not."""
+        self._failed(reason.getErrorMessage())
+
+
+class _Dialer:
+    """Makes the control link to one peer, again and again."""
+
+    def __init__(self, network: PeerNetwork, peer: str, reactor: Reactor, timeouts: Timeouts, random: Random) -> None:
+        self._network = network
+        self._peer = peer
+        self._reactor = reactor
+        self._timeouts = timeouts
+        self._random = random
+        self._pause_s = timeouts.redial_minimum_s
+        self._timer: DelayedCall | None = None
+        self._connector: Any = None
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Dial now."""
+        self._timer = None
+        self._connector = self._network.dial(self._peer, self, self._failed)
+
+    def stop(self) -> None:
+        """Dial no more."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connector is not None:
+            self._connector.disconnect()
+
+    def link_up(self, link: Link) -> None:
+        """The link is there: the network has it from now on, and we are told of its end."""
+        self._pause_s = self._timeouts.redial_minimum_s
+        self._network.link_up(link)
+
+    def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
+        """A payload came."""
+        self._network.link_received(link, kind, body)
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The link is gone, or was refused."""
+        self._network.link_lost(link, reason)
+        self._failed(reason)
+
+    def _failed(self, reason: str) -> None:
+        if self._is_stopped:
+            return
+        self._network.note_trouble(self._peer, reason)
+        pause_s = self._pause_s * self._random.uniform(0.8, 1.2)
+        self._pause_s = min(self._pause_s * 2, self._timeouts.redial_maximum_s)
+        self._timer = self._reactor.callLater(pause_s, self.start)

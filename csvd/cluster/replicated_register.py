@@ -1,0 +1,102 @@
+"""The register as Raft's state machine: entries of the log are batches of commands; listeners hear of every change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from twisted.logger import Logger
+
+from csvd.cluster.reactor import Clock
+from csvd.cluster.register import Answer, Register, RegisterError
+
+Keyed = tuple[str | None, Mapping[str, Any]]
+"""A command with the text of its idempotency key."""
+
+_entry_decoder: Final = msgspec.msgpack.Decoder(list[tuple[str | None, dict[str, Any]]])
+
+
+def encode_entry(commands: Sequence[Keyed]) -> bytes:
+    """The entry of the log that carries these commands."""
+    return msgspec.msgpack.encode(commands)
+
+
+class ReplicatedRegister:
+    """The register of this node, as far as the log is applied.
+
+    Listeners are called from the loop, not from inside of Raft; changes that come together are told together.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: Clock) -> None:
+        self.register = Register()
+        self._clock = clock
+        self._listeners: list[Callable[[Register], None]] = []
+        self._is_telling = False
+
+    def on_change(self, callback: Callable[[Register], None]) -> Callable[[], None]:
+        """Call back after the register has changed; gives what ends it."""
+        self._listeners.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return unsubscribe
+
+    def apply(self, command: bytes) -> list[Answer]:
+        """Carry out the commands of an entry; their answers in order."""
+        before = self.register.revision
+        try:
+            commands = _entry_decoder.decode(command)
+        except (msgspec.MsgspecError, RecursionError):
+            # Every node skips it alike: only a leader of another version can have written it.
+            self._log.error("an entry of the log has commands that this version does not know")
+            return []
+        answers = [self.register.apply(fields, key) for key, fields in commands]
+        if self.register.revision != before:
+            self._tell_soon()
+        return answers
+
+    def take(self) -> bytes:
+        """The state of the register as bytes."""
+        return msgspec.msgpack.encode(self.register.snapshot())
+
+    def check(self, state: bytes) -> None:
+        """See that bytes are a state of the register.
+
+        Raises:
+            RegisterError: they are not.
+        """
+        Register.from_snapshot(_decoded(state))
+
+    def restore(self, state: bytes) -> None:
+        """Become a state.
+
+        Raises:
+            RegisterError: the bytes are not one.
+        """
+        self.register.restore(_decoded(state))
+        self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if not self._is_telling:
+            self._is_telling = True
+            self._clock.callLater(0, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        for callback in list(self._listeners):
+            try:
+                callback(self.register)
+            except Exception:  # noqa: BLE001 - logged; one listener's fault is not the register's
+                self._log.failure("a listener of the register failed")
+
+
+def _decoded(state: bytes) -> object:
+    try:
+        return msgspec.msgpack.decode(state)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RegisterError("the snapshot of the register is damaged", why=str(error)) from error
