@@ -1,0 +1,59 @@
+"""``csv-initiator discover``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from initiator import client
+from initiator.cli import options, runtime
+from initiator.engine.discovery import DiscoveredTarget
+from initiator.url import Portal
+
+
+@click.command()
+@click.argument("portal", type=options.portal, metavar="HOST[:PORT]")
+@options.session_options
+@options.json_option
+def discover(
+    portal: Portal,
+    chap_user: str | None,
+    chap_secret_file: Path | None,
+    initiator_name: str | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """List the targets at HOST[:PORT], and the portals of each (SendTargets). The port is 3260 unless given.
+
+    \b
+    Examples:
+      csv-initiator discover 192.0.2.7
+      csv-initiator discover [2001:db8::7]:3261 --json
+      csv-initiator discover san.example --chap-user joe --chap-secret-file joe.secret
+    """
+    credentials = options.credentials_of(chap_user, chap_secret_file)
+
+    async def work(reactor: Any) -> list[DiscoveredTarget]:
+        return await client.discover(
+            portal, reactor=reactor, credentials=credentials, initiator_name=initiator_name or "", timeout_s=timeout_s
+        )
+
+    targets = runtime.run(work)
+    if as_json:
+        options.echo_json({"portal": str(portal), "targets": [_as_json(target) for target in targets]})
+        return
+    for target in targets:
+        click.echo(runtime.printable(target.name))
+        for address in target.addresses:
+            click.echo(f"  {address}")
+    if not targets:
+        click.echo("no targets", err=True)
+
+
+def _as_json(target: DiscoveredTarget) -> dict[str, Any]:
+    addresses = [
+        {"host": a.portal.host, "port": a.portal.port, "portal_group_tag": a.portal_group_tag} for a in target.addresses
+    ]
+    return {"name": target.name, "addresses": addresses}

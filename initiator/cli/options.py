@@ -1,0 +1,155 @@
+"""Options and arguments that the commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from csvd.errors import ConfigError
+from csvd.iscsi.chap import Credentials
+from csvd.iscsi.names import check_iscsi_name
+from initiator.cli.runtime import Failed
+from initiator.errors import UrlError
+from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
+
+MAX_SECRET_BYTES: Final = 255
+
+_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+_SIZE: Final = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_NUMBERS: Final = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def size(value: str) -> int:
+    """Kind of option: a number of bytes, with K, M, G or T for powers of 1,024."""
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size: write bytes, or a number with K, M, G or T, as 64M.")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def url(value: str) -> IscsiUrl:
+    """Kind of argument: the URL of a LUN. The message of a failure does not repeat a secret."""
+    try:
+        return parse_url(value)
+    except UrlError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def portal(value: str) -> Portal:
+    """Kind of argument: HOST[:PORT]."""
+    try:
+        return parse_portal(value)
+    except UrlError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def iscsi_name(value: str) -> str:
+    """Kind of option: an iSCSI name."""
+    try:
+        return check_iscsi_name(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def session_options(command: _Command) -> _Command:
+    """Add the options of a login."""
+    for option in reversed(
+        (
+            click.option("--chap-user", metavar="USER", help="Prove by CHAP to be this user."),
+            click.option(
+                "--chap-secret-file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="The user's secret, in a file that only you may read.",
+            ),
+            click.option(
+                "--initiator-name",
+                type=iscsi_name,
+                metavar="NAME",
+                help="What we are called.  [default: a name made of the host's]",
+            ),
+            click.option(
+                "--timeout",
+                "timeout_s",
+                type=click.FloatRange(min=0, min_open=True),
+                default=30.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long the login may take, and every request after it.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: _Command) -> _Command:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+def credentials_of(user: str | None, secret_file: Path | None, url_user: str = "") -> Credentials | None:
+    """Settle who we are: the options go before the user of the URL.
+
+    Raises:
+        click.UsageError: a user without a secret or a secret without a user.
+        Failed: the secret can not be read.
+    """
+    user = user or url_user or None
+    if secret_file is None:
+        if user and user != url_user:
+            raise click.UsageError("--chap-user wants --chap-secret-file")
+        return None
+    if user is None:
+        raise click.UsageError("--chap-secret-file wants --chap-user, or a user in the URL")
+    try:
+        return Credentials(user, read_secret(secret_file))
+    except ConfigError as error:
+        raise Failed(str(error)) from error
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a CHAP secret: the bytes of a file without a line end.
+
+    Raises:
+        ConfigError: it can not be read, others may read it, or it has not 1 to 255 bytes.
+    """
+    try:
+        # O_NONBLOCK: a pipe in its place must not hang the program.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError("the secret is not in a file", where=str(path))
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                raise ConfigError("others may read this secret", where=str(path), hint=f"chmod 600 {path}")
+            secret = os.read(descriptor, MAX_SECRET_BYTES + 3).rstrip(b"\r\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError("can not read the secret", where=str(path), why=error.strerror or "") from error
+    if not 0 < len(secret) <= MAX_SECRET_BYTES:
+        raise ConfigError(f"a CHAP secret has 1 to {MAX_SECRET_BYTES} bytes", where=str(path))
+    return secret
+
+
+def echo_json(value: Any) -> None:
+    """Print a JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def size_text(size_bytes: float) -> str:
+    """Give a size for people."""
+    for name, unit in _NUMBERS:
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.1f} {name}"
+    return f"{size_bytes:.0f} bytes"

@@ -1,0 +1,63 @@
+"""What the connections of a session share (RFC 7143 sections 4.2.2 and 4.4): window, tags, commands that wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from csvd.iscsi.codes import RESERVED_TAG
+from csvd.iscsi.keys import SessionParameters
+from initiator.engine.requests import Command, Request
+from initiator.errors import ProtocolViolation
+
+SERIAL_MASK: Final = 0xFFFFFFFF
+_SERIAL_HALF: Final = 1 << 31
+
+
+class SessionState:
+    """The state of one session. It makes no decisions on time and holds no socket."""
+
+    def __init__(self, isid: bytes, *, first_cmd_sn: int = 1) -> None:
+        self.isid = isid
+        """The initiator session ID, 6 bytes (RFC 7143 section 11.12.5)."""
+        self.tsih = 0
+        """The target's handle of the session; 0 before the login is done."""
+        self.portal_group_tag: int | None = None
+        self.target_alias = ""
+        self.parameters = SessionParameters()
+        """The outcome of negotiation; what the peer takes in one PDU stands in it too."""
+        self.cmd_sn = first_cmd_sn
+        self.exp_cmd_sn = first_cmd_sn
+        self.max_cmd_sn = (first_cmd_sn - 1) & SERIAL_MASK
+        self.waiting: deque[Command] = deque()
+        """Commands that were not sent yet: the window or the output has no room."""
+        self.outstanding: dict[int, Request] = {}
+        """Requests that were sent and have no answer yet, by task tag."""
+        self._next_tag = 1
+
+    def new_tag(self) -> int:
+        """Give a task tag that no outstanding request has."""
+        while True:
+            tag = self._next_tag
+            self._next_tag = (tag + 1) & SERIAL_MASK
+            if tag != RESERVED_TAG and tag not in self.outstanding:
+                return tag
+
+    def window_open(self) -> bool:
+        """Whether the target takes one more command (RFC 7143 section 4.2.2.1)."""
+        return (self.max_cmd_sn - self.cmd_sn) & SERIAL_MASK < _SERIAL_HALF
+
+    def window_moved(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """Take ExpCmdSN and MaxCmdSN of a PDU; neither ever moves back.
+
+        Raises:
+            ProtocolViolation: it acknowledges commands that were never sent.
+        """
+        if (max_cmd_sn - exp_cmd_sn + 1) & SERIAL_MASK >= _SERIAL_HALF:
+            return  # RFC 7143 section 4.2.2.1: MaxCmdSN below ExpCmdSN-1, both are ignored
+        if (self.cmd_sn - exp_cmd_sn) & SERIAL_MASK >= _SERIAL_HALF:
+            raise ProtocolViolation(f"the target expects CmdSN {exp_cmd_sn:#x}, and {self.cmd_sn:#x} is the next")
+        if (exp_cmd_sn - self.exp_cmd_sn) & SERIAL_MASK < _SERIAL_HALF:
+            self.exp_cmd_sn = exp_cmd_sn
+        if (max_cmd_sn - self.max_cmd_sn) & SERIAL_MASK < _SERIAL_HALF:
+            self.max_cmd_sn = max_cmd_sn

@@ -1,0 +1,451 @@
+"""A session with a target: calls with deadlines over a link, queue depth, keepalive, logout.
+
+What a call asks stands in a request of the engine; the session gives it a Deferred and a deadline. That the requests
+outlive the link that carries them is what a later reconnect builds on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from csvd.iscsi.codes import AsyncEvent, TaskManagementFunction
+from csvd.iscsi.keys import OFFER, SessionParameters
+from initiator.engine.connection import InitiatorConnection
+from initiator.engine.requests import (
+    AsyncMessage,
+    Command,
+    ConnectionFailed,
+    Event,
+    LoggedIn,
+    Logout,
+    Ping,
+    Request,
+    TaskManagement,
+    TextExchange,
+)
+from initiator.errors import (
+    InitiatorError,
+    SessionClosed,
+    SessionLost,
+    TaskManagementFailed,
+    TimedOut,
+)
+from initiator.link import Link
+from initiator.scsi import cdb as cdbs
+from initiator.scsi import lun as luns
+from initiator.scsi import sense
+from initiator.url import Portal
+
+LOGOUT_TIMEOUT_S: Final = 5.0
+
+_Asked = TypeVar("_Asked", bound=Request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How a session behaves. Times are in seconds."""
+
+    timeout_s: float = 30.0
+    """The deadline of a call that names none, and of the login."""
+    queue_depth: int = 32
+    """Commands under way at once; more calls wait their turn. The target's CmdSN window may allow fewer."""
+    nop_interval_s: float = 5.0
+    """After so long without a byte from the target it is pinged; 0 never pings."""
+    nop_timeout_s: float = 10.0
+    """A ping without an answer for so long ends the session."""
+    abort_timeout_s: float = 5.0
+    """An ABORT TASK without an answer for so long ends the session."""
+    offer: SessionParameters = field(default=OFFER)
+    """What is proposed in the login."""
+
+
+class Session:
+    """An I_T nexus: the road to all LUNs of one target. Made by :func:`initiator.client.login`."""
+
+    def __init__(self, portal: Portal, target_name: str, options: SessionOptions, *, reactor: Any) -> None:
+        self.portal = portal
+        self.target_name = target_name
+        self.options = options
+        self.reactor = reactor
+        self.log = Logger()
+        self._engine: InitiatorConnection | None = None
+        self._link: Link | None = None
+        self._ended: InitiatorError | None = None
+        self._closing: Deferred[None] | None = None
+        self._logged_in: Deferred[None] = Deferred()
+        self._queue: deque[Command] = deque()
+        self._in_flight = 0
+        self._deadlines: dict[Request, float] = {}
+        self._timer: Any = None
+        self._timer_at = 0.0
+        self._idle: list[Deferred[None]] = []
+        self._keepalive: Any = None
+        self._bytes_seen = 0
+
+    # --- what it is
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can be made."""
+        return self._ended is None and self._closing is None and self._usable
+
+    @property
+    def parameters(self) -> SessionParameters:
+        """The outcome of negotiation (RFC 7143 section 13)."""
+        return self._the_engine.session.parameters
+
+    @property
+    def tsih(self) -> int:
+        """The target's handle of this session."""
+        return self._the_engine.session.tsih
+
+    @property
+    def target_alias(self) -> str:
+        """What the target calls itself to people; often empty."""
+        return self._the_engine.session.target_alias
+
+    @property
+    def portal_group_tag(self) -> int | None:
+        """The portal group that the session is with, where the target named it."""
+        return self._the_engine.session.portal_group_tag
+
+    @property
+    def _the_engine(self) -> InitiatorConnection:
+        if self._engine is None:
+            raise SessionClosed("the session is not connected", where=self._where)
+        return self._engine
+
+    @property
+    def _usable(self) -> bool:
+        # The engine knows of a failure some calls before the session does: first come the answers that came before it.
+        return self._engine is not None and self._engine.failed is None
+
+    @property
+    def _where(self) -> str:
+        return f"{self.portal} {self.target_name}".strip()
+
+    def __repr__(self) -> str:
+        state = "alive" if self.alive else "ended"
+        return f"<Session {self._where} {state} under way={self._in_flight} waiting={len(self._queue)}>"
+
+    # --- calls
+
+    def submit(self, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
+        """Send a command when there is room for it. The Deferred fires with it at its status, whichever that is.
+
+        Cancelling the Deferred aborts the command. The buffers of the command belong to the session until the Deferred
+        has fired; what a write may send must stay as it is until then.
+
+        Errors: TimedOut, SessionLost, CommandRejected, CommandAborted; SessionClosed when it was not sent at all.
+        """
+        done: Deferred[Command] = Deferred(partial(self._cancelled, command))
+        if not self.alive:
+            done.errback(self._closed_error())
+            return done
+        command.context = done
+        self._set_deadline(command, timeout_s)
+        self._queue.append(command)
+        self._issue()
+        return done
+
+    async def nop(self, data: bytes = b"", *, timeout_s: float | None = None) -> float:
+        """Ping the target by NOP-Out; give the seconds until its answer.
+
+        Raises:
+            TimedOut, SessionLost, SessionClosed.
+        """
+        began = self.reactor.seconds()
+        await self._ask(Ping(data), timeout_s)
+        return float(self.reactor.seconds() - began)
+
+    async def text(self, text: bytes, *, limit_bytes: int = 1 << 20, timeout_s: float | None = None) -> bytes:
+        """Send a text and give the target's whole answer (RFC 7143 section 11.10).
+
+        Raises:
+            TimedOut, SessionLost, SessionClosed, CommandRejected.
+        """
+        exchange = await self._ask(TextExchange(text, limit=limit_bytes), timeout_s)
+        return bytes(exchange.answer)
+
+    async def task_management(
+        self, function: TaskManagementFunction, *, lun: int = 0, timeout_s: float | None = None
+    ) -> None:
+        """Have the target run a task management function on a LUN, or on all of them. Commands under way that it ends
+        fail with CommandAborted.
+
+        Raises:
+            TaskManagementFailed: the target did not do it.
+            TimedOut, SessionLost, SessionClosed.
+        """
+        asked = await self._ask(TaskManagement(function, luns.encode(lun)), timeout_s)
+        if asked.response:
+            raise TaskManagementFailed(f"{function.name.replace('_', ' ')} failed", asked.response)
+
+    async def close(self) -> None:
+        """Let the calls under way end, log out, close the connection. Never fails; may be called again. Cancelled, it
+        closes the connection at once."""
+        if self._ended is not None:
+            return
+        if self._closing is not None:
+            await _follow(self._closing)
+            return
+        self._closing = Deferred()
+        self._stop_keepalive()
+        try:
+            if self._in_flight or self._queue:
+                idle: Deferred[None] = Deferred()
+                self._idle.append(idle)
+                await idle
+            await self._ask(Logout(), LOGOUT_TIMEOUT_S, closing=True)
+        except InitiatorError as error:
+            self.log.info("{where}: logout: {error}", where=self._where, error=str(error))
+        finally:
+            self.abort()
+            self._closing.callback(None)
+
+    def abort(self) -> None:
+        """Close the connection at once, without a logout; calls under way fail with SessionLost."""
+        self._end(SessionClosed("this side has closed the session", where=self._where))
+
+    # --- the link
+
+    async def attach(self, engine: InitiatorConnection, link: Link) -> None:
+        """Log in over a link, and use it from here on.
+
+        Raises:
+            LoginRefused, ProtocolViolation, TimedOut, SessionLost.
+        """
+        self._engine, self._link = engine, link
+        late = self.reactor.callLater(self.options.timeout_s, self._login_late)
+        link.start()
+        try:
+            await self._logged_in
+        except CancelledError:
+            self.abort()
+            raise
+        finally:
+            if late.active():
+                late.cancel()
+        self._schedule_keepalive()
+
+    def _login_late(self) -> None:
+        self._end(TimedOut(f"the login took more than {self.options.timeout_s:g} s", where=self._where))
+
+    def link_events(self, events: list[Event]) -> None:
+        """Take what happened (link.LinkOwner)."""
+        for event in events:
+            if type(event) is Command:
+                self._command_done(event)
+            elif isinstance(event, Request):
+                self._answered(event)
+            elif isinstance(event, LoggedIn):
+                self._logged_in.callback(None)
+            elif isinstance(event, ConnectionFailed):
+                self._end(event.error)
+            else:
+                self._async_message(event)
+
+    def link_lost(self, reason: str) -> None:
+        """The connection broke (link.LinkOwner)."""
+        self._end(SessionLost("the connection to the target broke", where=self._where, why=reason))
+
+    def _end(self, error: InitiatorError) -> None:
+        """End the session for good: every call that waits fails."""
+        if self._ended is not None:
+            return
+        self._ended = error
+        error.where = error.where or self._where
+        self._stop_keepalive()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._link is not None:
+            self._link.close()
+        if self._engine is not None:
+            self._engine.close(error)
+            self._engine.session.waiting.clear()
+            self._engine.session.outstanding.clear()
+        waiting, self._deadlines = list(self._deadlines), {}
+        self._queue.clear()
+        self._in_flight = 0
+        if not self._logged_in.called:
+            self._logged_in.errback(error)
+        elif not isinstance(error, SessionClosed):
+            self.log.warn("{where}: session lost: {error}", where=self._where, error=str(error))
+        for request in waiting:
+            self._fire(request, self._lost_error(error))
+        self._check_idle()
+
+    def _lost_error(self, error: InitiatorError) -> SessionLost:
+        lost = SessionLost("the session with the target is lost", where=self._where, why=str(error))
+        lost.__cause__ = error
+        return lost
+
+    def _closed_error(self) -> SessionClosed:
+        why = self._ended or (self._engine.failed if self._engine is not None else None)
+        return SessionClosed("the session is closed", where=self._where, why=str(why or ""))
+
+    # --- requests
+
+    async def _ask(self, request: _Asked, timeout_s: float | None, *, closing: bool = False) -> _Asked:
+        if not (self.alive or (closing and self._usable)):
+            raise self._closed_error()
+        done: Deferred[_Asked] = Deferred(partial(self._cancelled, request))
+        request.context = done
+        self._the_engine.send(request)
+        self._set_deadline(request, timeout_s)
+        self._wake()
+        return await done
+
+    def _issue(self) -> None:
+        """Send the commands that have waited longest, as far as the queue depth goes."""
+        while self._queue and self._in_flight < self.options.queue_depth and self._usable:
+            self._in_flight += 1
+            self._the_engine.send(self._queue.popleft())
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._link is not None:
+            self._link.wake()
+
+    def _command_done(self, command: Command) -> None:
+        self._in_flight -= 1
+        self._issue()
+        self._answered(command)
+        if self._idle:
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        if not (self._in_flight or self._queue):
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+
+    def _answered(self, request: Request) -> None:
+        self._deadlines.pop(request, None)
+        self._fire(request, request.error)
+
+    def _fire(self, request: Request, error: InitiatorError | None) -> None:
+        done, request.context = request.context, None
+        if done is None:
+            return  # timed out or cancelled before: nobody waits
+        if error is None:
+            done.callback(request)
+        else:
+            done.errback(error)
+
+    def _cancelled(self, request: Request, done: Deferred[Any]) -> None:
+        """The caller waits no more; the Deferred itself fails with CancelledError."""
+        request.context = None
+        self._deadlines.pop(request, None)
+        self._take_back(request)
+
+    def _take_back(self, request: Request) -> None:
+        """Stop a request that nobody waits for any more: a command is aborted, other answers are ignored."""
+        if not isinstance(request, Command) or self._ended is not None:
+            return
+        if request in self._queue:
+            self._queue.remove(request)
+            self._check_idle()
+            return
+        abort = self._the_engine.abort(request)
+        if abort is not None:
+            self._set_deadline(abort, self.options.abort_timeout_s)
+            self._wake()
+        elif request.error is not None:  # it waited for the target's window, and was never sent
+            self._in_flight -= 1
+            self._issue()
+            self._check_idle()
+
+    # --- time
+
+    def _set_deadline(self, request: Request, timeout_s: float | None) -> None:
+        at = self.reactor.seconds() + (self.options.timeout_s if timeout_s is None else timeout_s)
+        self._deadlines[request] = at
+        # One timer for all: with one timeout for most calls it seldom moves, and costs a call nothing.
+        if self._timer is None or at < self._timer_at:
+            self._schedule(at)
+
+    def _schedule(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self.reactor.callLater(max(0.0, at - self.reactor.seconds()), self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        now = self.reactor.seconds()
+        for request in [request for request, at in self._deadlines.items() if at <= now]:
+            if self._deadlines.pop(request, None) is not None:
+                self._expired(request)
+        if self._deadlines and self._timer is None:
+            self._schedule(min(self._deadlines.values()))
+
+    def _expired(self, request: Request) -> None:
+        if isinstance(request, TaskManagement) and request.referenced is not None:
+            self._end(TimedOut("the target answers neither a command nor its ABORT TASK", where=self._where))
+            return
+        self._take_back(request)
+        name = cdbs.name_of(request.cdb) if isinstance(request, Command) else type(request).__name__
+        self._fire(request, TimedOut(f"{name} has no answer within its time", where=self._where))
+
+    def _schedule_keepalive(self) -> None:
+        if self.options.nop_interval_s and self.alive:
+            self._keepalive = self.reactor.callLater(self.options.nop_interval_s, self._keep_alive)
+
+    def _stop_keepalive(self) -> None:
+        if self._keepalive is not None and self._keepalive.active():
+            self._keepalive.cancel()
+        self._keepalive = None
+
+    def _keep_alive(self) -> None:
+        self._keepalive = None
+        seen = self._link.bytes_received if self._link is not None else 0
+        if seen != self._bytes_seen:
+            self._bytes_seen = seen
+            self._schedule_keepalive()
+            return
+        Deferred.fromCoroutine(self.nop(timeout_s=self.options.nop_timeout_s)).addCallbacks(
+            self._pinged, self._deaf, callbackArgs=(None,)
+        )
+
+    def _pinged(self, _seconds: float, _: None) -> None:
+        self._bytes_seen = self._link.bytes_received if self._link is not None else 0
+        self._schedule_keepalive()
+
+    def _deaf(self, failure: Any) -> None:
+        failure.trap(InitiatorError)
+        if failure.check(TimedOut):
+            why = f"no answer to a ping for {self.options.nop_timeout_s:g} s"
+            self._end(SessionLost("the target is deaf", where=self._where, why=why))
+
+    # --- what the target says by itself
+
+    def _async_message(self, message: AsyncMessage) -> None:
+        detail = str(sense.parse(message.sense) or "")
+        self.log.info("{where}: the target says: {name} {detail}", where=self._where, name=message.name, detail=detail)
+        if message.event in (AsyncEvent.CONNECTION_DROP, AsyncEvent.SESSION_DROP):
+            self._end(SessionLost("the target drops the session", where=self._where, why=message.name))
+        elif message.event in (AsyncEvent.LOGOUT_REQUEST, AsyncEvent.NEGOTIATION_REQUEST):
+            Deferred.fromCoroutine(self.close()).addErrback(self._log_failure)
+
+    def _log_failure(self, failure: Any) -> None:
+        self.log.failure("{where}: logout on the target's demand", failure, where=self._where)
+
+
+async def _follow(original: Deferred[None]) -> None:
+    """Wait for a Deferred that others wait for too."""
+    waiting: Deferred[None] = Deferred()
+
+    def passed(result: None) -> None:
+        waiting.callback(None)
+        return result
+
+    original.addCallback(passed)
+    await waiting

@@ -1,0 +1,229 @@
+"""Our initiator against a target that is not ours: tgtd; and, with the same tests, against csvd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+import initiator
+from csvd.iscsi.codes import TaskManagementFunction
+from initiator import AuthenticationFailed, CommandFailed, Credentials, LoginRefused, SenseKey, SessionLost
+from initiator.scsi import cdb
+from tests.bench.targets import TARGETS, Chap, Export, Target
+
+pytestmark = pytest.mark.interop
+
+CHAP = Chap("joe", "opensesame12345")
+MIB = 1 << 20
+SIZE_BYTES = 64 * MIB
+
+Work = Callable[[Any], Coroutine[Deferred[Any], Any, Any]]
+Start = Callable[..., Target]
+
+
+def run(work: Work) -> Any:
+    """Run ``work(reactor)`` on a reactor of its own; give its result or raise its error."""
+    loop = asyncio.new_event_loop()
+    reactor = AsyncioSelectorReactor(loop)
+    outcome: list[Any] = []
+
+    def ended(result: Any) -> None:
+        outcome.append(result)
+        reactor.stop()  # type: ignore[no-untyped-call]
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work(reactor)).addBoth(ended))
+    reactor.run(installSignalHandlers=False)  # type: ignore[no-untyped-call]
+    loop.close()
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    return outcome[0]
+
+
+@pytest.fixture(params=["tgtd", "csvd"])
+def start(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Start]:
+    """Start a target with one disk of 64 MiB; it is killed in the end."""
+    started: list[Target] = []
+
+    def begin(**how: Any) -> Target:
+        target = TARGETS[request.param](Export((scratch / "disk.img",), create="64M", **how), scratch)
+        started.append(target)
+        return target
+
+    yield begin
+    for target in started:
+        if target.running:
+            target.kill()
+
+
+def test_discovery_names_the_target_and_its_portal(start: Start) -> None:
+    target = start()
+    place = initiator.parse_url(target.url)
+    (found,) = run(lambda reactor: initiator.discover(place.portal, reactor=reactor))
+    assert found.name == place.target_name
+    assert place.portal in [address.portal for address in found.addresses]
+
+
+def test_what_is_written_is_on_the_disk_and_is_read_back(start: Start, scratch: Path) -> None:
+    target, model, chance = start(), bytearray(SIZE_BYTES), random.Random(7)
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+            assert disk.size_bytes == SIZE_BYTES
+            for length in (512, 1024, 4096, 8192, 65536, 100 * 512, MIB, MIB + 512, 7 * MIB):
+                lba = chance.randrange((SIZE_BYTES - length) // 512)
+                data = os.urandom(length)
+                await disk.write(lba, data, fua=chance.random() < 0.3)
+                model[lba * 512 : lba * 512 + length] = data
+                assert await disk.read(lba, length // 512) == data
+            await disk.flush()
+            whole = bytearray(SIZE_BYTES)
+            await disk.read_into(0, whole)
+            assert whole == model
+
+    run(work)
+    assert (scratch / "disk.img").read_bytes() == model
+
+
+def test_many_calls_at_once_each_get_their_own_data(start: Start) -> None:
+    target = start()
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+
+            async def one(slot: int) -> None:
+                data = slot.to_bytes(4, "big") * 1024
+                await disk.write(slot * 8, data)
+                assert await disk.read(slot * 8, 8) == data
+
+            results = await DeferredList(
+                [Deferred.fromCoroutine(one(slot)) for slot in range(1000)], consumeErrors=True
+            )
+            assert [result for succeeded, result in results if not succeeded] == []
+
+    run(work)
+
+
+def test_the_disk_says_what_it_is(start: Start) -> None:
+    target = start()
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+            assert (await disk.inquiry()).device_type_name == "disk"
+            assert disk.lun in await disk.report_luns()
+            pages = await disk.vpd(0x00)
+            assert isinstance(pages, initiator.SupportedPages)
+            assert {0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2} <= set(pages.pages)
+            for page in pages.pages:
+                await disk.vpd(page)
+            assert isinstance(await disk.vpd(0x83), initiator.DeviceIdentification)
+            assert await disk.write_cache_enabled()
+            assert await disk.nop() < 5
+
+    run(work)
+
+
+def test_a_refused_command_says_why(start: Start) -> None:
+    target = start()
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+            with pytest.raises(CommandFailed) as beyond:
+                await disk.command(cdb.read(SIZE_BYTES // 512, 1), data_in_bytes=512)
+            assert (beyond.value.sense_key, beyond.value.asc) == (SenseKey.ILLEGAL_REQUEST, 0x21)
+            with pytest.raises(CommandFailed) as unknown:
+                await disk.command(b"\xf0" + bytes(9))
+            assert (unknown.value.sense_key, unknown.value.asc) == (SenseKey.ILLEGAL_REQUEST, 0x20)
+            assert await disk.read(0, 1) == bytes(512)
+
+    run(work)
+
+
+def test_a_session_goes_on_after_a_reset_of_the_unit(start: Start) -> None:
+    target = start()
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+            await disk.session.task_management(TaskManagementFunction.LOGICAL_UNIT_RESET, lun=disk.lun)
+            assert await disk.read(0, 1) == bytes(512)
+
+    run(work)
+
+
+def test_a_missing_unit_and_a_missing_target_are_told(start: Start) -> None:
+    place = initiator.parse_url(start().url)
+
+    async def unit(reactor: Any) -> None:
+        await initiator.connect(initiator.IscsiUrl(place.portal, place.target_name, 99), reactor=reactor)
+
+    async def nobody(reactor: Any) -> None:
+        await initiator.connect(initiator.IscsiUrl(place.portal, "iqn.2026-11.test:nobody"), reactor=reactor)
+
+    with pytest.raises(initiator.InitiatorError, match="99"):
+        run(unit)
+    with pytest.raises(LoginRefused) as refused:
+        run(nobody)
+    assert refused.value.status >> 8 == 2
+
+
+def test_the_right_secret_opens(start: Start) -> None:
+    target = start(chap=CHAP)
+
+    async def work(reactor: Any) -> None:
+        credentials = Credentials(CHAP.user, CHAP.secret.encode())
+        async with await initiator.connect(target.url, reactor=reactor, credentials=credentials) as disk:
+            await disk.write(0, b"\xab" * 512)
+        url = target.url.replace("//", f"//{CHAP.user}%{CHAP.secret}@")
+        async with await initiator.connect(url, reactor=reactor) as disk:
+            assert await disk.read(0, 1) == b"\xab" * 512
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "credentials", [Credentials("joe", b"opensesame12346"), Credentials("eve", b"opensesame12345"), None]
+)
+def test_a_wrong_secret_does_not_open(start: Start, credentials: Credentials | None) -> None:
+    target = start(chap=CHAP)
+
+    async def work(reactor: Any) -> None:
+        await initiator.connect(target.url, reactor=reactor, credentials=credentials)
+
+    with pytest.raises(AuthenticationFailed):
+        run(work)
+
+
+def test_no_call_hangs_when_the_target_dies(start: Start) -> None:
+    target = start()
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor, timeout_s=20) as disk:
+            calls = [Deferred.fromCoroutine(disk.write(0, bytes(4 * MIB))) for _ in range(20)]
+            reactor.callLater(0, target.kill)
+            results = await DeferredList(calls, consumeErrors=True)
+            failures: list[Any] = [result for succeeded, result in results if not succeeded]
+            assert failures
+            assert all(isinstance(failure.value, SessionLost) for failure in failures)
+
+    run(work)
+
+
+def test_the_program_moves_an_image_there_and_back(start: Start, scratch: Path) -> None:
+    target, data = start(), os.urandom(5 * MIB + 300)
+    (scratch / "in").write_bytes(data)
+    program = [sys.executable, "-m", "initiator"]
+    root = Path(__file__).parents[2]
+    subprocess.run([*program, "write", target.url, scratch / "in", "--offset", "1M"], check=True, timeout=60, cwd=root)
+    command = [*program, "read", target.url, "--offset", "1M", "--length", str(len(data)), "-o", str(scratch / "out")]
+    subprocess.run(command, check=True, timeout=60, cwd=root)
+    assert (scratch / "out").read_bytes() == data
