@@ -20,7 +20,11 @@ PACKAGES: Mapping[str, str] = {
     "iscsi-test-cu": "libiscsi-bin",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
+    "tgtadm": "tgt",
+    "tgtd": "tgt",
 }
+# Debian has daemons where an ordinary user does not look.
+SEARCH_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def refuse(*command: str, timeout_s: float = TIMEOUT_S, environment: Mapping[str
 
 def missing_packages() -> list[str]:
     """The packages that have to be installed before the tests can run."""
-    missing = {package for program, package in PACKAGES.items() if shutil.which(program) is None}
+    missing = {package for program, package in PACKAGES.items() if shutil.which(program, path=SEARCH_PATH) is None}
     # QEMU's iSCSI driver is a module in a package of its own.
     if "qemu-utils" in missing or "iscsi" not in succeed("qemu-img", "--help").rpartition("formats:")[2].split():
         missing.add("qemu-block-extra")
