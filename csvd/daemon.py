@@ -115,10 +115,11 @@ class _Node:
         target = self._make_target(units)
         router = self._make_router(cluster, guests, source, target, units)
 
+        # The guests come first: a call of another node must not meet a node that has not read what it has.
         self._parts.push_async_callback(cluster.stop)
-        await cluster.start()
         self._parts.push_async_callback(guests.close)
         await guests.begin()
+        await cluster.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         portals: list[str] = []
         if target is not None and config.target is not None:
@@ -213,13 +214,13 @@ class _Node:
         return router
 
     async def _end_migrations(self, source: MigrationSource, destination: MigrationDestination) -> None:
-        ending = Deferred.fromCoroutine(source.stop())
-        ending.addTimeout(MIGRATIONS_END_S, self._reactor)
-        try:
-            await ending
-        except DeferredTimeoutError:
-            _log.warn("a migration is not decided after {seconds:g} s; stopping anyway", seconds=MIGRATIONS_END_S)
-        await destination.stop()
+        for role in (source, destination):
+            ending = Deferred.fromCoroutine(role.stop())
+            ending.addTimeout(MIGRATIONS_END_S, self._reactor)
+            try:
+                await ending
+            except DeferredTimeoutError:
+                _log.warn("a migration is not decided after {seconds:g} s; stopping anyway", seconds=MIGRATIONS_END_S)
 
 
 class _Workers:

@@ -91,7 +91,7 @@ class MigrationDestination:
         try:
             migration = await self._arrival(peer, request)
         except BaseException:
-            del self._under_way[request.guest]
+            self._under_way.pop(request.guest, None)
             raise
         self._under_way[request.guest] = migration
         Deferred.fromCoroutine(migration.run()).addBoth(self._over, migration)
@@ -134,13 +134,16 @@ class MigrationDestination:
             request.digest_seed,
         )
         arrival = Arrival(peer, request.epoch, opening, request.spec, request.is_running)
+        image: MemoryImage | None = None
         try:
-            image = MemoryImage.open(guest.image_path, request.memory_bytes, writable=True)
-        except MigrationError:
+            image = opened = MemoryImage.open(guest.image_path, request.memory_bytes, writable=True)
+            # Its tables take a while to make for a large guest.
+            writer = await self._surroundings.run_in_thread(lambda: ImageWriter(opened, opening))
+        except BaseException:
+            if image is not None:
+                image.close()
             await guest.discard()
             raise
-        # Its tables take a while to make for a large guest.
-        writer = await self._surroundings.run_in_thread(lambda: ImageWriter(image, opening))
         return IncomingMigration(self._surroundings, arrival, guest, image, writer)
 
     async def _abort(self, peer: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +168,8 @@ class MigrationDestination:
 
     def _over(self, result: object, migration: IncomingMigration) -> None:
         guest = migration.arrival.opening.guest
-        del self._under_way[guest]
+        if self._under_way.get(guest) is migration:  # a new attempt may have taken the place
+            del self._under_way[guest]
         self._ended.append(migration)
         del self._ended[:-_ENDED_KEPT]
         if isinstance(result, Failure):

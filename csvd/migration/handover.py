@@ -83,7 +83,8 @@ class HandOver:
             await self._cluster.submit(command, timeout_s=SUBMIT_TIMEOUT_S)
         except CommandRefused:
             raise
-        except ClusterError:
+        except BaseException:
+            # Whatever it was, it was not a refusal: the command may be on its way.
             self.is_under_way = True
             raise
 

@@ -34,7 +34,7 @@ from csvd.migration.destination_stream import DestinationStream, Superseded
 from csvd.migration.errors import MigrationError
 from csvd.migration.handover import HandOver, one_line
 from csvd.migration.image import MemoryImage
-from csvd.migration.interfaces import Clock, Cluster, RunInThread, SourceGuest
+from csvd.migration.interfaces import Clock, Cluster, RunInThread, SourceGuest, Timer
 from csvd.migration.precopy import (
     Cancel,
     DestinationRunning,
@@ -63,6 +63,8 @@ METHOD_ABORT: Final = "migration.abort"
 STREAM_KIND: Final = "migration"
 PREPARE_TIMEOUT_S: Final = 30.0
 ABORT_TIMEOUT_S: Final = 5.0
+STANDSTILL_S: Final = 30.0
+"""How long a guest may stand still before its hand-over is submitted; then it stays where it is."""
 SETTLE_AGAIN_S: Final = 1.0
 
 
@@ -138,6 +140,7 @@ class OutgoingMigration:
         self._sender: RoundSender | None = None
         self._began_s = self._clock.seconds()
         self._round_began_s = self._began_s
+        self._standstill: Timer | None = None
         self._stopped_ns: int | None = None
         self._downtime_ms: float | None = None
         self._downtime_measured = ""
@@ -279,8 +282,16 @@ class OutgoingMigration:
             raise MigrationError(f"the destination answered {event} where {expected} was due")
 
     async def _stop_guest(self) -> Input:
+        self._standstill = self._clock.callLater(STANDSTILL_S, self._stands_still)
         self._stopped_ns = await self._guest.stop()
         return Stopped()
+
+    def _stands_still(self) -> None:
+        self._interrupt(TransferFailed(f"the guest stood still for {STANDSTILL_S:.0f} s and was not there yet"))
+
+    def _end_standstill(self) -> None:
+        if self._standstill is not None and self._standstill.active():
+            self._standstill.cancel()
 
     async def _send_end(self) -> Input:
         assert self._stream is not None
@@ -291,6 +302,7 @@ class OutgoingMigration:
         return Verified()
 
     async def _submit_move(self) -> Input:
+        self._end_standstill()
         await self._hand_over.submit(self.destination)
         return MoveAccepted()
 
@@ -341,6 +353,7 @@ class OutgoingMigration:
             )
 
     async def _resume_guest(self) -> Input:
+        self._end_standstill()
         await self._guest.resume()
         return Resumed()
 
@@ -404,6 +417,7 @@ class OutgoingMigration:
         return watcher
 
     def _finish(self) -> Report:
+        self._end_standstill()
         if self._stream is not None:
             self._stream.close()
         self._close_image()

@@ -67,16 +67,22 @@ class DepartingGuest:
     async def release(self) -> None:
         """It is another node's now: end its process and delete its image. Raises VmError."""
         self._guest.state = LocalState.STOPPED
-        await self._driver.kill()
-        await self._guests.forget(self._guest)
+        try:
+            await self._driver.kill()
+            await self._guests.forget(self._guest)
+        except BaseException:
+            self._guests.free(self._guest)
+            raise
 
     async def end(self) -> None:
         """It must not run here: end its process; the image stays. Raises VmError."""
         self._guest.state = LocalState.STOPPED
-        await self._driver.kill()
-        self._guest.reason = "the register names another owner"
-        await self._guests.write_note(self._guest)
-        self._guests.free(self._guest)
+        try:
+            await self._driver.kill()
+            self._guest.reason = "the register names another owner"
+            await self._guests.write_note(self._guest)
+        finally:
+            self._guests.free(self._guest)
 
     def stay(self) -> None:
         """The migration is over and the guest stays: anybody may use it again."""
@@ -116,6 +122,9 @@ class ArrivingGuest:
                 await self._guests.start_process(guest)
             boottime_ns = await self._guests.live_driver(guest).cont() if self._is_running else None
         except VmError as error:
+            # One that did not answer in time must not begin to run later, when it is said to be stopped.
+            if guest.driver is not None:
+                await guest.driver.kill()
             self._guests.changed(guest, LocalState.STOPPED, str(error))
             raise
         else:
@@ -170,7 +179,7 @@ class GuestHost:
             await self._guests.write_note(guest)
             await self._run_in_thread(lambda: self._files.create_image(name, guest_spec))
             await self._guests.start_process(guest)
-        except VmError:
+        except BaseException:
             await arriving.discard()
             raise
         return arriving

@@ -8,6 +8,7 @@ its process here is ended and its image deleted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredLock, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.cluster.errors import OutcomeUnknown
 from csvd.errors import CsvdError
 from csvd.vm.errors import GuestBusy, GuestEnded, GuestNotHere, VmError
 from csvd.vm.files import GuestFiles, LocalState, Note
@@ -25,6 +27,8 @@ from csvd.vm.interfaces import Cluster, GuestDriver, GuestRecord, GuestVerificat
 from csvd.vm.spec import GuestSpec
 
 SUBMIT_TIMEOUT_S: Final = 10.0
+TELL_TRIES: Final = 6
+"""How often a state is told when nobody answers; after that, the next change of the register has it told again."""
 _ALIVE: Final = frozenset({LocalState.RUNNING, LocalState.PAUSED})
 _INCOMING: Final = frozenset({LocalState.ARRIVING, LocalState.COMPLETE})
 
@@ -74,6 +78,7 @@ class NodeGuests:
         self._run_in_thread = run_in_thread
         self._make_driver = make_driver
         self._guests: dict[str, LocalGuest] = {}
+        self._told_absent: set[tuple[str, int]] = set()
         self._unsubscribe: Callable[[], object] = lambda: None
         # Notes are written one after the other, so that the last state is the one that stays.
         self._notes = DeferredLock()
@@ -82,6 +87,8 @@ class NodeGuests:
         """Take up what an earlier run of the daemon left: its guests are stopped now. Raises ImageFileError."""
         await self._run_in_thread(self._files.make_directory)
         for note in await self._run_in_thread(self._files.read_notes):
+            if note.name in self._guests:
+                continue
             guest = LocalGuest(note.name, GuestSpec.from_json(note.spec), note.epoch, Path(note.image))
             state = note.state
             if state is LocalState.ARRIVING:
@@ -121,11 +128,16 @@ class NodeGuests:
         Raises CommandRefused when the name is taken, OutcomeUnknown when the register did not answer (the guest may
         then turn up as stopped), VmError when it cannot be run (it is there then, stopped).
         """
-        if name in self._guests:
+        if name in self._guests and not await self._dropped_orphan(name):
             raise GuestBusy("this node holds an image of a guest of that name", where=f"guest {name}")
-        await self._run_in_thread(lambda: self._files.check_room(spec))
-        answer = await self._submit("guest_create", name=name, owner=self._cluster.node, spec=spec.to_json())
-        await self._boot_anew(name, spec, answer["epoch"], paused=paused)
+        guest = self._reserve(name, spec, "create")
+        try:
+            await self._run_in_thread(lambda: self._files.check_room(spec))
+            answer = await self._submit("guest_create", name=name, owner=self._cluster.node, spec=spec.to_json())
+        except BaseException:
+            self._unreserve(guest)
+            raise
+        await self._boot_anew(guest, answer["epoch"], paused=paused)
         return await self.show(name)
 
     async def start(self, name: str, *, paused: bool = False) -> dict[str, Any]:
@@ -133,12 +145,19 @@ class NodeGuests:
         record = self._own_record(name)
         guest = self._guests.get(name)
         if guest is None:
-            epoch = await self._claim(record)
-            await self._boot_anew(name, GuestSpec.from_json(record.spec), epoch, paused=paused)
+            guest = self._reserve(name, GuestSpec.from_json(record.spec), "start")
+            try:
+                epoch = await self._claim(record)
+            except BaseException:
+                self._unreserve(guest)
+                raise
+            await self._boot_anew(guest, epoch, paused=paused)
         else:
             with self.busy(guest, "start"):
                 if guest.driver is not None and guest.driver.is_alive:
                     raise VmError("the guest is not stopped", where=f"guest {name}", why=f"it is {guest.state.value}")
+                # The note must never be older than the claim: a copy that is only complete is not one that ran.
+                await self.write_note(guest)
                 guest.epoch = await self._claim(record)
                 await self._boot(guest, paused=paused)
         return await self.show(name)
@@ -149,15 +168,39 @@ class NodeGuests:
         answer = await self._submit("guest_move", name=record.name, owner=node, epoch=record.epoch, new_owner=node)
         return int(answer["epoch"])
 
-    async def _boot_anew(self, name: str, spec: GuestSpec, epoch: int, *, paused: bool) -> None:
-        """Run a guest that has no image on this node."""
-        guest = LocalGuest(name, spec, epoch, self._files.image_path(name, spec))
+    def _reserve(self, name: str, spec: GuestSpec, operation: str) -> LocalGuest:
+        """Take the name on this node before anything is waited for, so that nobody else makes a second copy."""
+        guest = LocalGuest(name, spec, 0, self._files.image_path(name, spec), operation=operation)
         self.hold(guest)
-        with self.busy(guest, "start"):
+        return guest
+
+    def _unreserve(self, guest: LocalGuest) -> None:
+        if self._guests.get(guest.name) is guest:
+            del self._guests[guest.name]
+
+    async def _boot_anew(self, guest: LocalGuest, epoch: int, *, paused: bool) -> None:
+        """Run a guest that has no image on this node; its name is reserved."""
+        guest.epoch = epoch
+        try:
             # The note comes first, so that an image without a note is one that nobody needs.
             await self.write_note(guest)
-            await self._run_in_thread(lambda: self._files.create_image(name, spec))
+            await self._run_in_thread(lambda: self._files.create_image(guest.name, guest.spec))
             await self._boot(guest, paused=paused)
+        finally:
+            self.free(guest)
+
+    async def _dropped_orphan(self, name: str) -> bool:
+        """Delete an image whose guest the register does not know any more, certainly; say whether that was so."""
+        guest = self._guests[name]
+        is_alive = guest.driver is not None and guest.driver.is_alive
+        if guest.operation or is_alive or self._cluster.register.guest(name) is not None:
+            return False
+        with self.busy(guest, "removal"):
+            answer = await self._submit("guest_read", name=name)
+            if answer.get("guest") is not None:
+                return False
+            await self.forget(guest)
+        return True
 
     async def _boot(self, guest: LocalGuest, *, paused: bool) -> None:
         """Start its process, on a new image when it lost its own."""
@@ -205,10 +248,16 @@ class NodeGuests:
 
     async def remove(self, name: str) -> None:
         """Take a stopped guest out of the register and delete its image."""
+        if name in self._guests and await self._dropped_orphan(name):
+            return
         record = self._own_record(name)
         guest = self._guests.get(name)
         if guest is None:
-            await self._submit("guest_remove", name=name, owner=self._cluster.node, epoch=record.epoch)
+            reserved = self._reserve(name, GuestSpec.from_json(record.spec), "remove")
+            try:
+                await self._submit("guest_remove", name=name, owner=self._cluster.node, epoch=record.epoch)
+            finally:
+                self._unreserve(reserved)
             return
         with self.busy(guest, "remove"):
             if guest.driver is not None and guest.driver.is_alive:
@@ -335,20 +384,30 @@ class NodeGuests:
         """The guest is in a new state; the note and the register hear of it in the background."""
         guest.state, guest.reason = state, reason
         self._in_background(self.write_note(guest), guest)
-        self._in_background(self._tell_state(guest), guest)
+        self._tell(guest)
 
-    async def _tell_state(self, guest: LocalGuest) -> None:
-        guest.is_telling = True
+    def _tell(self, guest: LocalGuest) -> None:
+        """Have the register say of a guest what is so; whoever is telling already tells the latest."""
+        if not guest.is_telling and guest.state not in _INCOMING:
+            guest.is_telling = True
+            self._in_background(self._tell_until_told(guest), guest)
+
+    async def _tell_until_told(self, guest: LocalGuest) -> None:
         try:
-            await self._submit(
-                "guest_state",
-                name=guest.name,
-                owner=self._cluster.node,
-                epoch=guest.epoch,
-                state=guest.state.value,
-            )
+            for _ in range(TELL_TRIES):
+                record = self._cluster.register.guest(guest.name)
+                if self._guests.get(guest.name) is not guest or guest.state in _INCOMING or record is None:
+                    return
+                is_own = (record.owner, record.epoch) == (self._cluster.node, guest.epoch)
+                if not is_own or record.state == guest.state.value:
+                    return
+                with contextlib.suppress(OutcomeUnknown):
+                    await self._submit_state(guest.name, guest.epoch, guest.state)
         finally:
             guest.is_telling = False
+
+    async def _submit_state(self, name: str, epoch: int, state: LocalState) -> None:
+        await self._submit("guest_state", name=name, owner=self._cluster.node, epoch=epoch, state=state.value)
 
     async def write_note(self, guest: LocalGuest) -> None:
         """Write down what is known of the guest, unless it was forgotten. Raises ImageFileError."""
@@ -394,20 +453,29 @@ class NodeGuests:
                 self._still_owned(guest, record)
             elif record.epoch > guest.epoch or (guest.state in _INCOMING and record.epoch == guest.epoch):
                 self._in_background(self._give_away(guest, record.owner), guest)
+        self._tell_of_absent()
 
     def _still_owned(self, guest: LocalGuest, record: GuestRecord) -> None:
-        if guest.state is LocalState.COMPLETE and record.epoch == guest.epoch:
+        if guest.state is LocalState.COMPLETE and record.epoch >= guest.epoch:
+            # Whatever the note says, the register names this node: this is the guest, and nobody else has it.
             guest.state = LocalState.STOPPED
             guest.reason = f"it was handed over to {self._cluster.node} while the daemon there was down"
+            guest.epoch = record.epoch
             self._in_background(self.write_note(guest), guest)
-        elif guest.state is LocalState.COMPLETE and record.epoch > guest.epoch:
-            self._in_background(self._give_away(guest, "a later copy"), guest)
         elif record.epoch > guest.epoch:
             guest.epoch = record.epoch
             self._in_background(self.write_note(guest), guest)
-        elif guest.state is LocalState.STOPPED and record.state != guest.state.value and not guest.is_telling:
-            # It ended with an earlier run of the daemon, which could not say so.
-            self._in_background(self._tell_state(guest), guest)
+        self._tell(guest)
+
+    def _tell_of_absent(self) -> None:
+        """Guests that are this node's by the register, and of which it has nothing, are stopped."""
+        for name, record in self._cluster.register.guests.items():
+            is_told = record.state == LocalState.STOPPED.value or (name, record.epoch) in self._told_absent
+            if record.owner != self._cluster.node or name in self._guests or is_told:
+                continue
+            self._told_absent.add((name, record.epoch))
+            absent = LocalGuest(name, GuestSpec.from_json(record.spec), record.epoch, Path())
+            self._in_background(self._submit_state(name, record.epoch, LocalState.STOPPED), absent)
 
     async def _give_away(self, guest: LocalGuest, owner: str) -> None:
         """The register names another owner, and later than this image is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -170,7 +172,9 @@ class GuestProcess:
 
     def _signal_kill(self) -> None:
         if self._ended is None:
-            self._process.signalProcess("KILL")
+            # It may have been reaped while its pipes are still being drained.
+            with contextlib.suppress(ProcessExitedAlready):
+                self._process.signalProcess("KILL")
 
     @property
     def is_alive(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from csvd.errors import CsvdError
 from csvd.migration.image import MemoryImage
 from csvd.migration.incoming import PATIENCE_S
 from csvd.migration.outgoing import OutgoingMigration
+from csvd.migration.precopy import Task
 from csvd.migration.report import Report
 from csvd.vm.interfaces import GuestVerification
 from csvd.vm.spec import GuestSpec
@@ -47,9 +49,24 @@ class Scene:
     def start(self) -> OutgoingMigration:
         return self.near.source.start("g", "node2")
 
-    async def in_state(self, migration: OutgoingMigration, *states: str) -> None:
-        while migration.progress().state not in states:
-            await sleep(self.reactor, 0)
+    def before(
+        self, migration: OutgoingMigration, awaited: Task, act: Callable[[], Awaitable[None]], *, nth: int = 1
+    ) -> None:
+        """Have ``act`` done right before the migration carries out a task for the ``nth`` time."""
+        carry_out = migration._done
+        left = [nth]
+
+        async def watched(task: Task) -> Any:
+            if task is awaited:
+                left[0] -= 1
+                if left[0] == 0:
+                    await act()
+            return await carry_out(task)
+
+        migration._done = watched  # type: ignore[method-assign]
+
+    async def in_state(self, migration: OutgoingMigration, state: str) -> None:
+        await until(self.reactor, lambda: migration.progress().state == state)
 
     async def runs_at(self, node: Node, other: Node, counter: int) -> GuestVerification:
         """The guest runs here with all its memory, went on counting, and there is nothing of it there."""
@@ -120,7 +137,7 @@ def test_progress_is_seen_while_it_moves(tmp_path: Path) -> None:
             if not seen or seen[-1] != progress.state:
                 seen.append(progress.state)
             assert 0 <= progress.percent <= 100
-            await sleep(scene.reactor, 0.0005)
+            await sleep(scene.reactor, 0.001)
         assert {"setup", "round 1"} <= set(seen)
         assert migration.progress().state == "completed"
         assert migration.progress().percent == 100
@@ -141,45 +158,89 @@ def test_a_paused_guest_moves_and_stays_paused(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-@pytest.mark.parametrize("state", ["setup", "round 1", "round 2", "last round", "verifying"])
-def test_a_destination_that_is_killed_leaves_the_guest_running_at_the_source(tmp_path: Path, state: str) -> None:
+MOMENTS = [
+    (Task.SEND_ROUND, 1),
+    (Task.SEND_ROUND, 2),
+    (Task.STOP_GUEST, 1),
+    (Task.SEND_LAST_ROUND, 1),
+    (Task.SEND_END, 1),
+]
+
+
+@pytest.mark.parametrize(("task", "nth"), MOMENTS)
+def test_a_destination_that_is_killed_leaves_the_guest_running_at_the_source(
+    tmp_path: Path, task: Task, nth: int
+) -> None:
     async def act(scene: Scene) -> None:
+        before = await scene.near.guests.show("g")
         migration = scene.start()
-        await scene.in_state(migration, state, "handing over", "completed")
-        was_in_time = migration.progress().is_cancellable
-        await scene.far.kill()
+        scene.before(migration, task, scene.far.kill, nth=nth)
         report = await migration.when_finished()
-        if not was_in_time:
-            return
         assert report.state == "failed"
-        counter = await scene.has_rewritten(scene.near, 200)
+        assert "link to the destination was lost" in report.reason
         description = await scene.near.guests.show("g")
         assert (description["owner"], description["state"]) == ("node1", "running")
+        assert description["counter"] > before["counter"]
         await scene.has_rewritten(scene.near, description["pages_rewritten"] + 50)
-        found = await scene.near.guests.verify("g")
-        assert found.is_intact
-        assert found.counter > counter
+        assert (await scene.near.guests.verify("g")).is_intact
 
     play(tmp_path, act)
 
 
-@pytest.mark.parametrize("state", ["setup", "round 1", "round 2", "stopping", "last round", "verifying"])
-def test_a_cancelled_guest_goes_on_at_the_source(tmp_path: Path, state: str) -> None:
+def test_a_destination_that_is_killed_in_the_middle_of_a_round_leaves_the_guest_running(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        migration = scene.start()
+        await until(scene.reactor, lambda: migration.progress().bytes_sent > 4 * MIB)
+        assert migration.progress().is_cancellable
+        await scene.far.kill()
+        assert (await migration.when_finished()).state == "failed"
+        await scene.has_rewritten(scene.near, 200)
+        assert (await scene.near.guests.verify("g")).is_intact
+
+    play(tmp_path, act)
+
+
+@pytest.mark.parametrize(("task", "nth"), MOMENTS)
+def test_a_cancelled_guest_goes_on_at_the_source(tmp_path: Path, task: Task, nth: int) -> None:
     async def act(scene: Scene) -> None:
         before = await scene.near.guests.show("g")
         migration = scene.start()
-        await scene.in_state(migration, state, "handing over", "completed")
-        if not migration.progress().is_cancellable:
-            with pytest.raises(CsvdError, match="can no longer be cancelled"):
-                migration.cancel()
-            completed(await migration.when_finished())
-            return
-        migration.cancel()
-        report = await migration.when_finished()
-        assert report.state == "cancelled"
+
+        async def cancel() -> None:
+            migration.cancel()
+
+        scene.before(migration, task, cancel, nth=nth)
+        assert (await migration.when_finished()).state == "cancelled"
         await scene.runs_at(scene.near, scene.far, before["counter"])
         # And it can still be moved.
         completed(await scene.start().when_finished())
+        await scene.runs_at(scene.far, scene.near, before["counter"])
+
+    play(tmp_path, act)
+
+
+def test_a_guest_cancelled_at_once_goes_on_at_the_source(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        before = await scene.near.guests.show("g")
+        migration = scene.start()
+        migration.cancel()
+        assert (await migration.when_finished()).state == "cancelled"
+        await scene.runs_at(scene.near, scene.far, before["counter"])
+
+    play(tmp_path, act)
+
+
+def test_a_guest_that_is_handed_over_cannot_be_cancelled(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        before = await scene.near.guests.show("g")
+        migration = scene.start()
+
+        async def cancel() -> None:
+            with pytest.raises(CsvdError, match="can no longer be cancelled"):
+                migration.cancel()
+
+        scene.before(migration, Task.SUBMIT_MOVE, cancel)
+        completed(await migration.when_finished())
         await scene.runs_at(scene.far, scene.near, before["counter"])
 
     play(tmp_path, act)

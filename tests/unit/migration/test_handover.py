@@ -41,6 +41,17 @@ class World:
         return record.owner, record.epoch
 
 
+def test_a_fault_in_the_answer_to_a_move_leaves_it_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+
+    async def faulty(*_: object, **__: object) -> None:
+        raise KeyError("revision")
+
+    monkeypatch.setattr(world.node, "submit", faulty)
+    errors_of(Deferred.fromCoroutine(world.hand_over.submit("b")))
+    assert world.hand_over.is_under_way
+
+
 @pytest.mark.parametrize(
     ("owner", "epoch", "verdict"),
     [

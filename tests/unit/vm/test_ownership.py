@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from csvd.vm.errors import GuestBusy, GuestNotHere, ImageFileError, VmError
@@ -210,6 +211,52 @@ def test_after_a_crash_a_guest_is_stopped_with_the_reason_and_can_go_on(bench: B
     assert description["reason"] == "the daemon of node1 ended while the guest was running"
     bench.do(bench.guests.start("g"))
     assert bench.record()[:2] == ("node1", 2)
+
+
+def test_a_second_start_while_the_first_waits_for_its_claim_makes_no_second_copy(bench: Bench) -> None:
+    bench.apply("guest_create", owner="node1", spec=SPEC.to_json())
+    outcomes: list[Any] = []
+    for _ in range(2):
+        Deferred.fromCoroutine(bench.guests.start("g")).addBoth(outcomes.append)
+    bench.clock.pump([0.01] * 50)
+    refused, started = sorted(outcomes, key=lambda outcome: isinstance(outcome, dict))
+    assert started["state"] == "running"
+    assert refused.check(GuestBusy)
+    assert len(bench.drivers) == 1
+
+
+def test_a_start_that_is_refused_leaves_the_name_free(bench: Bench) -> None:
+    bench.apply("guest_create", owner="node1", spec=SPEC.to_json())
+    bench.fabric.fate = lambda command: Fate.REFUSED if command["op"] == "guest_move" else Fate.CARRIED_OUT
+    with pytest.raises(CommandRefused):
+        bench.do(bench.guests.start("g"))
+    bench.fabric.fate = lambda command: Fate.CARRIED_OUT
+    assert bench.do(bench.guests.start("g"))["state"] == "running"
+
+
+def test_of_a_guest_without_an_image_here_the_register_hears_that_it_is_stopped(bench: Bench) -> None:
+    bench.apply("guest_create", owner="node1", spec=SPEC.to_json())
+    assert bench.record() == ("node1", 1, "stopped")
+
+
+def test_an_image_whose_guest_is_gone_from_the_register_makes_way_for_a_new_one(bench: Bench) -> None:
+    bench.create()
+    bench.do(bench.guests.stop("g"))
+    bench.fabric.fate = lambda command: Fate.ANSWER_LOST if command["op"] == "guest_remove" else Fate.CARRIED_OUT
+    with pytest.raises(OutcomeUnknown):
+        bench.do(bench.guests.remove("g"))
+    assert bench.left() == ["g.json", "g.ram"]
+    assert bench.create()["state"] == "running"
+
+
+def test_a_state_is_told_again_when_nobody_answered(bench: Bench) -> None:
+    lost = [True, True]
+    bench.fabric.fate = lambda command: (
+        Fate.REQUEST_LOST if command["op"] == "guest_state" and lost and lost.pop() else Fate.CARRIED_OUT
+    )
+    bench.create()
+    bench.clock.pump([0.01] * 50)
+    assert bench.record() == ("node1", 1, "running")
 
 
 def test_after_a_crash_the_register_hears_that_the_guest_is_stopped(bench: Bench) -> None:
