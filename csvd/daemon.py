@@ -100,15 +100,13 @@ class _Node:
         units = self._open_units()
         cluster = self._make_cluster()
         files = GuestFiles(config.guests.directory)
-        # Any: its on_change wants callbacks that return None, the two roles say that they may return anything.
-        shared: Any = cluster
         guests = NodeGuests(
-            shared,
+            cluster,
             files,
             workers.run,
             make_driver=lambda name, image, spec: GuestProcess(self._reactor, name, image, spec),
         )
-        surroundings = Surroundings(shared, self._reactor, workers.run)
+        surroundings = Surroundings(cluster, self._reactor, workers.run)
         host = GuestHost(guests, files, workers.run)
         source = MigrationSource(surroundings, host)
         destination = MigrationDestination(surroundings, host)

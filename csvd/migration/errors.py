@@ -31,3 +31,8 @@ class TransitionError(MigrationError):
 
 class MigrationRefused(MigrationError):
     """This node does not take or start the migration; ``why`` says what stands against it."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line for a report or a peer; one that is not csvd's own with the name of its class."""
+    return str(error) if isinstance(error, CsvdError) else f"{type(error).__name__}: {error}"

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from csvd.cluster.errors import ClusterError, CommandRefused
-from csvd.errors import CsvdError
 from csvd.migration.interfaces import Clock, Cluster
 from csvd.migration.precopy import Verdict
 
@@ -133,8 +132,3 @@ class HandOver:
         unsubscribe = self._cluster.on_change(fire)
         timer = self._clock.callLater(at_most_s, fire)
         return fired
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line for a report or a peer."""
-    return str(error) if isinstance(error, CsvdError) else f"{type(error).__name__}: {error}"

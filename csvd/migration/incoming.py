@@ -33,8 +33,8 @@ from csvd.migration.chunks import (
     encode_round_received,
     encode_running,
 )
-from csvd.migration.errors import MigrationError
-from csvd.migration.handover import HandOver, one_line
+from csvd.migration.errors import MigrationError, one_line
+from csvd.migration.handover import HandOver
 from csvd.migration.image import MemoryImage
 from csvd.migration.interfaces import IncomingGuest, StreamLink, Timer
 from csvd.migration.outgoing import Surroundings, boot_id

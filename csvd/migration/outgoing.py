@@ -31,8 +31,8 @@ from csvd.migration.chunks import (
     encode_opening,
 )
 from csvd.migration.destination_stream import DestinationStream, Superseded
-from csvd.migration.errors import MigrationError
-from csvd.migration.handover import HandOver, one_line
+from csvd.migration.errors import MigrationError, TransitionError, one_line
+from csvd.migration.handover import HandOver
 from csvd.migration.image import MemoryImage
 from csvd.migration.interfaces import Clock, Cluster, RunInThread, SourceGuest, Timer
 from csvd.migration.precopy import (
@@ -151,12 +151,16 @@ class OutgoingMigration:
         """Do it all. Never raises what a peer, the guest or the machine it runs on can cause: the report says it."""
         self._guest.when_ended().addCallback(self._guest_ended)
         self._tasks.extend(self._machine.begin())
-        while self._tasks:
-            self._present = self._tasks.popleft()
-            self._is_superseded = False
-            outcome = await self._done(self._present)
-            if outcome is not None and not self._is_superseded:
-                self._tasks.extend(self._machine.handle(outcome))
+        try:
+            while self._tasks:
+                self._present = self._tasks.popleft()
+                self._is_superseded = False
+                outcome = await self._done(self._present)
+                if outcome is not None and not self._is_superseded:
+                    self._tasks.extend(self._machine.handle(outcome))
+        except TransitionError as error:
+            self._log.failure("guest {guest}: a fault in the order of its migration", guest=self.name)
+            self._machine.notes.append(f"a fault of csvd: {error}")
         return self._finish()
 
     async def _done(self, task: Task) -> Input | None:

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
-from csvd.migration.handover import HandOver, one_line
+from csvd.migration.errors import one_line
+from csvd.migration.handover import HandOver
 from csvd.migration.precopy import Verdict
 from tests.unit.migration.fakes import LATE_S, Fabric, Fate, errors_of, is_fired
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from csvd.migration import outgoing
 from csvd.migration.chunks import HEADER_BYTES, RoundReceived, encode_round_received, encode_zero
 from csvd.migration.errors import ImageError, MigrationError
 from csvd.migration.incoming import PATIENCE_S, IncomingState
 from csvd.migration.outgoing import boot_id, boottime_ns
-from csvd.migration.precopy import NoConvergence, Policy
+from csvd.migration.precopy import NoConvergence, Policy, Task, Verified
 from csvd.vm.errors import GuestEnded, VmError
 from tests.unit.migration.world import MEMORY, PAGE, World, moved, stayed
 
@@ -329,3 +330,16 @@ def test_a_policy_may_leave_a_busy_guest_where_it_is(world: World) -> None:
     assert report.state == "failed"
     assert "not converged after 1 rounds" in report.reason
     stayed(world, was_stopped=False)
+
+
+def test_a_fault_in_the_order_of_things_ends_in_a_report(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    migration = world.start()
+    world.step_until(migration, "round 1")
+
+    async def out_of_turn() -> Verified:
+        return Verified()
+
+    monkeypatch.setitem(outgoing._PERFORM, Task.SEND_ROUND, lambda migration: out_of_turn())
+    report = world.finished(migration)
+    assert "Verified is not an input of the state round 2" in report.notes[0]
+    assert world.guest.did == ["stay"]
