@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from twisted.logger import LogLevel, globalLogPublisher
@@ -78,7 +79,10 @@ sys.exit(run_until_signal(start, program="test"))
 
 
 class Program:
+    started: ClassVar[list[Program]] = []
+
     def __init__(self, what: str, loop: str) -> None:
+        self.started.append(self)
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, what, loop],
             stdout=subprocess.PIPE,
@@ -104,6 +108,17 @@ class Program:
     def end(self) -> tuple[int, list[str], str]:
         out, err = self.process.communicate(timeout=30)
         return self.process.returncode, out.splitlines(), err
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """A test that fails half way leaves no process behind."""
+    yield
+    for program in Program.started:
+        if program.process.poll() is None:
+            program.process.kill()
+            program.process.communicate()
+    Program.started.clear()
 
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
