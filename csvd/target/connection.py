@@ -66,6 +66,7 @@ class ServerConnection(FileDescriptor):
         """When the peer last took bytes that had waited, or bytes began to wait."""
         self._closing_since_s: float | None = None
         self._in_turn = False
+        self._turn_is_due = False
         self._draining = False
         self._log_lines, self._log_kept = LOG_LINES, 0
         engine.wake = self._woken
@@ -135,7 +136,7 @@ class ServerConnection(FileDescriptor):
             self.abort()
         elif self._unsent_bytes <= HELD_BYTES and (engine.paused or (self._tasks and self.turn_bytes > TURN_BYTES)):
             # Others have their turn first.
-            self.reactor.callLater(0, self._late_turn)
+            self._ask_for_turn()
 
     def _may_execute(self) -> bool:
         """Whether there is room for an answer, and time in this turn to make one."""
@@ -161,17 +162,26 @@ class ServerConnection(FileDescriptor):
     def proceed(self) -> None:
         """Go on after an answer that came later than its turn; answers of the same turn are sent together."""
         if not self._in_turn and not self.disconnected:
-            self._in_turn = True
+            self._ask_for_turn()
+
+    def _ask_for_turn(self) -> None:
+        """Have one turn soon, however often it is asked for: more would be more than this connection's share."""
+        if not self._turn_is_due:
+            self._turn_is_due = True
             self.reactor.callLater(0, self._late_turn)
 
     def _late_turn(self) -> None:
-        self._in_turn = False
+        self._turn_is_due = False
         self.turn_bytes = 0
         if self.disconnected:
             return
-        if self.engine.paused:
-            self.engine.received(0, self.reactor.seconds())
-        self._run()
+        self._in_turn = True
+        try:
+            if self.engine.paused:
+                self.engine.received(0, self.reactor.seconds())
+            self._run()
+        finally:
+            self._in_turn = False
 
     def _woken(self) -> None:
         self.proceed()
@@ -188,8 +198,7 @@ class ServerConnection(FileDescriptor):
         if self._log_kept:
             self.log.warn("{peer}: {count} more events, not shown", peer=self.engine.peer, count=self._log_kept)
         self._log_lines, self._log_kept = LOG_LINES, 0
-        if not self._in_turn:
-            self._run()
+        self._run()
         if self.engine.closing and not self.disconnected:
             if self._closing_since_s is None:
                 self._closing_since_s = now_s

@@ -13,6 +13,10 @@ from csvd.scsi.outcome import FLUSH, READ, Reply, Transfer
 from csvd.storage.disk import Disk, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
 
@@ -62,24 +66,19 @@ class Executor:
             connection.turn_bytes += length
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
-        self.executing += 1
-        connection.held_bytes += length
-
-        def answer(result: Failure | None) -> None:
-            self.executing -= 1
-            connection.held_bytes -= length
-            if isinstance(result, Failure):
-                self._failed(connection, task, transfer, result)
-            else:
-                connection.engine.data_in(task, buffer, transfer.length_bytes)
-            connection.proceed()
-
         if transfer.fua and disk.capabilities.volatile_cache:
             # What FUA reads must be what a power cut leaves (SBC-3 section 5.8).
             done = disk.flush().addCallback(lambda _: disk.read_into(buffer, transfer.offset_bytes))
         else:
             done = disk.read_into(buffer, transfer.offset_bytes)
-        done.addBoth(answer)
+        self._answer_when(
+            done,
+            lambda: connection.engine.data_in(task, buffer, transfer.length_bytes),
+            connection,
+            task,
+            transfer,
+            held_bytes=length,
+        )
 
     def _change(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
         disk: Disk = transfer.logical_unit.device
@@ -92,17 +91,32 @@ class Executor:
                 block_bytes = transfer.logical_unit.block_bytes
                 data = data[: len(data) // block_bytes * block_bytes]
             done = disk.write_from((data,), transfer.offset_bytes, fua=transfer.fua)
-        self.executing += 1
+        self._answer_when(done, lambda: connection.engine.respond(task, 0), connection, task, transfer)
 
-        def answer(result: Failure | None) -> None:
+    def _answer_when(
+        self,
+        done: Deferred[None],
+        answer: Callable[[], None],
+        connection: ServerConnection,
+        task: Task,
+        transfer: Transfer,
+        *,
+        held_bytes: int = 0,
+    ) -> None:
+        """Answer when the disk is done; until then its connection holds ``held_bytes`` for the answer."""
+        self.executing += 1
+        connection.held_bytes += held_bytes
+
+        def ended(result: Failure | None) -> None:
             self.executing -= 1
+            connection.held_bytes -= held_bytes
             if isinstance(result, Failure):
                 self._failed(connection, task, transfer, result)
             else:
-                connection.engine.respond(task, 0)
+                answer()
             connection.proceed()
 
-        done.addBoth(answer)
+        done.addBoth(ended)
 
     def _failed(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from twisted.internet import defer, task
+from twisted.internet import task
 from twisted.logger import Logger
 
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.target_device import TargetDevice
-from csvd.storage.disk import Disk
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
 from csvd.target.listener import Portal
@@ -50,7 +49,6 @@ class TargetService:
     def __init__(self, reactor: Any, exports: Iterable[Export], *, discovery_access: Access = OPEN) -> None:
         self._reactor = reactor
         self._executors: dict[str, Executor] = {}
-        self._disks: list[Disk] = []
         self._portals: list[Portal] = []
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
@@ -60,7 +58,6 @@ class TargetService:
         for export in exports:
             device = TargetDevice({unit.number: unit for unit in export.logical_units})
             self._executors[export.name] = Executor(device)
-            self._disks += (unit.device for unit in export.logical_units)
             targets.append(
                 TargetNode(
                     export.name,
@@ -164,7 +161,7 @@ class TargetService:
         return not executing and all(connection.drained for connection in self._connections)
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
-        """Stop: no new connections, what is under way is answered, then everything is flushed and closed."""
+        """Stop: no new connections, and what is under way is answered. The disks are closed by who opened them."""
         self._close_portals()
         if self._ticker.running:
             self._ticker.stop()
@@ -175,4 +172,3 @@ class TargetService:
             await task.deferLater(self._reactor, 0.01)
         for connection in list(self._connections):
             connection.abort()
-        await defer.DeferredList([disk.close() for disk in self._disks], fireOnOneErrback=True)

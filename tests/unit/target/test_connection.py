@@ -177,6 +177,23 @@ def test_one_connection_leaves_the_loop_to_others_after_its_share_of_a_turn(rig:
     assert len(answers) == 6
 
 
+def test_a_connection_that_is_asked_often_has_one_turn_at_a_time(rig: Rig) -> None:
+    rig.login()
+
+    class GreedyExecutor(MemoryExecutor):
+        def execute(self, connection: ServerConnection, task: Task) -> None:
+            super().execute(connection, task)
+            connection.turn_bytes += 2 * TURN_BYTES
+
+    rig.executor = GreedyExecutor(rig.wire)
+    rig.connection._executor = None
+    for _ in range(6):
+        rig.peer.sendall(rig.requests.read(0, 1))
+        rig.connection.doRead()
+        rig.connection.proceed()
+    assert len(rig.reactor.getDelayedCalls()) == 1
+
+
 def test_a_peer_that_reads_nothing_for_long_is_given_up(rig: Rig) -> None:
     rig.login()
     for _ in range(8):
