@@ -66,7 +66,7 @@ class Router:
         self.resets: list[str] = []
         self.cleared: set[str] = set()
 
-    def nexus_opened(self, nexus: str) -> None:
+    def nexus_opened(self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int) -> None:
         self.nexuses.add(nexus)
 
     def nexus_lost(self, nexus: str) -> None:

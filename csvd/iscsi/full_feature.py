@@ -24,8 +24,8 @@ from csvd.iscsi.codes import (
 )
 from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.layouts import PACKING
-from csvd.iscsi.session import COLLECTING, Session, Task
-from csvd.iscsi.task_management import TaskManagement, abort
+from csvd.iscsi.session import COLLECTING, Session, Task, abort
+from csvd.iscsi.task_management import TaskManagement
 from csvd.iscsi.text_exchange import TextExchange
 
 if TYPE_CHECKING:

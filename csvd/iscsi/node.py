@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.names import normalize
-from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task
+from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task, abort
 
 MAX_SESSIONS = 512
 """Sessions of one target; with the window of a session it bounds what initiators can make the node hold."""
@@ -20,7 +20,7 @@ MAX_SESSIONS = 512
 class TaskRouter(Protocol):
     """What the iSCSI layer asks of the SCSI target device behind a target."""
 
-    def nexus_opened(self, nexus: str) -> None: ...
+    def nexus_opened(self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int) -> None: ...
     def nexus_lost(self, nexus: str) -> None: ...
     def data_out_length(self, lun: int, cdb: bytes) -> int: ...
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool: ...
@@ -105,7 +105,7 @@ class TargetNode:
             ]
         )
         self.sessions[session.tsih] = session
-        self.router.nexus_opened(session.nexus)
+        self.router.nexus_opened(session.nexus, initiator_name, isid, self.portal_group_tag)
         return session
 
     def _new_tsih(self) -> int:
@@ -135,6 +135,17 @@ class TargetNode:
     def _leave(self, task: Task) -> None:
         self.leaving.add(task)
         task.on_end += (lambda: self.leaving.discard(task),)
+
+    def abort_tasks(self, luns: Collection[int], nexuses: Collection[str], done: Callable[[], None]) -> None:
+        """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6).
+
+        Args:
+            luns: every LUN field that addresses it.
+            nexuses: whose.
+            done: called when none of them can touch the disk any more.
+        """
+        tasks = [*(task for session in self.sessions.values() for task in session.tasks.values()), *self.leaving]
+        abort([task for task in tasks if task.lun in luns and task.session.nexus in nexuses], done)
 
 
 class NetworkEntity:

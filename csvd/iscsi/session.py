@@ -245,3 +245,27 @@ class Session:
     def __repr__(self) -> str:
         kind = "discovery" if self.discovery else "normal"
         return f"<Session {self.tsih:#06x} {self.initiator_name} {kind} tasks={len(self.tasks)}>"
+
+
+def abort(tasks: list[Task], done: Callable[[], None]) -> None:
+    """Abort tasks; call ``done`` when the last of those that are being executed has ended, whoever aborted it first."""
+    waiting = 0
+
+    def one_ended() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if waiting == 0:
+            done()
+
+    for task in tasks:
+        if task.state == EXECUTING:
+            waiting += 1
+            task.on_end += (one_ended,)
+            task.aborted = True
+        elif not task.aborted:
+            task.aborted = True
+            if task in task.connection.ready:
+                task.connection.ready.remove(task)
+            task.session.end(task)
+    if waiting == 0:
+        done()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from csvd.iscsi.codes import FINAL, Opcode, TaskManagementFunction, TaskManagementResponse
 from csvd.iscsi.layouts import PACKING
-from csvd.iscsi.session import EXECUTING, Session, Task
+from csvd.iscsi.session import Session, Task, abort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from csvd.iscsi.connection import TargetConnection
     from csvd.iscsi.node import TargetNode
@@ -114,27 +114,3 @@ def _tasks_of(tasks: Iterable[Task], lun: int | None) -> list[Task]:
 
 def _nothing() -> None:
     return None
-
-
-def abort(tasks: list[Task], done: Callable[[], None]) -> None:
-    """Abort tasks; call ``done`` when the last of those that are being executed has ended, whoever aborted it first."""
-    waiting = 0
-
-    def one_ended() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if waiting == 0:
-            done()
-
-    for task in tasks:
-        if task.state == EXECUTING:
-            waiting += 1
-            task.on_end += (one_ended,)
-            task.aborted = True
-        elif not task.aborted:
-            task.aborted = True
-            if task in task.connection.ready:
-                task.connection.ready.remove(task)
-            task.session.end(task)
-    if waiting == 0:
-        done()

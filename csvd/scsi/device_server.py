@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Protocol
 
-from csvd.scsi.command import CommandTable
+from csvd.scsi.command import Command, CommandTable
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.nexus import Nexus
 from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
 from csvd.scsi.task_management import TaskManagementFunction
+from csvd.scsi.task_set import TaskSet
 
 _POWER_ON = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
 _RESETS = frozenset({_POWER_ON, Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED})
+
+
+class Guard(Protocol):
+    """What may stand between a command and its handler: reservations, a stopped medium, an inactive port."""
+
+    def concerns(self, itl: ItlNexus) -> bool:
+        """Whether commands of this nexus must be checked at present. Call `DeviceServer.refresh` when that changes."""
+
+    def check(self, itl: ItlNexus, command: Command, cdb: bytes) -> Reply | None:
+        """Give the answer to a command that may not run; None for one that may.
+
+        Raises:
+            CheckCondition: it may not run.
+        """
 
 
 class DeviceServer:
@@ -20,29 +37,39 @@ class DeviceServer:
     Attributes:
         unit: what it is.
         commands: what it offers.
-        numbers: LUNs of the target, ascending, for REPORT LUNS.
         functions: task management functions of the target.
         write_protected: writes are refused.
         descriptor_sense: D_SENSE of the control mode page.
-        nexuses: its I_T_L nexuses by I_T nexus.
+        nexuses: its I_T_L nexuses by the name of the I_T nexus.
+        task_set: which tasks may begin.
+        guards: asked in their order before a command of an interrupted nexus runs.
     """
 
-    __slots__ = ("commands", "descriptor_sense", "functions", "nexuses", "numbers", "unit", "write_protected")
+    __slots__ = (
+        "commands",
+        "descriptor_sense",
+        "functions",
+        "guards",
+        "nexuses",
+        "task_set",
+        "unit",
+        "write_protected",
+    )
 
     def __init__(
         self,
         unit: LogicalUnit,
         commands: CommandTable,
-        numbers: list[int],
         functions: Collection[TaskManagementFunction],
     ) -> None:
         self.unit = unit
         self.commands = commands
-        self.numbers = numbers
         self.functions = functions
         self.write_protected = unit.read_only
         self.descriptor_sense = False
         self.nexuses: dict[str, ItlNexus] = {}
+        self.task_set = TaskSet()
+        self.guards: list[Guard] = []
 
     def refuse(self, condition: CheckCondition) -> Reply:
         """CHECK CONDITION with its sense data."""
@@ -51,28 +78,44 @@ class DeviceServer:
 
     def establish(self, asc: Asc, *, except_nexus: str | None = None) -> None:
         """Establish a unit attention condition for every I_T nexus but one."""
-        for name, nexus in self.nexuses.items():
+        for name, itl in self.nexuses.items():
             if name != except_nexus:
-                nexus.establish(asc)
+                itl.establish(asc)
+
+    def refresh(self) -> None:
+        """A guard has begun, or ended, to concern some nexus."""
+        for itl in self.nexuses.values():
+            itl.refresh()
+
+    def check(self, itl: ItlNexus, command: Command, cdb: bytes) -> Reply | None:
+        """Ask the guards; see `Guard.check`."""
+        for guard in self.guards:
+            reply = guard.check(itl, command, cdb)
+            if reply is not None:
+                return reply
+        return None
 
 
 class ItlNexus:
     """One I_T nexus with one logical unit.
 
     A command may go straight to its handler unless `interrupted`: that one flag says that something about this
-    nexus must be looked at first, such as a pending unit attention condition.
+    nexus must be looked at first, such as a pending unit attention condition or a guard that concerns it.
     """
 
-    __slots__ = ("_attentions", "commands", "interrupted", "server", "unit")
+    __slots__ = ("_attentions", "commands", "interrupted", "nexus", "server", "unit")
 
-    def __init__(self, server: DeviceServer, attention: Asc | None = None) -> None:
+    def __init__(self, server: DeviceServer, nexus: Nexus, attention: Asc | None = None) -> None:
         self.server = server
+        self.nexus = nexus
         self.unit = server.unit
         self.commands = server.commands.by_operation_code
         self._attentions: list[Asc] = []
         self.interrupted = False
         if attention is not None:
             self.establish(attention)
+        else:
+            self.refresh()
 
     def establish(self, asc: Asc) -> None:
         """Queue a unit attention condition. A reset tells all, so it replaces what was queued (SAM-5 5.14.2).
@@ -90,5 +133,15 @@ class ItlNexus:
         if not self._attentions:
             return None
         asc = self._attentions.pop(0)
-        self.interrupted = bool(self._attentions)
+        self.refresh()
         return CheckCondition(SenseKey.UNIT_ATTENTION, asc)
+
+    def drop_attention(self, asc: Asc) -> None:
+        """Clear a unit attention condition that was reported otherwise."""
+        if asc in self._attentions:
+            self._attentions.remove(asc)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Settle anew whether commands of this nexus go straight to their handlers."""
+        self.interrupted = bool(self._attentions) or any(guard.concerns(self) for guard in self.server.guards)

@@ -9,6 +9,7 @@ from typing import Any
 
 from csvd.errors import ConfigError
 from csvd.scsi.lun import LUN_LIMIT
+from csvd.scsi.range_locks import RangeLocks
 
 # A company identifier with the locally administered bit set: csvd has no block of its own at the IEEE.
 _LOCAL_COMPANY_ID = 0x024353
@@ -89,6 +90,9 @@ class LogicalUnit:
             soon as the command table holds a command that unmaps.
         physical_block_bytes: what the disk writes at once; 0 for the logical block length.
         medium_rotation_rate: VPD page B1h: 0 not reported, 1 non-rotating.
+        keeps: whether what must outlive a restart (saved mode pages, APTPL reservations) has a place to be kept.
+        kept: what was kept before this start, by name; the glue writes it at `procedure.Keep`, nobody else.
+        locks: the claims on its disk; logical units over the same disk share them.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -107,6 +111,9 @@ class LogicalUnit:
     physical_block_bytes: int = 0
     medium_rotation_rate: int = 0
     peripheral: Peripheral = Peripheral.DISK
+    keeps: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
+    locks: RangeLocks = field(default_factory=RangeLocks)
     maximum_transfer_blocks: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,12 @@
-"""What a command comes to: a `Reply` that is ready, or a `Transfer` that the glue carries out on the disk first."""
+"""What a command comes to: a `Reply` that is ready, a `Transfer` that the glue carries out on the disk first, or a
+`Procedure` of several steps."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from csvd.scsi.procedure import Procedure
 
 if TYPE_CHECKING:
     from csvd.scsi.logical_unit import LogicalUnit
@@ -75,4 +78,4 @@ class Transfer:
         )
 
 
-Outcome: TypeAlias = Reply | Transfer
+Outcome: TypeAlias = Reply | Transfer | Procedure

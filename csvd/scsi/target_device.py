@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final, TypeAlias
 
 from csvd.errors import CsvdError
 from csvd.scsi.cdb import CDB_BYTES, NACA
@@ -12,9 +12,12 @@ from csvd.scsi.commands import TABLES
 from csvd.scsi.device_server import DeviceServer, ItlNexus
 from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
-from csvd.scsi.outcome import FLUSH, READ, Outcome, Reply, Transfer
+from csvd.scsi.nexus import Nexus, NexusIdentity
+from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
+from csvd.scsi.procedure import DiskFault, Procedure, Steps
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
+from csvd.scsi.task_set import TaskSet
 
 _MEDIUM_ERRORS: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EBADMSG, errno.EUCLEAN})
 _SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -25,11 +28,22 @@ class UnknownNexusError(CsvdError):
     """A command of an I_T nexus that was not opened, or is lost: a fault of the caller, never of a peer."""
 
 
+LunMask: TypeAlias = Callable[[NexusIdentity, int], bool]
+"""Whether the initiator of a nexus may see a LUN."""
+
+
+def every_lun(_identity: NexusIdentity, _number: int) -> bool:
+    """No LUN masking."""
+    return True
+
+
 class TargetDevice:
     """Runs the commands of all I_T nexuses on the logical units of one target.
 
     Args:
         logical_units: by LUN.
+        name: the iSCSI name of the target.
+        mask: which initiator may see which LUN; an invisible one does not exist for it.
         functions: the task management functions that the target carries out.
     """
 
@@ -37,36 +51,104 @@ class TargetDevice:
         self,
         logical_units: Mapping[int, LogicalUnit],
         *,
+        name: str = "",
+        mask: LunMask = every_lun,
         functions: Collection[TaskManagementFunction] = OFFERED,
     ) -> None:
-        self._nexuses: dict[str, dict[int, ItlNexus]] = {}
+        self.name = name
+        self.nexuses: dict[str, Nexus] = {}
+        self.servers: dict[int, DeviceServer] = {}
+        self._mask = mask
+        self._functions = functions
+        self._itls: dict[str, dict[int, ItlNexus]] = {}
         self._routes: dict[int, DeviceServer] = {}
-        self._servers: dict[int, DeviceServer] = {}
-        numbers: list[int] = sorted(logical_units)
-        for number in numbers:
-            unit = logical_units[number]
-            assert unit.number == number, f"LUN {number} is given a logical unit that says {unit.number}"
-            server = DeviceServer(unit, TABLES[unit.peripheral], numbers, functions)
-            self._servers[number] = server
-            for spelling in lun_spellings(number):
-                self._routes[spelling] = server
-        identity = logical_units[numbers[0]].identity if numbers else Identity()
-        self._absent = _unit_less_server(Peripheral.ABSENT, identity, numbers, functions)
-        self._routes[REPORT_LUNS_WELL_KNOWN] = _unit_less_server(Peripheral.WELL_KNOWN, identity, numbers, functions)
+        for number in sorted(logical_units):
+            assert logical_units[number].number == number, f"LUN {number} is given another one's logical unit"
+            self._serve(logical_units[number])
+        identity = next((server.unit.identity for server in self.servers.values()), Identity())
+        self._absent = _unit_less_server(Peripheral.ABSENT, identity, functions)
+        self._routes[REPORT_LUNS_WELL_KNOWN] = _unit_less_server(Peripheral.WELL_KNOWN, identity, functions)
 
-    def nexus_opened(self, nexus: str) -> None:
+    def _serve(self, unit: LogicalUnit) -> None:
+        server = DeviceServer(unit, TABLES[unit.peripheral], self._functions)
+        self.servers[unit.number] = server
+        for spelling in lun_spellings(unit.number):
+            self._routes[spelling] = server
+
+    # I_T nexuses
+
+    def nexus_opened(
+        self, nexus: str, initiator_name: str = "", isid: bytes = bytes(6), portal_group_tag: int = 1
+    ) -> None:
         """An I_T nexus begins: its first command to each logical unit reports the unit attention condition of power on.
 
         A nexus that is open already begins anew (session reinstatement).
         """
         self.nexus_lost(nexus)
-        self._nexuses[nexus] = {}
+        identity = NexusIdentity(initiator_name, isid, portal_group_tag)
+        opened = Nexus(nexus, identity, self)
+        opened.numbers = self._visible_numbers(identity)
+        self.nexuses[nexus] = opened
+        self._itls[nexus] = {}
 
     def nexus_lost(self, nexus: str) -> None:
         """An I_T nexus ends; what the device servers held for it is dropped. An unknown one is no error."""
-        if self._nexuses.pop(nexus, None) is not None:
+        self.nexuses.pop(nexus, None)
+        if self._itls.pop(nexus, None) is not None:
             for server in self._routes.values():
                 server.nexuses.pop(nexus, None)
+
+    def _visible_numbers(self, identity: NexusIdentity) -> list[int]:
+        return [number for number in sorted(self.servers) if self._mask(identity, number)]
+
+    # Changes at run time
+
+    def add_unit(self, unit: LogicalUnit) -> None:
+        """Serve another logical unit; its LUN must be free."""
+        assert unit.number not in self.servers
+        self._serve(unit)
+        self._luns_changed()
+
+    def remove_unit(self, number: int) -> LogicalUnit:
+        """Serve a logical unit no more; its tasks are the caller's to end first."""
+        server = self.servers.pop(number)
+        for spelling in lun_spellings(number):
+            del self._routes[spelling]
+            for itls in self._itls.values():
+                itls.pop(spelling, None)
+        self._luns_changed()
+        return server.unit
+
+    def set_mask(self, mask: LunMask) -> None:
+        """Change which initiator may see which LUN."""
+        self._mask = mask
+        self._luns_changed()
+
+    def resized(self, number: int, block_count: int) -> None:
+        """A logical unit has another size: CAPACITY DATA HAS CHANGED (SBC-3 4.10)."""
+        server = self.servers[number]
+        if server.unit.block_count != block_count:
+            server.unit.block_count = block_count
+            server.establish(Asc.CAPACITY_DATA_HAS_CHANGED)
+
+    def _luns_changed(self) -> None:
+        """Tell the nexuses whose list of LUNs is another one: REPORTED LUNS DATA HAS CHANGED (SPC-4 6.33)."""
+        for name, nexus in self.nexuses.items():
+            numbers = self._visible_numbers(nexus.identity)
+            if numbers == nexus.numbers:
+                continue
+            itls = self._itls[name]
+            for number in set(nexus.numbers) - set(numbers):
+                for spelling in lun_spellings(number):
+                    itls.pop(spelling, None)
+                server = self.servers.get(number)
+                if server is not None:
+                    server.nexuses.pop(name, None)
+            nexus.numbers[:] = numbers
+            for itl in set(itls.values()):
+                itl.establish(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
+
+    # Commands
 
     def data_out_length(self, lun: int, cdb: bytes) -> int:
         """Bytes of Data-Out that a command takes.
@@ -101,7 +183,7 @@ class TargetDevice:
         Raises:
             UnknownNexusError: the nexus is not open.
         """
-        by_lun = self._nexuses.get(nexus)
+        by_lun = self._itls.get(nexus)
         itl = by_lun.get(lun) if by_lun is not None else None
         if itl is None or itl.interrupted or len(cdb) < CDB_BYTES:
             return self._start_slowly(nexus, lun, cdb, data_out)
@@ -109,9 +191,21 @@ class TargetDevice:
         if command is None or cdb[command.control_offset] & NACA:
             return self._start_slowly(nexus, lun, cdb, data_out)
         try:
-            return command.handler(itl, cdb, data_out)
+            outcome = command.handler(itl, cdb, data_out)
         except CheckCondition as condition:
             return itl.server.refuse(condition)
+        if type(outcome) is Procedure:
+            outcome.steps = self._guarded(itl.server, outcome.steps)
+        return outcome
+
+    def _guarded(self, server: DeviceServer, steps: Steps) -> Steps:
+        """The steps of a procedure, which end in a reply whatever happens."""
+        try:
+            return (yield from steps)
+        except CheckCondition as condition:
+            return server.refuse(condition)
+        except DiskFault as fault:
+            return server.refuse(fault_condition(fault))
 
     def storage_failed(self, transfer: Transfer, error_number: int, *, failed_offset_bytes: int | None = None) -> Reply:
         """The answer to a command whose transfer failed on the disk.
@@ -123,8 +217,23 @@ class TargetDevice:
             failed_offset_bytes: where on the disk it failed; None for the beginning of the transfer.
         """
         unit = transfer.logical_unit
-        server = self._servers.get(unit.number, self._absent)
-        return server.refuse(_storage_condition(transfer, error_number, failed_offset_bytes))
+        server = self.servers.get(unit.number, self._absent)
+        offset_bytes = transfer.offset_bytes if failed_offset_bytes is None else failed_offset_bytes
+        fault = DiskFault(unit, OPERATION_NAMES[transfer.operation], error_number, offset_bytes)
+        return server.refuse(fault_condition(fault))
+
+    def task_set_of(self, lun: int) -> TaskSet | None:
+        """The task set of the logical unit that a LUN field addresses; None where there is none."""
+        server = self._routes.get(lun)
+        return None if server is None else server.task_set
+
+    def server_of(self, nexus: str, lun: int) -> DeviceServer | None:
+        """The device server that a LUN field addresses, where the nexus may see it."""
+        server = self._routes.get(lun)
+        opened = self.nexuses.get(nexus)
+        if server is None or opened is None:
+            return None
+        return server if server.unit.device is None or server.unit.number in opened.numbers else None
 
     def data_phase_failed(self, lun: int) -> Reply:
         """The answer to a command whose Data-Out did not come as it must: ABORTED COMMAND, and nothing is done."""
@@ -145,7 +254,7 @@ class TargetDevice:
 
     def target_reset(self, by_nexus: str) -> None:
         """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
-        for server in self._servers.values():
+        for server in self.servers.values():
             server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
 
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool:
@@ -173,66 +282,73 @@ class TargetDevice:
             cdb = cdb.ljust(CDB_BYTES, b"\0")
         itl = self._itl_nexus(nexus, lun)
         try:
-            return _admit_and_run(itl, cdb, data_out)
+            outcome = _admit_and_run(itl, cdb, data_out)
         except CheckCondition as condition:
             return itl.server.refuse(condition)
+        if type(outcome) is Procedure:
+            outcome.steps = self._guarded(itl.server, outcome.steps)
+        return outcome
 
     def _itl_nexus(self, nexus: str, lun: int) -> ItlNexus:
         """The I_T_L nexus, made at its first command, so that a nexus costs only what it uses."""
-        by_lun = self._nexuses.get(nexus)
+        by_lun = self._itls.get(nexus)
         if by_lun is None:
             raise UnknownNexusError("the I_T nexus is not open", where=nexus, hint="call nexus_opened first")
         itl = by_lun.get(lun)
         if itl is not None:
             return itl
-        server = self._routes.get(lun)
+        opened = self.nexuses[nexus]
+        server = self.server_of(nexus, lun)
         if server is None:
-            return ItlNexus(self._absent)
+            return ItlNexus(self._absent, opened)
         itl = server.nexuses.get(nexus)
         if itl is None:
-            itl = ItlNexus(server, Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
+            itl = ItlNexus(server, opened, Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
             server.nexuses[nexus] = itl
         by_lun[lun] = itl
         return itl
 
 
 def _unit_less_server(
-    peripheral: Peripheral,
-    identity: Identity,
-    numbers: list[int],
-    functions: Collection[TaskManagementFunction],
+    peripheral: Peripheral, identity: Identity, functions: Collection[TaskManagementFunction]
 ) -> DeviceServer:
     """A server for a LUN without a disk: a well known logical unit, or one that does not exist."""
     unit = LogicalUnit(number=0, device=None, block_bytes=512, block_count=1, identity=identity, peripheral=peripheral)
-    return DeviceServer(unit, TABLES[peripheral], numbers, functions)
+    return DeviceServer(unit, TABLES[peripheral], functions)
 
 
 def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:
-    """The order of SAM-5 5.14.4: unit attention first, then the command itself."""
-    command = itl.server.commands.find(cdb)
+    """The order of SAM-5 5.14.4: unit attention first, then what stands between, then the command itself."""
+    server = itl.server
+    command = server.commands.find(cdb)
     if command is None or not command.despite_attention:
         attention = itl.take_attention()
         if attention is not None:
             raise attention
-    command = itl.server.commands.require(cdb)
+    command = server.commands.require(cdb)
     if cdb[command.control_offset] & NACA:
         raise invalid_field_in_cdb(FieldPointer(command.control_offset, bit=NACA.bit_length() - 1))
+    if itl.interrupted or command.service_action is not None:
+        reply = server.check(itl, command, cdb)
+        if reply is not None:
+            return reply
     return command.handler(itl, cdb, data_out)
 
 
-def _storage_condition(transfer: Transfer, error_number: int, failed_offset_bytes: int | None) -> CheckCondition:
-    if error_number in _SPACE_ERRORS:
+def fault_condition(fault: DiskFault) -> CheckCondition:
+    """The sense data of what a disk could not do (SBC-3 4.21)."""
+    number, operation = fault.error_number, fault.operation
+    if number in _SPACE_ERRORS:
         return CheckCondition(SenseKey.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED_WRITE_PROTECT)
-    if error_number in _PROTECT_ERRORS and transfer.operation != READ:
+    if number in _PROTECT_ERRORS and operation != "read":
         return CheckCondition(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
-    if error_number not in _MEDIUM_ERRORS:
+    if number not in _MEDIUM_ERRORS:
         return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
-    if transfer.operation == FLUSH:
+    if operation == "flush":
         # Which of the blocks could not be written is not known.
         return CheckCondition(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)
-    offset_bytes = transfer.offset_bytes if failed_offset_bytes is None else failed_offset_bytes
     return CheckCondition(
         SenseKey.MEDIUM_ERROR,
-        Asc.UNRECOVERED_READ_ERROR if transfer.operation == READ else Asc.WRITE_ERROR,
-        information=offset_bytes // transfer.logical_unit.block_bytes,
+        Asc.UNRECOVERED_READ_ERROR if operation == "read" else Asc.WRITE_ERROR,
+        information=fault.offset_bytes // fault.unit.block_bytes,
     )

@@ -99,6 +99,17 @@ class Disk(Protocol):
     def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         """Make the range read as zeros; the fastest way that keeps the promise."""
 
+    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
+        """Fires with runs (offset_bytes, length_bytes, allocated) of a range, ascending and without gaps; all that is
+        not known to be unallocated counts as allocated. The first run begins at the offset; the last may end before the
+        range does."""
+
+    def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Have a range at hand soon; fires at once. What can not be had does not matter."""
+
+    def allocated_bytes(self) -> Deferred[int | None]:
+        """Fires with how many bytes of the store the disk takes, or None where nobody knows."""
+
     def identity(self) -> str:
         """A name of the disk that is the same after any restart and on every node."""
 

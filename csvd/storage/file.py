@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,11 +14,14 @@ from twisted.python.failure import Failure
 
 from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.pool import DiskPool, Job, Manner
-from csvd.storage.ranges import punch_range, read_range, write_range, zero_range
+from csvd.storage.ranges import allocation_of, punch_range, read_range, write_range, zero_range
 
 _log = Logger()
 
 _RWF_NOWAIT: Final = os.RWF_NOWAIT
+
+MAX_RUNS: Final = 1024
+"""Runs that one question about allocation is answered with."""
 
 
 class _FileJob(Job):
@@ -129,6 +133,37 @@ class FileDisk:
     def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         """Make the range read as zeros."""
         return self._change("write zeroes", zero_range, offset_bytes, length_bytes)
+
+    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
+        """Fires with runs of data and holes, at most `MAX_RUNS`; a block device is all data."""
+        refusal = self._check("read", offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        runs: list[tuple[int, int, bool]] = []
+        job = _FileJob(lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, MAX_RUNS, self.url)))
+        return self._lane.submit(job, Manner.TOGETHER).addCallback(lambda _: runs)
+
+    def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Tell the kernel to read ahead (POSIX_FADV_WILLNEED, which begins to read and does not wait)."""
+        refusal = self._check("read", offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        job = _FileJob(lambda: os.posix_fadvise(self._fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED))
+        self._lane.submit(job, Manner.TOGETHER).addErrback(lambda _: None)
+        return succeed(None)
+
+    def allocated_bytes(self) -> Deferred[int | None]:
+        """Fires with the blocks of the file; of a block device, with its size."""
+        refusal = self._check("read", 0, 0)
+        if refusal is not None:
+            return fail(refusal)
+        found: list[int] = []
+
+        def look() -> None:
+            status = os.fstat(self._fd)
+            found.append(status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else self.size_bytes)
+
+        return self._lane.submit(_FileJob(look), Manner.TOGETHER).addCallback(lambda _: min(found[0], self.size_bytes))
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""

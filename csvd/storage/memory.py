@@ -84,6 +84,19 @@ class MemoryDisk:
         """Make the range read as zeros."""
         return self._zero("write zeroes", offset_bytes, length_bytes)
 
+    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
+        """All of it is allocated as far as anybody knows."""
+        refusal = self._check("read", offset_bytes, length_bytes)
+        return fail(refusal) if refusal is not None else succeed([(offset_bytes, length_bytes, True)])
+
+    def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
+        """Memory is at hand."""
+        return succeed(None)
+
+    def allocated_bytes(self) -> Deferred[int | None]:
+        """Nobody knows."""
+        return succeed(None)
+
     def close(self) -> Deferred[None]:
         """Refuse new work."""
         self._closed = True

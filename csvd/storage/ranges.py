@@ -94,6 +94,38 @@ def zero_range(fd: int, offset_bytes: int, length_bytes: int, url: str) -> None:
             write_range(fd, (memoryview(_ZEROS)[: length_bytes - at],), offset_bytes + at, url)
 
 
+def allocation_of(
+    fd: int, offset_bytes: int, length_bytes: int, most_runs: int, url: str
+) -> list[tuple[int, int, bool]]:
+    """Runs (offset_bytes, length_bytes, allocated) of a range, by SEEK_DATA and SEEK_HOLE.
+
+    Raises:
+        StorageError: errno of the system call. Where a file system knows no holes, all is data.
+    """
+    runs: list[tuple[int, int, bool]] = []
+    at, end = offset_bytes, offset_bytes + length_bytes
+    try:
+        while at < end and len(runs) < most_runs:
+            try:
+                data = min(os.lseek(fd, at, os.SEEK_DATA), end)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                data = end  # a hole to the end of the file
+            if data > at:
+                runs.append((at, data - at, False))
+            if data < end and len(runs) < most_runs:
+                hole = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+                runs.append((data, hole - data, True))
+                data = hole
+            at = data
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a block device, or a file system that can not tell
+            return [(offset_bytes, length_bytes, True)]
+        raise _failed("read", error, url, at) from error
+    return runs
+
+
 def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
     """fallocate(2).
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.scsi.outcome import FLUSH, READ, Reply, Transfer
+from csvd.scsi.outcome import FLUSH, GOOD, READ, Reply, Transfer
+from csvd.scsi.procedure import Procedure
+from csvd.scsi.range_locks import Claim, Claims
+from csvd.scsi.task_set import SIMPLE, TaskSet
 from csvd.storage.disk import Disk, StorageError
+from csvd.target.steps import StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
+
+_ATTRIBUTE: Final = 0x07
+"""The ATTR field in the flags of a SCSI Command (RFC 7143 section 11.3.1)."""
 
 
 class Executor:
@@ -30,26 +37,67 @@ class Executor:
 
     log = Logger()
 
-    def __init__(self, device: TargetDevice) -> None:
+    def __init__(self, device: TargetDevice, runner: StepRunner) -> None:
         self._device = device
+        self._runner = runner
         self.executing = 0
-        """Tasks that a disk is working on."""
+        """Tasks that a disk is working on, and those that wait for their turn in a task set or at a range."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way, tasks or steps that go on behind an answer."""
+        return bool(self.executing or self._runner.under_way)
 
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
         task.state = EXECUTING
+        attribute = task.flags & _ATTRIBUTE
+        task_set = self._device.task_set_of(task.lun)
+        if task_set is None:
+            self._start(connection, task, _nothing)
+            return
+        if attribute <= SIMPLE and task_set.is_free:
+            task_set.begun += 1
+            self._start(connection, task, task_set.leave_simple)
+        else:
+            self._queue(connection, task, task_set, attribute)
+
+    def _queue(self, connection: ServerConnection, task: Task, task_set: TaskSet, attribute: int) -> None:
+        """An ordered task, or one at the head of the queue, or a simple one behind an ordered one (SAM-5 8)."""
+        self.executing += 1
+        at_once = True
+
+        def begin() -> None:
+            self.executing -= 1
+            self._start(connection, task, lambda: task_set.leave(attribute))
+            if not at_once:
+                connection.proceed()
+
+        task_set.enter(attribute, begin)
+        at_once = False
+
+    def _start(self, connection: ServerConnection, task: Task, ended: Callable[[], None]) -> None:
+        """Run it; ``ended`` is called when it is answered."""
+        if task.aborted:
+            ended()
+            self._reply(connection, task, GOOD)  # to nobody: who aborted the task is told that it is over
+            return
         if task.data_spoiled:
+            ended()
             self._reply(connection, task, self._device.data_phase_failed(task.lun))
             return
         outcome = self._device.start(task.session.nexus, task.lun, task.cdb, task.data)
         if type(outcome) is Transfer:
             if outcome.operation == READ:
-                self._read(connection, task, outcome)
+                self._read(connection, task, outcome, ended)
             else:
-                self._change(connection, task, outcome)
-            return
-        assert isinstance(outcome, Reply)
-        self._reply(connection, task, outcome)
+                self._change(connection, task, outcome, ended)
+        elif type(outcome) is Procedure:
+            self._proceed(connection, task, outcome, ended)
+        else:
+            assert isinstance(outcome, Reply)
+            ended()
+            self._reply(connection, task, outcome)
 
     def _reply(self, connection: ServerConnection, task: Task, reply: Reply) -> None:
         if reply.data_in and not reply.status:
@@ -57,66 +105,102 @@ class Executor:
         else:
             connection.engine.respond(task, reply.status, reply.sense)
 
-    def _read(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
-        disk: Disk = transfer.logical_unit.device
+    def _read(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
+        unit = transfer.logical_unit
+        disk: Disk = unit.device
         # No more is read than is sent: a short expectation must not cost a long read.
         length = min(transfer.length_bytes, task.expected_length) if task.is_read else 0
         buffer = memoryview(bytearray(length))
-        if not transfer.fua and disk.read_nowait(buffer, transfer.offset_bytes):
+        if (
+            not transfer.fua
+            and not (unit.locks.contended and unit.locks.must_wait(transfer.offset_bytes, transfer.length_bytes))
+            and disk.read_nowait(buffer, transfer.offset_bytes)
+        ):
             connection.turn_bytes += length
+            ended()
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
-        if transfer.fua and disk.capabilities.volatile_cache:
-            # What FUA reads must be what a power cut leaves (SBC-3 section 5.8).
-            done = disk.flush().addCallback(lambda _: disk.read_into(buffer, transfer.offset_bytes))
-        else:
-            done = disk.read_into(buffer, transfer.offset_bytes)
+
+        def read() -> Deferred[None]:
+            if transfer.fua and disk.capabilities.volatile_cache:
+                # What FUA reads must be what a power cut leaves (SBC-3 section 5.8).
+                return disk.flush().addCallback(lambda _: disk.read_into(buffer, transfer.offset_bytes))
+            return disk.read_into(buffer, transfer.offset_bytes)
+
         self._answer_when(
-            done,
+            read,
             lambda: connection.engine.data_in(task, buffer, transfer.length_bytes),
             connection,
             task,
             transfer,
+            ended,
             held_bytes=length,
         )
 
-    def _change(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
+    def _change(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
         disk: Disk = transfer.logical_unit.device
-        if transfer.operation == FLUSH:
-            done = disk.flush()
-        else:
+
+        def change() -> Deferred[None]:
+            if transfer.operation == FLUSH:
+                return disk.flush()
             # An initiator that expects to send less than the CDB says sends whole blocks of it, or nothing.
             data = task.data
             if len(data) != transfer.length_bytes:
                 block_bytes = transfer.logical_unit.block_bytes
                 data = data[: len(data) // block_bytes * block_bytes]
-            done = disk.write_from((data,), transfer.offset_bytes, fua=transfer.fua)
-        self._answer_when(done, lambda: connection.engine.respond(task, 0), connection, task, transfer)
+            return disk.write_from((data,), transfer.offset_bytes, fua=transfer.fua)
+
+        self._answer_when(change, lambda: connection.engine.respond(task, 0), connection, task, transfer, ended)
 
     def _answer_when(
         self,
-        done: Deferred[None],
+        work: Callable[[], Deferred[None]],
         answer: Callable[[], None],
         connection: ServerConnection,
         task: Task,
         transfer: Transfer,
+        ended: Callable[[], None],
         *,
         held_bytes: int = 0,
     ) -> None:
-        """Answer when the disk is done; until then its connection holds ``held_bytes`` for the answer."""
+        """Have the disk do it, once nobody has its range for himself, and answer when it is done; until then its
+        connection holds ``held_bytes`` for the answer."""
+        claims = Claims((Claim(transfer.logical_unit.locks, transfer.offset_bytes, transfer.length_bytes, False),))
         self.executing += 1
         connection.held_bytes += held_bytes
 
-        def ended(result: Failure | None) -> None:
+        def done(result: Failure | None) -> None:
             self.executing -= 1
             connection.held_bytes -= held_bytes
+            claims.release()
+            ended()
             if isinstance(result, Failure):
                 self._failed(connection, task, transfer, result)
             else:
                 answer()
             connection.proceed()
 
-        done.addBoth(ended)
+        def begin() -> None:
+            if task.aborted:  # while it waited for its range
+                done(None)
+            else:
+                work().addBoth(done)
+
+        claims.acquire(begin)
+
+    def _proceed(
+        self, connection: ServerConnection, task: Task, procedure: Procedure, ended: Callable[[], None]
+    ) -> None:
+        """Run the steps of a procedure, once its ranges are its own; an aborted task goes no further."""
+        self.executing += 1
+
+        def done(reply: Reply | None) -> None:
+            self.executing -= 1
+            ended()
+            self._reply(connection, task, reply or GOOD)
+            connection.proceed()
+
+        self._runner.run(procedure, done, lambda: task.aborted)
 
     def _failed(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""
@@ -129,3 +213,7 @@ class Executor:
             reply = self._device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
         self._reply(connection, task, reply)
+
+
+def _nothing() -> None:
+    return None

@@ -14,10 +14,12 @@ from twisted.logger import Logger
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import TargetDevice
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
 from csvd.target.listener import Portal
+from csvd.target.steps import Abort, Keeper, StepRunner
 
 MAX_CONNECTIONS: Final = 1024
 MAX_HALF_OPEN: Final = 128
@@ -46,7 +48,14 @@ class TargetService:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, exports: Iterable[Export], *, discovery_access: Access = OPEN) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        exports: Iterable[Export],
+        *,
+        discovery_access: Access = OPEN,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._reactor = reactor
         self._executors: dict[str, Executor] = {}
         self._portals: list[Portal] = []
@@ -56,17 +65,16 @@ class TargetService:
         self._ticker.clock = reactor
         targets = []
         for export in exports:
-            device = TargetDevice({unit.number: unit for unit in export.logical_units})
-            self._executors[export.name] = Executor(device)
-            targets.append(
-                TargetNode(
-                    export.name,
-                    device,
-                    alias=export.alias,
-                    portal_group_tag=export.portal_group_tag,
-                    access=export.access,
-                )
+            device = TargetDevice({unit.number: unit for unit in export.logical_units}, name=export.name)
+            node = TargetNode(
+                export.name,
+                device,
+                alias=export.alias,
+                portal_group_tag=export.portal_group_tag,
+                access=export.access,
             )
+            self._executors[export.name] = Executor(device, StepRunner(reactor, keeper, _abort_at(node)))
+            targets.append(node)
         self.entity = NetworkEntity(targets, discovery_access=discovery_access, entropy=os.urandom)
 
     def start(self, portals: Sequence[str]) -> list[str]:
@@ -157,7 +165,7 @@ class TargetService:
 
     @property
     def _drained(self) -> bool:
-        executing = any(executor.executing for executor in self._executors.values())
+        executing = any(executor.busy for executor in self._executors.values())
         return not executing and all(connection.drained for connection in self._connections)
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
@@ -172,3 +180,8 @@ class TargetService:
             await task.deferLater(self._reactor, 0.01)
         for connection in list(self._connections):
             connection.abort()
+
+
+def _abort_at(node: TargetNode) -> Abort:
+    """How the SCSI device has tasks aborted that the iSCSI layer holds."""
+    return lambda unit, nexuses, done: node.abort_tasks(set(lun_spellings(unit.number)), nexuses, done)

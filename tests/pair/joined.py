@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from twisted.internet.task import Clock
+
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
@@ -13,6 +15,7 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
+from csvd.target.steps import StepRunner
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.login import LoginSettings
 from initiator.engine.requests import Command, Event, Request
@@ -48,7 +51,8 @@ class Pair:
         node = TargetNode(TARGET, device, offer=target_offer, access=access)
         entity = NetworkEntity([node], entropy=self._random.randbytes)
         self.engine = TargetConnection(entity, local_address="127.0.0.1:3260", peer="pair", now_s=0.0)
-        self.executor: Any = Executor(device)
+        self.clock = Clock()
+        self.executor: Any = Executor(device, StepRunner(self.clock, None, lambda unit, nexuses, done: done()))
         self.held_bytes = 0
         self.turn_bytes = 0
         settings = LoginSettings(
@@ -69,7 +73,8 @@ class Pair:
             to_initiator = gather(self.engine.output)
             self.engine.output.clear()
             self._feed_initiator(to_initiator)
-            quiet = not to_target and not to_initiator
+            quiet = not to_target and not to_initiator and not self.clock.getDelayedCalls()
+            self.clock.advance(0)
         events, self.events = self.events, []
         return events
 

@@ -53,7 +53,7 @@ def _select(numbers: list[int], select_report: int) -> list[int] | None:
 
 def _report_luns(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
     select_report, allocation_length = _unpack(cdb)
-    luns = _select(nexus.server.numbers, select_report)
+    luns = _select(nexus.nexus.numbers, select_report)
     if luns is None:
         raise invalid_field_in_cdb(REPORT_LUNS.pointer("select_report"))
     data = LUN_LIST.build({"lun_list_length": 8 * len(luns), "luns": luns})

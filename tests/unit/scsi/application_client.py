@@ -8,7 +8,9 @@ from typing import Any
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import encode_lun
 from csvd.scsi.outcome import Outcome, Reply, Status, Transfer
+from csvd.scsi.procedure import Procedure
 from csvd.scsi.target_device import TargetDevice
+from tests.unit.scsi.store import Store
 
 NO_DATA = memoryview(b"")
 BLOCKS = 204_800
@@ -88,6 +90,14 @@ class ApplicationClient:
         """The transfer of a command that must ask the disk for one."""
         outcome = self.send(cdb, lun=lun)
         assert isinstance(outcome, Transfer), outcome
+        return outcome
+
+    def run(self, cdb: str | bytes, *, lun: int = 0, data_out: bytes = b"", store: Store | None = None) -> Reply:
+        """The reply of a command; where it is a procedure, its steps are run on `store`."""
+        outcome = self.send(cdb, lun=lun, data_out=data_out)
+        if isinstance(outcome, Procedure):
+            return (store or Store()).run(outcome)
+        assert isinstance(outcome, Reply), outcome
         return outcome
 
     def refusal(self, cdb: str | bytes, *, lun: int = 0, raw_lun: int | None = None) -> Sense:

@@ -1,0 +1,46 @@
+"""The I_T nexus: the two ports whose commands belong together (SAM-5 4.7), as the target device sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from csvd.scsi.target_device import TargetDevice
+
+
+@dataclass(frozen=True, slots=True)
+class NexusIdentity:
+    """Who is at the two ends.
+
+    Args:
+        initiator_name: iSCSI name of the initiator.
+        isid: the six bytes that tell its ports apart.
+        portal_group_tag: the target port; its relative target port identifier and its target port group have the
+            same number here.
+    """
+
+    initiator_name: str = ""
+    isid: bytes = bytes(6)
+    portal_group_tag: int = 1
+
+    @property
+    def initiator_port(self) -> str:
+        """The SCSI initiator port name (SPC-4 7.6.4.6)."""
+        return f"{self.initiator_name},i,0x{self.isid.hex()}"
+
+
+@dataclass(slots=True, eq=False)
+class Nexus:
+    """An open I_T nexus of a target device.
+
+    Args:
+        name: by which the iSCSI layer speaks of it.
+        device: the target device.
+        numbers: the LUNs that its initiator may see, ascending.
+    """
+
+    name: str
+    identity: NexusIdentity
+    device: TargetDevice
+    numbers: list[int] = field(default_factory=list)

@@ -1,0 +1,76 @@
+"""The task set of a logical unit: which commands may begin, by their task attributes (SAM-5 8)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+UNTAGGED: Final = 0
+SIMPLE: Final = 1
+ORDERED: Final = 2
+HEAD_OF_QUEUE: Final = 3
+ACA: Final = 4
+"""The ATTR field of a SCSI Command, as RFC 7143 11.3.1 numbers it; untagged counts as simple."""
+
+
+class TaskSet:
+    """One task set for all I_T nexuses (TST 0). PURE: it calls back when a task may begin.
+
+    Simple tasks begin in any order. An ordered one begins when all before it have ended, and those after it wait for
+    its end. One at the head of the queue begins at once.
+
+    Attributes:
+        begun: tasks that have begun and not ended. While `is_free`, whoever begins a simple one counts it here, and
+            calls `leave_simple` when it has ended.
+        is_free: no ordered task is there, nor one that waits for one: a simple task may begin.
+    """
+
+    __slots__ = ("_ordered_begun", "_waiting", "begun", "is_free")
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self._ordered_begun = False
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self.is_free = True
+
+    def enter(self, attribute: int, begin: Callable[[], None]) -> None:
+        """A task comes: `begin` is called when it may begin, before this returns where that is at once.
+
+        Call `leave` when it has ended, also when `begin` found that it was aborted meanwhile.
+        """
+        if attribute == HEAD_OF_QUEUE:
+            self._begin(attribute, begin)
+        elif self._waiting or not self._may_begin(attribute):
+            self._waiting.append((attribute, begin))
+            self.is_free = False
+        else:
+            self._begin(attribute, begin)
+
+    def leave_simple(self) -> None:
+        """A simple task that had begun has ended."""
+        self.begun -= 1
+        if not self.is_free:
+            self._release()
+
+    def leave(self, attribute: int) -> None:
+        """A task that had begun has ended."""
+        self.begun -= 1
+        if attribute == ORDERED:
+            self._ordered_begun = False
+        self._release()
+
+    def _release(self) -> None:
+        while self._waiting and self._may_begin(self._waiting[0][0]):
+            self._begin(*self._waiting.popleft())
+        self.is_free = not self._waiting and not self._ordered_begun
+
+    def _may_begin(self, attribute: int) -> bool:
+        return not self.begun if attribute == ORDERED else not self._ordered_begun
+
+    def _begin(self, attribute: int, begin: Callable[[], None]) -> None:
+        self.begun += 1
+        if attribute == ORDERED:
+            self._ordered_begun = True
+            self.is_free = False
+        begin()
