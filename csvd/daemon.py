@@ -39,6 +39,7 @@ from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.pool import DiskPool
+from csvd.target.kept_state import KeptState
 from csvd.target.listener import parse_portal
 from csvd.target.service import Export, TargetService
 from csvd.target.units import logical_unit_of
@@ -49,6 +50,8 @@ from csvd.vm.process import GuestProcess
 
 LOCK_NAME: Final = "daemon.lock"
 CLUSTER_FOLDER: Final = "cluster"
+UNITS_FOLDER: Final = "units"
+"""Where the state of logical units is kept over a restart."""
 WORKER_THREADS: Final = 8
 MIGRATIONS_END_S: Final = 20.0
 """How long a stop waits for migrations that nobody can call off any more. The register decides them without this
@@ -90,6 +93,7 @@ class _Node:
         self._config = config
         self._parts = parts
         self._events = EventRing()
+        self._kept_state: KeptState | None = None
 
     async def start(self) -> list[str]:
         """Start them in order; give the portals."""
@@ -137,6 +141,8 @@ class _Node:
         async def stop_pool() -> None:
             await maybeDeferred(pool.stop)
 
+        self._kept_state = KeptState(self._config.node.state_directory / UNITS_FOLDER, pool)
+        self._parts.callback(self._kept_state.close)
         self._parts.push_async_callback(stop_pool)
         units = []
         for lun in self._config.target.lun if self._config.target else ():
@@ -150,6 +156,7 @@ class _Node:
                 serial=lun.serial,
             )
             self._parts.push_async_callback(_awaited, unit.device.close)
+            self._kept_state.attach(unit)
             units.append(unit)
         return units
 
@@ -182,7 +189,8 @@ class _Node:
         export = Export(
             name=section.name, logical_units=units, portal_group_tag=section.portal_group_tag, access=access
         )
-        return TargetService(self._reactor, [export], discovery_access=Access(credentials=access.credentials))
+        discovery_access = Access(credentials=access.credentials)
+        return TargetService(self._reactor, [export], discovery_access=discovery_access, keeper=self._kept_state)
 
     def _make_router(
         self,

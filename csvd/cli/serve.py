@@ -33,6 +33,7 @@ class ServeSettings:
     block_bytes: int
     chap_user: str | None
     chap_secret_file: Path | None
+    state_directory: Path | None
 
 
 @click.command()
@@ -67,6 +68,13 @@ class ServeSettings:
     help="Its secret, 12 to 255 bytes, in a file that only you may read.",
 )
 @click.option(
+    "--state-directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where to keep, over a restart, what initiators ask to be kept: persistent reservations and saved mode pages."
+    "  [default: nothing is kept]",
+)
+@click.option(
     "--log-level", default="warn", show_default=True, help="debug, info, warn or error; the log is on stderr."
 )
 def serve(log_level: str, iqn: str | None, **options: Any) -> None:
@@ -81,6 +89,7 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
       csvd serve a.img b.img --portal 127.0.0.1:0 --iqn iqn.2026-11.com.example:ab
       csvd serve golden.img --read-only
       csvd serve disk.img --chap-user joe --chap-secret-file secret
+      csvd serve disk.img --state-directory state
     """
     from csvd import runtime
 
@@ -122,6 +131,7 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
     """
     from csvd.iscsi.names import check_iscsi_name
     from csvd.storage.pool import DiskPool
+    from csvd.target.kept_state import KeptState
     from csvd.target.service import Export, TargetService
     from csvd.target.units import logical_unit_of
 
@@ -129,6 +139,10 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
     name = check_iscsi_name(settings.iqn)
     async with contextlib.AsyncExitStack() as undo:
         pool = DiskPool(reactor)
+        keeper = None
+        if settings.state_directory is not None:
+            keeper = KeptState(settings.state_directory, pool)
+            undo.callback(keeper.close)
         undo.push_async_callback(pool.stop)
         units = []
         for number, url in enumerate(settings.disks):
@@ -141,9 +155,11 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
                 block_bytes=settings.block_bytes,
             )
             undo.push_async_callback(unit.device.close)
+            if keeper is not None:
+                keeper.attach(unit)
             units.append(unit)
         export = Export(name=name, logical_units=units, access=access)
-        service = TargetService(reactor, [export], discovery_access=access)
+        service = TargetService(reactor, [export], discovery_access=access, keeper=keeper)
         portals = service.start(settings.portals)
         kept = undo.pop_all()
 
