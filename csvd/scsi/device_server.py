@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from csvd.scsi.command import Command, CommandTable
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.mode_pages import ModePage
+from csvd.scsi.mode_parameters import ModeParameters
 from csvd.scsi.nexus import Nexus
 from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
@@ -38,8 +40,10 @@ class DeviceServer:
         unit: what it is.
         commands: what it offers.
         functions: task management functions of the target.
-        write_protected: writes are refused.
-        descriptor_sense: D_SENSE of the control mode page.
+        mode: its mode parameters.
+        write_protected: writes are refused: it is read-only, or SWP of the Control mode page says so.
+        write_through: WCE of the Caching mode page is off: writes are durable before GOOD.
+        descriptor_sense: D_SENSE of the Control mode page.
         nexuses: its I_T_L nexuses by the name of the I_T nexus.
         task_set: which tasks may begin.
         guards: asked in their order before a command of an interrupted nexus runs.
@@ -50,10 +54,12 @@ class DeviceServer:
         "descriptor_sense",
         "functions",
         "guards",
+        "mode",
         "nexuses",
         "task_set",
         "unit",
         "write_protected",
+        "write_through",
     )
 
     def __init__(
@@ -65,11 +71,43 @@ class DeviceServer:
         self.unit = unit
         self.commands = commands
         self.functions = functions
+        self.mode = ModeParameters(unit)
         self.write_protected = unit.read_only
+        self.write_through = False
         self.descriptor_sense = False
+        self._mode_changed()
         self.nexuses: dict[str, ItlNexus] = {}
         self.task_set = TaskSet()
         self.guards: list[Guard] = []
+
+    def change_mode(self, values: Mapping[ModePage, bytes], *, saved: bool, by_nexus: str) -> bool:
+        """Change mode parameters; the other nexuses are told when any is another one (SPC-4 6.11).
+
+        Returns:
+            Whether what was written before must be made durable now: the write cache went off, or writes are refused.
+        """
+        before = {page: self.mode.current(page) for page in values}
+        was_cached, was_writable = not self.write_through, not self.write_protected
+        self.mode.change(values, saved=saved)
+        self._mode_changed()
+        if before != values:
+            self.establish(Asc.MODE_PARAMETERS_CHANGED, except_nexus=by_nexus)
+        return (was_cached and self.write_through) or (was_writable and self.write_protected)
+
+    def _mode_changed(self) -> None:
+        """Copies of what is asked at every command, one attribute near."""
+        self.write_protected = self.unit.read_only or self.mode.software_write_protect
+        self.write_through = self.unit.write_cache and not self.mode.write_cache
+        self.descriptor_sense = self.mode.descriptor_sense
+
+    def reset(self) -> None:
+        """A reset of the logical unit: what commands had set goes back (SAM-5 6.3.2, SPC-4 7.5.1)."""
+        self.mode.reset()
+        self._mode_changed()
+
+    def nexus_lost(self, name: str) -> None:
+        """Drop what is held for an I_T nexus."""
+        self.nexuses.pop(name, None)
 
     def refuse(self, condition: CheckCondition) -> Reply:
         """CHECK CONDITION with its sense data."""

@@ -18,6 +18,7 @@ from csvd.scsi.procedure import DiskFault, Procedure, Steps
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
+from csvd.scsi.write_through import written_through
 
 _MEDIUM_ERRORS: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EBADMSG, errno.EUCLEAN})
 _SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -96,7 +97,7 @@ class TargetDevice:
         self.nexuses.pop(nexus, None)
         if self._itls.pop(nexus, None) is not None:
             for server in self._routes.values():
-                server.nexuses.pop(nexus, None)
+                server.nexus_lost(nexus)
 
     def _visible_numbers(self, identity: NexusIdentity) -> list[int]:
         return [number for number in sorted(self.servers) if self._mask(identity, number)]
@@ -143,7 +144,7 @@ class TargetDevice:
                     itls.pop(spelling, None)
                 server = self.servers.get(number)
                 if server is not None:
-                    server.nexuses.pop(name, None)
+                    server.nexus_lost(name)
             nexus.numbers[:] = numbers
             for itl in set(itls.values()):
                 itl.establish(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
@@ -201,11 +202,15 @@ class TargetDevice:
     def _guarded(self, server: DeviceServer, steps: Steps) -> Steps:
         """The steps of a procedure, which end in a reply whatever happens."""
         try:
-            return (yield from steps)
+            return (yield from written_through(steps, self._is_written_through))
         except CheckCondition as condition:
             return server.refuse(condition)
         except DiskFault as fault:
             return server.refuse(fault_condition(fault))
+
+    def _is_written_through(self, unit: LogicalUnit) -> bool:
+        server = self.servers.get(unit.number)
+        return server is not None and server.write_through
 
     def storage_failed(self, transfer: Transfer, error_number: int, *, failed_offset_bytes: int | None = None) -> Reply:
         """The answer to a command whose transfer failed on the disk.
@@ -249,13 +254,21 @@ class TargetDevice:
         server = self._routes.get(lun)
         if server is None:
             return False
+        server.reset()
         server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
         return True
 
     def target_reset(self, by_nexus: str) -> None:
         """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
         for server in self.servers.values():
+            server.reset()
             server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+
+    def aborted_status(self, lun: int) -> bool:
+        """TAS of the Control mode page: whether a task that another nexus aborts is answered with TASK ABORTED
+        (SAM-5 5.3.1); if not, its nexus gets a unit attention condition instead: see `commands_cleared`."""
+        server = self._routes.get(lun)
+        return server is not None and server.mode.task_aborted_status
 
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool:
         """CLEAR TASK SET by another nexus aborted commands of these nexuses: they get a unit attention condition.

@@ -79,10 +79,11 @@ def check_range(layout: CdbLayout, unit: LogicalUnit, lba: int, blocks: int) -> 
 
 def check_writable(server: DeviceServer) -> None:
     """Raises:
-    CheckCondition: DATA PROTECT, WRITE PROTECTED.
+    CheckCondition: DATA PROTECT, WRITE PROTECTED or, by SWP alone, SOFTWARE WRITE PROTECTED.
     """
     if server.write_protected:
-        raise CheckCondition(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
+        asc = Asc.WRITE_PROTECTED if server.unit.read_only else Asc.SOFTWARE_WRITE_PROTECTED
+        raise CheckCondition(SenseKey.DATA_PROTECT, asc)
 
 
 def _refuse_or_empty(layout: CdbLayout, unit: LogicalUnit, flags: int, lba: int, blocks: int) -> Reply:
@@ -111,13 +112,13 @@ def _write(layout: CdbLayout) -> Handler:
 
     def write(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
         flags, lba, blocks = unpack(cdb)
-        unit = nexus.unit
-        if nexus.server.write_protected:
-            check_writable(nexus.server)
+        unit, server = nexus.unit, nexus.server
+        if server.write_protected:
+            check_writable(server)
         if not 0 < blocks <= unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & _PROTECT:
             return _refuse_or_empty(layout, unit, flags, lba, blocks)
         block_bytes = unit.block_bytes
-        return Transfer(WRITE, unit, lba * block_bytes, blocks * block_bytes, flags & _FUA != 0)
+        return Transfer(WRITE, unit, lba * block_bytes, blocks * block_bytes, flags & _FUA != 0 or server.write_through)
 
     return write
 
@@ -144,11 +145,11 @@ def _range_6(cdb: bytes) -> tuple[int, int]:
     return (high & _LBA_HIGH) << 16 | low, blocks or 256
 
 
-def _transfer_6(nexus: ItlNexus, cdb: bytes, operation: int) -> Transfer:
+def _transfer_6(nexus: ItlNexus, cdb: bytes, operation: int, *, fua: bool = False) -> Transfer:
     lba, blocks = _range_6(cdb)
     unit = nexus.unit
     check_range(TRANSFER_6, unit, lba, blocks)
-    return Transfer(operation, unit, lba * unit.block_bytes, blocks * unit.block_bytes, False)
+    return Transfer(operation, unit, lba * unit.block_bytes, blocks * unit.block_bytes, fua)
 
 
 def _read_6(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
@@ -157,7 +158,7 @@ def _read_6(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
 
 def _write_6(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
     check_writable(nexus.server)
-    return _transfer_6(nexus, cdb, WRITE)
+    return _transfer_6(nexus, cdb, WRITE, fua=nexus.server.write_through)
 
 
 def _write_length_6(server: DeviceServer, cdb: bytes) -> int:

@@ -9,7 +9,6 @@ from construct import Bytes, Const, Int8ub, Int16ub, Int24ub, Int32ub, Int64ub, 
 
 from csvd.scsi.cdb import NACA, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Reservation
-from csvd.scsi.mode_pages import select_pages
 from csvd.scsi.outcome import Outcome, Reply, Status
 from csvd.scsi.sense import Asc, illegal_request, invalid_field_in_cdb
 
@@ -100,15 +99,21 @@ def _block_descriptor(unit: LogicalUnit, *, long_lba: bool) -> bytes:
 
 def _pages(layout: CdbLayout, server: DeviceServer, page_byte: int, subpage: int) -> bytes:
     control = PageControl(page_byte >> 6)
-    pages = select_pages(page_byte & _PAGE_CODE, subpage)
+    mode = server.mode
+    pages = mode.select(page_byte & _PAGE_CODE, subpage)
     if not pages:
-        known = select_pages(page_byte & _PAGE_CODE, 0)
+        known = mode.select(page_byte & _PAGE_CODE, 0)
         wrong = layout.pointer("subpage_code") if known else layout.pointer("page_control_and_code", _PAGE_CODE)
         raise invalid_field_in_cdb(wrong)
-    if control is PageControl.SAVED:
+    if control is PageControl.SAVED and not mode.unit.keeps:
         raise illegal_request(Asc.SAVING_PARAMETERS_NOT_SUPPORTED, layout.pointer("page_control_and_code", 0xC0))
-    changeable = control is PageControl.CHANGEABLE
-    return b"".join(page.encode(server, changeable=changeable) for page in pages)
+    values = {
+        PageControl.CURRENT: mode.current,
+        PageControl.CHANGEABLE: mode.changeable,
+        PageControl.DEFAULT: mode.default,
+        PageControl.SAVED: mode.saved,
+    }[control]
+    return b"".join(page.encode(values(page), saveable=mode.is_saveable(page)) for page in pages)
 
 
 def _mode_sense_6(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:

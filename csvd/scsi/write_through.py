@@ -1,0 +1,41 @@
+"""WCE 0 for commands of several steps: what they changed is durable before they are answered (SBC-3 6.4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.outcome import Reply
+from csvd.scsi.procedure import DiskFault, Flush, Steps, Unmap, Write, WriteZeroes
+
+
+def written_through(steps: Steps, is_needed: Callable[[LogicalUnit], bool]) -> Steps:
+    """The same steps, and after them a flush of every disk that they changed and that needs it.
+
+    Args:
+        is_needed: whether a logical unit's writes must be durable when they are answered.
+    """
+    changed: dict[LogicalUnit, None] = {}
+    answer: Any = None
+    fault: DiskFault | None = None
+    try:
+        while True:
+            try:
+                request = steps.send(answer) if fault is None else steps.throw(fault)
+            except StopIteration as end:
+                reply: Reply = end.value
+                break
+            if isinstance(request, Unmap | WriteZeroes) or (isinstance(request, Write) and not request.fua):
+                changed[request.unit] = None
+            answer = fault = None
+            try:
+                answer = yield request
+            except DiskFault as raised:
+                fault = raised
+    finally:
+        steps.close()
+    for unit in changed:
+        if is_needed(unit):
+            yield Flush(unit)
+    return reply
