@@ -34,18 +34,56 @@ class Pdu(NamedTuple):
         return self.fields[name]
 
 
-def parse_pdus(stream: bytes) -> list[Pdu]:
-    """Cut what a target sent into PDUs, by the layouts of the declarations."""
+def parse_pdus(stream: bytes, *, header_digest: bool = False, data_digest: bool = False) -> list[Pdu]:
+    """Cut what a target sent into PDUs, by the layouts of the declarations; check the digests."""
     pdus, start = [], 0
     while start < len(stream):
         opcode = Opcode(stream[start] & 0x3F)
         fields = LAYOUTS[opcode].parse(stream[start : start + BHS_BYTES])
+        begin = start + BHS_BYTES
+        if header_digest:
+            assert stream[begin : begin + 4] == digest(stream[start:begin])
+            begin += 4
         size = fields.lengths & 0xFFFFFF
-        data = stream[start + BHS_BYTES : start + BHS_BYTES + size]
+        data = stream[begin : begin + size]
         assert len(data) == size
+        start = begin + (size + 3 & ~3)
+        if data_digest and size:
+            assert stream[start : start + 4] == digest(stream[begin:start])
+            start += 4
         pdus.append(Pdu(opcode, fields, data))
-        start += BHS_BYTES + (size + 3 & ~3)
     return pdus
+
+
+def digest(data: bytes) -> bytes:
+    """CRC32C bit by bit, as RFC 7143 section 13.1 describes it: not the code under test."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = value >> 8 ^ CRC_OF_BYTE[(value ^ byte) & 0xFF]
+    return (value ^ 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _crc_of_byte(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+CRC_OF_BYTE = [_crc_of_byte(byte) for byte in range(256)]
+
+
+def digested(stream: bytes, *, header_digest: bool = True, data_digest: bool = True) -> bytes:
+    """Put digests into a stream of PDUs that has none."""
+    out, start = b"", 0
+    while start < len(stream):
+        lengths = int.from_bytes(stream[start + 4 : start + 8])
+        begin = start + BHS_BYTES + (lengths >> 24) * 4
+        end = begin + ((lengths & 0xFFFFFF) + 3 & ~3)
+        header, data = stream[start:begin], stream[begin:end]
+        out += header + (digest(header) if header_digest else b"")
+        out += data + (digest(data) if data_digest and data else b"")
+        start = end
+    return out
 
 
 def pdu(opcode: Opcode, data: bytes = b"", /, **fields: Any) -> bytes:
@@ -121,7 +159,7 @@ class Wire:
         opcode, lun = task.cdb[0], task.lun
         start, size = int.from_bytes(task.cdb[2:6]) * BLOCK_BYTES, int.from_bytes(task.cdb[7:9]) * BLOCK_BYTES
         known = lun == 0 and opcode in (READ10, WRITE10, TEST_UNIT_READY)
-        if task.data_spoiled or not known or (opcode != TEST_UNIT_READY and start + size > DISK_BYTES):
+        if task.fault is not None or not known or (opcode != TEST_UNIT_READY and start + size > DISK_BYTES):
             task.connection.respond(task, 2, bytes(18))
         elif opcode == READ10:
             task.connection.data_in(task, bytes(self.disk[start : start + size]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 
 BHS_BYTES = 48
 """Length of the basic header segment (RFC 7143 section 11.2)."""
@@ -62,6 +62,20 @@ class TaskAttribute(IntEnum):
     ORDERED = 2
     HEAD_OF_QUEUE = 3
     ACA = 4
+
+
+class TaskFault(Enum):
+    """What ends a task before the device server sees its command, as sense key, additional sense code and qualifier
+    (RFC 7143 section 11.4.7.2, for the first four)."""
+
+    UNEXPECTED_UNSOLICITED_DATA = (0xB, 0x0C, 0x0C)
+    INCORRECT_AMOUNT_OF_DATA = (0xB, 0x0C, 0x0D)
+    PROTOCOL_SERVICE_CRC_ERROR = (0xB, 0x47, 0x05)
+    DATA_PHASE_ERROR = (0xB, 0x4B, 0x00)
+    BIDIRECTIONAL = (0x5, 0x0E, 0x03)
+    """INVALID FIELD IN COMMAND INFORMATION UNIT: no command here moves data both ways."""
+    ACA_WITHOUT_CONDITION = (0x5, 0x49, 0x00)
+    """INVALID MESSAGE ERROR: the ACA attribute where there is no ACA condition (SAM-5 section 8.6)."""
 
 
 class DataInFlag(IntFlag):

@@ -5,29 +5,24 @@ The adapter (csvd.target) receives into :meth:`TargetConnection.receive_buffers`
 :meth:`~TargetConnection.data_in` or :meth:`~TargetConnection.respond`, and sends ``output`` with one gathered write.
 All PDUs that one ``recv`` brought are taken in one pass.
 
-What a peer does wrong ends in one place: :meth:`~TargetConnection._take` turns ``PduRejected`` into a Reject and
+What a peer does wrong ends in one place: :meth:`PduInput.take` turns ``PduRejected`` into a Reject and
 ``ConnectionFailure`` into a closed connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from csvd.iscsi.codes import (
-    BHS_BYTES,
-    FINAL,
-    OPCODE_MASK,
-    RESERVED_TAG,
-    LoginStatus,
-    Opcode,
-    RejectReason,
-)
+from csvd.iscsi.codes import FINAL, RESERVED_TAG, LoginStatus, Opcode, RejectReason
+from csvd.iscsi.digests import CRC32C, Buffer, digest_of, padding_and_digest
 from csvd.iscsi.errors import ConnectionFailure, IscsiError, LoginFailure, PduRejected
 from csvd.iscsi.full_feature import FullFeature
-from csvd.iscsi.layouts import LENGTHS, PACKING, PADDING
+from csvd.iscsi.keys import SessionParameters
+from csvd.iscsi.layouts import PACKING, PADDING
 from csvd.iscsi.login import Login, LoginRequest
 from csvd.iscsi.node import NetworkEntity
+from csvd.iscsi.pdu_input import DigestedInput, PduInput
 from csvd.iscsi.receiver import Receiver
 from csvd.iscsi.session import Session, Task
 
@@ -40,18 +35,10 @@ DEAD_PEER_S: Final = 90.0
 DISCOVERY_IDLE_S: Final = 60.0
 """Silence after which a discovery session is ended: it has nothing to wait for."""
 
-OUTPUT_PIECES: Final = 2048
-"""Pieces of output above which no further PDU is taken before the adapter has sent them."""
-
-LOGIN_DATA_SEGMENT_BYTES: Final = 16384
-"""RFC 7143 section 13.12 allows 8192 before anything is declared; a little more costs nothing."""
-
 _LOGIN_REQUEST: Final = PACKING[Opcode.LOGIN_REQUEST]
 _LOGIN_RESPONSE: Final = PACKING[Opcode.LOGIN_RESPONSE]
 _REJECT: Final = PACKING[Opcode.REJECT]
 _NOP_IN: Final = PACKING[Opcode.NOP_IN]
-
-Buffer = bytes | bytearray | memoryview
 
 
 class TargetConnection:
@@ -69,6 +56,8 @@ class TargetConnection:
         self.local_address = local_address
         self.peer = peer
         self.session: Session | None = None
+        self.parameters = SessionParameters()
+        """What this connection negotiated: digests and segment lengths may differ from those of others."""
         self.cid = 0
         self.stat_sn = 0
         self.ready: list[Task] = []
@@ -85,12 +74,13 @@ class TargetConnection:
         """There are whole PDUs left that were not taken, for there is much to send: call ``received(0, …)`` then."""
         self.events: list[str] = []
         """What an operator should read in the log; the adapter takes it."""
-        self._receiver = Receiver()
-        self._placed: Callable[[], None] = _nothing
+        self.add_header: Callable[[bytes], None] = self.output.append
+        """Put a header out; with digests, its digest too."""
+        self.add_data: Callable[[Buffer], None] = self._add_data
+        """Put a data segment behind the header just put out, with its padding; with digests, its digest too."""
         self._login: Login | None = Login(entity)
         self._full_feature = FullFeature(self)
-        self._handlers: dict[int, Callable[[Any, int, int, int], None]] = {Opcode.LOGIN_REQUEST: self._login_request}
-        self._max_data_segment_bytes = LOGIN_DATA_SEGMENT_BYTES
+        self._input = PduInput(self, Receiver(), {Opcode.LOGIN_REQUEST: self._login_request})
         self._born_s = self._heard_s = self._asked_s = now_s
         self._answers_nops = False
         self._login_is_new = True
@@ -103,76 +93,30 @@ class TargetConnection:
 
     def receive_buffers(self) -> list[memoryview]:
         """Give the buffers to receive into, in their order."""
-        return self._receiver.buffers()
+        return self._input.receiver.buffers()
 
     def received(self, count: int, now_s: float) -> None:
         """Take ``count`` bytes that were received into :meth:`receive_buffers`; never raises for what a peer sent."""
         self._heard_s = now_s
         self.paused = False
-        if not self._receiver.received(count):
+        taking = self._input
+        if not taking.receiver.received(count):
             return
         try:
-            self._take()
+            taking.take()
+            if taking is not self._input and not self.closing:  # digests begin behind the login
+                self._input.take()
         except ConnectionFailure as error:
             self._fail(error)
 
-    def _take(self) -> None:
-        receiver = self._receiver
-        placed, self._placed = self._placed, _nothing
-        placed()
-        while not self.closing and receiver.drop_skipped():
-            if len(self.output) > OUTPUT_PIECES:
-                self.paused = True
-                return
-            start = receiver.start
-            have = receiver.end - start
-            if have < BHS_BYTES:
-                return
-            buffer = receiver.buffer
-            (lengths,) = LENGTHS.unpack_from(buffer, start + 4)
-            header_bytes = BHS_BYTES + (lengths >> 24) * 4
-            data_bytes = lengths & 0xFFFFFF
-            if data_bytes > self._max_data_segment_bytes:
-                raise ConnectionFailure(
-                    f"a data segment of {data_bytes} bytes where {self._max_data_segment_bytes} are allowed",
-                    where=self.peer,
-                )
-            total = header_bytes + ((data_bytes + 3) & ~3)
-            opcode = buffer[start] & OPCODE_MASK
-            try:
-                if have < total:
-                    if have >= header_bytes and self._place(opcode, start, header_bytes, data_bytes):
-                        return
-                    receiver.need(total)
-                    return
-                handler = self._handlers.get(opcode)
-                if handler is None:
-                    self._unexpected(opcode)
-                else:
-                    handler(receiver.view, start, header_bytes, data_bytes)
-            except PduRejected as error:
-                self.rejected(error, bytes(buffer[start : start + BHS_BYTES]))
-                if have < total:
-                    receiver.start += header_bytes
-                    receiver.skip = total - header_bytes
-                    continue
-            receiver.start = start + total
+    def place(
+        self, opcode: int, view: memoryview, start: int, data_bytes: int
+    ) -> tuple[memoryview, Callable[[bool], None]]:
+        """Settle where the data segment of a PDU goes that has not come whole; see :meth:`FullFeature.place`."""
+        return self._full_feature.place(opcode, view, start, data_bytes)
 
-    def _place(self, opcode: int, start: int, header_bytes: int, data_bytes: int) -> bool:
-        """Begin to receive a large data segment straight into its task; False where the PDU must come whole."""
-        if opcode not in (Opcode.DATA_OUT, Opcode.SCSI_COMMAND) or opcode not in self._handlers:
-            return False
-        destination, self._placed = self._full_feature.place(
-            opcode, self._receiver.view, start, header_bytes, data_bytes
-        )
-        self._receiver.place(header_bytes, data_bytes, destination)
-        if self._receiver.placing is None:  # nothing of it is wanted: the rest is only skipped
-            placed, self._placed = self._placed, _nothing
-            placed()
-            self._receiver.drop_skipped()
-        return True
-
-    def _unexpected(self, opcode: int) -> None:
+    def unexpected(self, opcode: int) -> None:
+        """Refuse a PDU that has no handler at this time."""
         if self._login is not None:
             # RFC 7143 section 6.3: a connection that sends anything but a login first is dropped without an answer.
             raise ConnectionFailure(f"opcode {opcode:#04x} before login", where=self.peer)
@@ -204,7 +148,7 @@ class TargetConnection:
         except LoginFailure as error:
             status = error.status
             self._fail(error)
-        self.output.append(
+        self.add_header(
             _LOGIN_RESPONSE.pack(
                 Opcode.LOGIN_RESPONSE,
                 answer_flags,
@@ -220,6 +164,8 @@ class TargetConnection:
             )
         )
         self.add_data(answer)
+        if self.session is not None:
+            self._begin_digests(self.parameters)
 
     def _enter_full_feature(self, cmd_sn: int) -> Session:
         assert self._login is not None
@@ -229,12 +175,12 @@ class TargetConnection:
             session = Session(None, outcome.initiator_name, outcome.isid, 1, parameters, cmd_sn)
         else:
             session = target.open_session(outcome.initiator_name, outcome.isid, parameters, cmd_sn)
-            self._max_data_segment_bytes = target.offer.max_recv_data_segment_length
-        self.session = session
+            self._input.max_data_segment_bytes = target.offer.max_recv_data_segment_length
+        self.session, self.parameters = session, parameters
         self.cid = outcome.cid
         session.connections[outcome.cid] = self
         self._login = None
-        self._handlers = self._full_feature.begin(session)
+        self._input.handlers = self._full_feature.begin(session)
         name = target.name if target else "discovery"
         self.events.append(f"login: {outcome.initiator_name} to {name}")
         return session
@@ -263,7 +209,7 @@ class TargetConnection:
         session = self.session
         assert session is not None
         session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
-        self.output.append(
+        self.add_header(
             _NOP_IN.pack(
                 Opcode.NOP_IN,
                 FINAL,
@@ -309,13 +255,32 @@ class TargetConnection:
         self._full_feature.ready_to_transfer(task)
         self.wake()
 
-    def add_data(self, data: Buffer) -> None:
-        """Put a data segment behind the header just put out, padded to a multiple of 4."""
+    def _add_data(self, data: Buffer) -> None:
         size = len(data)
         if size:
             self.output.append(data)
             if size & 3:
                 self.output.append(PADDING[size & 3])
+
+    def _add_digested_header(self, header: bytes) -> None:
+        self.output.append(header + digest_of(header))
+
+    def _add_digested_data(self, data: Buffer) -> None:
+        if len(data):
+            self.output.append(data)
+            self.output.append(padding_and_digest(data))
+
+    def _begin_digests(self, parameters: SessionParameters) -> None:
+        """From the PDU after the last of the login on, both ways, the digests that were agreed (RFC 7143 13.1)."""
+        header_digest, data_digest = parameters.header_digest == CRC32C, parameters.data_digest == CRC32C
+        if not header_digest and not data_digest:
+            return
+        self._input.stopped = True
+        self._input = DigestedInput(self._input, header_digest=header_digest, data_digest=data_digest)
+        if header_digest:
+            self.add_header = self._add_digested_header
+        if data_digest:
+            self.add_data = self._add_digested_data
 
     def rejected(self, error: PduRejected, header: bytes) -> None:
         """Answer a PDU that is refused, and tell of it."""
@@ -325,7 +290,7 @@ class TargetConnection:
     def reject(self, reason: RejectReason, header: bytes) -> None:
         """Send a Reject that carries the header it refuses (RFC 7143 section 11.17)."""
         exp_cmd_sn, max_cmd_sn = self.window()
-        self.output.append(
+        self.add_header(
             _REJECT.pack(
                 Opcode.REJECT,
                 FINAL,
@@ -359,12 +324,12 @@ class TargetConnection:
     def close(self) -> None:
         """Close from outside: reinstatement, shutdown."""
         if not self.closing:
-            self.closing = True
+            self.closing = self._input.stopped = True
             self.wake()
 
     def end(self) -> None:
         """End this connection and, as a session has one, its session. The adapter calls it when the socket is lost."""
-        self.closing = True
+        self.closing = self._input.stopped = True
         self.ready.clear()
         session = self.session
         if session is not None:

@@ -21,6 +21,7 @@ from csvd.iscsi.codes import (
     Opcode,
     RejectReason,
     ResponseFlag,
+    TaskFault,
 )
 from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.layouts import PACKING
@@ -29,7 +30,8 @@ from csvd.iscsi.task_management import TaskManagement
 from csvd.iscsi.text_exchange import TextExchange
 
 if TYPE_CHECKING:
-    from csvd.iscsi.connection import Buffer, TargetConnection
+    from csvd.iscsi.connection import TargetConnection
+    from csvd.iscsi.digests import Buffer
 
 _SCSI_COMMAND: Final = PACKING[Opcode.SCSI_COMMAND]
 _SCSI_RESPONSE: Final = PACKING[Opcode.SCSI_RESPONSE]
@@ -200,7 +202,7 @@ class FullFeature:
         task.target_transfer_tag = session.next_transfer_tag
         task.burst_end = task.received + length
         task.data_sn = 0
-        self._connection.output.append(
+        self._connection.add_header(
             _R2T.pack(
                 Opcode.R2T,
                 FINAL,
@@ -219,11 +221,12 @@ class FullFeature:
         task.r2t_sn += 1
 
     def place(
-        self, opcode: int, view: memoryview, start: int, header_bytes: int, data_bytes: int
-    ) -> tuple[memoryview, Callable[[], None]]:
-        """Settle where the data segment of a PDU that has not come whole goes.
+        self, opcode: int, view: memoryview, start: int, data_bytes: int
+    ) -> tuple[memoryview, Callable[[bool], None]]:
+        """Settle where the data segment of a PDU goes that has not come whole.
 
-        Gives the destination, and what to call when all of the segment is there.
+        Gives the destination, and what to call when all of the segment is there: with True, or with False where its
+        digest says that it is not what was sent.
 
         Raises:
             PduRejected, ConnectionFailure: as the whole PDU would.
@@ -237,18 +240,29 @@ class FullFeature:
         begin = task.received
         kept = max(0, min(data_bytes, task.wanted - begin))
         destination = task.data[begin : begin + kept] if kept else _NOWHERE
-        return destination, lambda: self._took_data_out(task, data_bytes, final)
 
-    def _place_immediate_data(self, task: Task | None, data_bytes: int) -> tuple[memoryview, Callable[[], None]]:
+        def data_is_here(sound: bool) -> None:
+            if sound:
+                self._took_data_out(task, data_bytes, final)
+            elif not task.aborted:
+                self._spoil(task, TaskFault.PROTOCOL_SERVICE_CRC_ERROR, "a data digest error", final=final)
+
+        return destination, data_is_here
+
+    def _place_immediate_data(self, task: Task | None, data_bytes: int) -> tuple[memoryview, Callable[[bool], None]]:
         if task is None:
             return _NOWHERE, _ignore
         kept = min(data_bytes, task.wanted)
         if kept and not len(task.data):
             task.data = memoryview(bytearray(kept))
 
-        def command_is_whole() -> None:
-            task.received = data_bytes
-            self._admit(task)
+        def command_is_whole(sound: bool) -> None:
+            if sound:
+                task.received = data_bytes
+                self._admit(task)
+            else:  # it counts as never received (RFC 7143 section 7.8)
+                task.aborted = True
+                task.session.end(task)
 
         return (task.data[:kept] if kept else _NOWHERE), command_is_whole
 
@@ -278,10 +292,10 @@ class FullFeature:
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"Data-Out that nobody asked for, task {tag:#x}")
         if not solicited and not task.unsolicited:
             raise PduRejected(RejectReason.PROTOCOL_ERROR, f"unexpected unsolicited data, task {tag:#x}")
-        if task.data_spoiled:
-            self._spoil(task, "", final=bool(flags & FINAL))
-            return None
         final = bool(flags & FINAL)
+        if task.fault is not None:
+            self._spoil(task, task.fault, "", final=final)
+            return None
         end = buffer_offset + data_bytes
         if (
             data_sn != task.data_sn
@@ -292,16 +306,19 @@ class FullFeature:
             # DataPDUInOrder and DataSequenceInOrder are Yes, and at ErrorRecoveryLevel 0 a PDU can not be asked for
             # again (RFC 7143 section 7.8). The task fails when its burst has ended; the session goes on, for the
             # framing is sound.
-            self._spoil(task, f"Data-Out {data_sn} for {buffer_offset}..{end}", final=final)
+            fault = TaskFault.DATA_PHASE_ERROR
+            if not solicited and end > task.burst_end:
+                fault = TaskFault.UNEXPECTED_UNSOLICITED_DATA
+            due = f"{task.data_sn} from {task.received} up to {task.burst_end}"
+            self._spoil(task, fault, f"Data-Out {data_sn} for {buffer_offset}..{end} where {due} was due", final=final)
             return None
         return task, final
 
-    def _spoil(self, task: Task, what: str, *, final: bool) -> None:
-        if not task.data_spoiled:
-            task.data_spoiled = True
-            self._connection.events.append(
-                f"{what} where {task.data_sn} from {task.received} up to {task.burst_end} was due: the task fails"
-            )
+    def _spoil(self, task: Task, fault: TaskFault, what: str, *, final: bool) -> None:
+        """Let a task fail when its burst has come to its end; until then the rest of it is only read over."""
+        if task.fault is None:
+            task.fault = fault
+            self._connection.events.append(f"{what}: task {task.initiator_task_tag:#x} fails")
         if final:
             task.unsolicited = False
             task.target_transfer_tag = RESERVED_TAG
@@ -332,7 +349,7 @@ class FullFeature:
             self._drop(task)
             return
         session.end(task)
-        output = connection.output
+        add_header = connection.add_header
         exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
         segment, burst = self._segment_bytes, self._burst_bytes
         offset = data_sn = 0
@@ -343,7 +360,7 @@ class FullFeature:
             if end == send:
                 break
             flags = FINAL if end % burst == 0 else 0
-            output.append(
+            add_header(
                 _DATA_IN.pack(
                     Opcode.DATA_IN,
                     flags,
@@ -368,7 +385,7 @@ class FullFeature:
         if size != expected:
             flags |= DataInFlag.OVERFLOW if size > expected else DataInFlag.UNDERFLOW
             residual = abs(size - expected)
-        output.append(
+        add_header(
             _DATA_IN.pack(
                 Opcode.DATA_IN,
                 flags,
@@ -403,7 +420,7 @@ class FullFeature:
             flags |= ResponseFlag.OVERFLOW if transferred > task.expected_length else ResponseFlag.UNDERFLOW
             residual = abs(transferred - task.expected_length)
         data = len(sense).to_bytes(2) + sense if sense else b""
-        connection.output.append(
+        connection.add_header(
             _SCSI_RESPONSE.pack(
                 Opcode.SCSI_RESPONSE,
                 flags,
@@ -438,7 +455,7 @@ class FullFeature:
             return
         echo = data[: self._segment_bytes]
         exp_cmd_sn, max_cmd_sn = self._connection.window()
-        self._connection.output.append(
+        self._connection.add_header(
             _NOP_IN.pack(
                 Opcode.NOP_IN,
                 FINAL,
@@ -479,7 +496,7 @@ class FullFeature:
         connection, session = self._connection, self._session
         if connection.closing:
             return
-        connection.output.append(
+        connection.add_header(
             _LOGOUT_RESPONSE.pack(
                 Opcode.LOGOUT_RESPONSE,
                 FINAL,
@@ -502,5 +519,5 @@ class FullFeature:
 DATA_IN_LAST: Final = int(FINAL | DataInFlag.STATUS)
 
 
-def _ignore() -> None:
+def _ignore(sound: bool) -> None:
     return None

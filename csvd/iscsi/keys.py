@@ -63,8 +63,8 @@ class SessionParameters:
 KEYS: Final[dict[str, Key]] = {
     key.name: key
     for key in (
-        Key("HeaderDigest", Rule.LIST, "header_digest", values=("None",)),
-        Key("DataDigest", Rule.LIST, "data_digest", values=("None",)),
+        Key("HeaderDigest", Rule.LIST, "header_digest", values=("CRC32C", "None")),
+        Key("DataDigest", Rule.LIST, "data_digest", values=("CRC32C", "None")),
         Key("MaxConnections", Rule.MINIMUM, "max_connections", 1, 65535, normal_only=True),
         Key("InitialR2T", Rule.OR, "initial_r2t", normal_only=True),
         Key("ImmediateData", Rule.AND, "immediate_data", normal_only=True),

@@ -59,16 +59,18 @@ class Receiver:
             self.start += dropped
         return self.skip == 0
 
-    def place(self, header_bytes: int, data_bytes: int, destination: memoryview) -> None:
+    def place(self, data_offset: int, skip: int, destination: memoryview) -> None:
         """Begin to place the data segment of the PDU at ``start``: what is there is copied, the rest comes directly.
 
-        ``destination`` may be shorter than the segment: the surplus is skipped, with the padding.
+        Args:
+            data_offset: how far behind ``start`` the segment begins.
+            skip: bytes to drop behind the destination: what of the segment does not fit, and padding.
         """
-        self.start += header_bytes
+        self.start += data_offset
         here = min(self.end - self.start, len(destination))
         destination[:here] = self.view[self.start : self.start + here]
         self.start += here
-        self.skip = ((data_bytes + 3) & ~3) - len(destination)
+        self.skip = skip
         if here < len(destination):
             self.placing = destination[here:]
 

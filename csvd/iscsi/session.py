@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from csvd.iscsi.codes import RESERVED_TAG, CommandFlag
+from csvd.iscsi.codes import RESERVED_TAG, CommandFlag, TaskFault
 from csvd.iscsi.keys import SessionParameters
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ class Task:
         "data",
         "data_out_length",
         "data_sn",
-        "data_spoiled",
         "delivered",
         "expected_length",
+        "fault",
         "flags",
         "initiator_task_tag",
         "lun",
@@ -94,8 +94,8 @@ class Task:
         self.unsolicited = False
         self.burst_end = 0
         self.data_sn = 0
-        self.data_spoiled = False
-        """A Data-Out came out of its place: the task is not executed, it fails."""
+        self.fault: TaskFault | None = None
+        """Why the task is not executed, but fails."""
         self.r2t_sn = 0
         self.r2t_bytes = 0
         self.target_transfer_tag = RESERVED_TAG

@@ -81,7 +81,7 @@ class TaskManagement:
         if connection.closing:
             return
         exp_cmd_sn, max_cmd_sn = connection.window()
-        connection.output.append(
+        connection.add_header(
             _RESPONSE.pack(
                 Opcode.TASK_MANAGEMENT_RESPONSE,
                 FINAL,

@@ -81,7 +81,7 @@ class TextExchange:
         if more:
             session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
         self._tag = session.next_transfer_tag if more else RESERVED_TAG
-        self._connection.output.append(
+        self._connection.add_header(
             _TEXT_RESPONSE.pack(
                 Opcode.TEXT_RESPONSE,
                 flags,

@@ -15,7 +15,7 @@ from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
 from csvd.scsi.nexus import Nexus, NexusIdentity
 from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
 from csvd.scsi.procedure import DiskFault, Procedure, Steps
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
+from csvd.scsi.sense import AdditionalSense, Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.write_through import written_through
@@ -240,10 +240,10 @@ class TargetDevice:
             return None
         return server if server.unit.device is None or server.unit.number in opened.numbers else None
 
-    def data_phase_failed(self, lun: int) -> Reply:
-        """The answer to a command whose Data-Out did not come as it must: ABORTED COMMAND, and nothing is done."""
+    def task_failed(self, lun: int, key: int, code: int, qualifier: int) -> Reply:
+        """The answer to a command that the transport could not deliver whole: nothing is done."""
         server = self._routes.get(lun, self._absent)
-        return server.refuse(CheckCondition(SenseKey.ABORTED_COMMAND, Asc.DATA_PHASE_ERROR))
+        return server.refuse(CheckCondition(SenseKey(key), Asc(AdditionalSense(code, qualifier))))
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
         """LOGICAL UNIT RESET: every other nexus gets a unit attention condition (SAM-5 6.3.3).

@@ -16,7 +16,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 
-from csvd.iscsi.connection import DEAD_PEER_S, Buffer, TargetConnection
+from csvd.iscsi.connection import DEAD_PEER_S, TargetConnection
+from csvd.iscsi.digests import Buffer
 from csvd.iscsi.session import Task
 
 if TYPE_CHECKING:

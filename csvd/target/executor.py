@@ -82,9 +82,9 @@ class Executor:
             ended()
             self._reply(connection, task, GOOD)  # to nobody: who aborted the task is told that it is over
             return
-        if task.data_spoiled:
+        if task.fault is not None:
             ended()
-            self._reply(connection, task, self._device.data_phase_failed(task.lun))
+            self._reply(connection, task, self._device.task_failed(task.lun, *task.fault.value))
             return
         outcome = self._device.start(task.session.nexus, task.lun, task.cdb, task.data)
         if type(outcome) is Transfer:

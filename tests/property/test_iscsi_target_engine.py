@@ -10,24 +10,31 @@ from hypothesis import strategies as st
 from csvd.iscsi.codes import Opcode
 from csvd.iscsi.receiver import BUFFER_BYTES
 from csvd.iscsi.session import R2T_BUDGET_BYTES
-from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, End, Wire, pdu
+from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, End, Wire, digested, pdu
 from tests.unit.iscsi.test_full_feature import NO_TAG, logged_in
 
 BLOCKS = DISK_BYTES // BLOCK_BYTES
 
 
+DIGESTS = st.sampled_from(["None", "CRC32C"])
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> bytes:
-    """A whole conversation of an initiator that needs no R2T: a login and then requests of all kinds."""
+    """A whole conversation of an initiator that needs no R2T: a login and then requests of all kinds, with digests or
+    without."""
     end = Wire().connect()
+    header_digest, data_digest = draw(DIGESTS), draw(DIGESTS)
     keys = {
+        "HeaderDigest": header_digest,
+        "DataDigest": data_digest,
         "InitiatorName": "iqn.2026-11.test:any",
         "TargetName": end.wire.target.name,
         "InitialR2T": "No",
         "MaxRecvDataSegmentLength": str(draw(st.sampled_from([512, 1000, 8192, 262144]))),
         "MaxBurstLength": str(draw(st.sampled_from([512, 65536, 262144]))),
     }
-    stream = end.login_pdu(keys)
+    login, stream = end.login_pdu(keys), b""
     for _ in range(draw(st.integers(0, 12))):
         kind = draw(st.integers(0, 5))
         block = draw(st.integers(0, BLOCKS))
@@ -52,7 +59,7 @@ def conversations(draw: st.DrawFn) -> bytes:
             stream += pdu(Opcode.TEXT_REQUEST, text, opcode=0x44, flags=0x80, target_transfer_tag=NO_TAG)
         else:
             stream += pdu(Opcode.NOP_OUT, bytes(draw(st.integers(0, 50))), opcode=0x5F)
-    return stream
+    return login + digested(stream, header_digest=header_digest == "CRC32C", data_digest=data_digest == "CRC32C")
 
 
 def answer_to(stream: bytes, cuts: list[int]) -> tuple[bytes, bytes]:
@@ -99,7 +106,7 @@ def held_bytes(end: End) -> int:
 
 def check_limits(end: End, other: End) -> None:
     """Whatever came in: memory within its limits, and the other session goes on."""
-    receiver = end.engine._receiver
+    receiver = end.engine._input.receiver
     assert len(receiver.buffer) <= max(BUFFER_BYTES, 262144 + 48 + 1020 + 8)
     assert held_bytes(end) <= 80 * 262144 + R2T_BUDGET_BYTES
     (answer,) = other.ask(other.read(0, 1))
@@ -152,6 +159,29 @@ def test_a_mutated_conversation_never_raises_and_never_grows(stream: bytes, chan
     end.feed(bytes(mutated))
     end.take()
     check_limits(end, other)
+
+
+@given(st.integers(0, 2**20), st.integers(0, 7), st.lists(st.integers(0, 2**20), max_size=8))
+def test_with_digests_no_flipped_bit_ever_reaches_the_disk(place: int, bit: int, cuts: list[int]) -> None:
+    end = logged_in(HeaderDigest="CRC32C", DataDigest="CRC32C", FirstBurstLength="65536", MaxBurstLength="65536")
+    tag = end.cmd_sn
+    head = end.write(0, 8, bytes(512), flags=0x20)
+    zeros = pdu(
+        Opcode.DATA_OUT,
+        bytes(3584),
+        flags=0x80,
+        initiator_task_tag=tag,
+        target_transfer_tag=NO_TAG,
+        buffer_offset=512,
+    )
+    stream = bytearray(digested(head + zeros + end.write(8, 8, bytes(4096))))
+    stream[place % len(stream)] ^= 1 << bit
+    end.wire.disk[:] = bytes(DISK_BYTES)
+    begin = 0
+    for cut in [*sorted(cut % len(stream) for cut in cuts), len(stream)]:
+        end.feed(bytes(stream[begin:cut]))
+        begin = cut
+    assert not any(end.wire.disk)
 
 
 @given(st.lists(st.tuples(st.integers(0, BLOCKS - 64), st.integers(1, 64), st.integers(1, 4)), min_size=1, max_size=8))

@@ -326,7 +326,7 @@ def test_a_failure_of_the_disk_becomes_sense_data(
 
 @pytest.mark.parametrize("lun", [0, encode_lun(9)])
 def test_a_data_phase_that_failed_aborts_the_command(client: ApplicationClient, lun: int) -> None:
-    assert code(fixed_sense(client.target.data_phase_failed(lun).sense)) == (0xB, 0x4B, 0x00)
+    assert code(fixed_sense(client.target.task_failed(lun, 0xB, 0x4B, 0x00).sense)) == (0xB, 0x4B, 0x00)
 
 
 def test_the_block_that_failed_is_named_where_it_is_known(client: ApplicationClient) -> None:
