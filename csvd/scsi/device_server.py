@@ -7,6 +7,7 @@ from typing import Protocol
 
 from csvd.scsi.command import Command, CommandTable
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.medium_state import MediumState
 from csvd.scsi.mode_pages import ModePage
 from csvd.scsi.mode_parameters import ModeParameters
 from csvd.scsi.nexus import Nexus
@@ -42,11 +43,12 @@ class DeviceServer:
         functions: task management functions of the target.
         mode: its mode parameters.
         write_protected: writes are refused: it is read-only, or SWP of the Control mode page says so.
-        write_through: WCE of the Caching mode page is off: writes are durable before GOOD.
+        write_through: WCE of the Caching mode page is zero: writes are durable before GOOD.
         descriptor_sense: D_SENSE of the Control mode page.
         nexuses: its I_T_L nexuses by the name of the I_T nexus.
         task_set: which tasks may begin.
         guards: asked in their order before a command of an interrupted nexus runs.
+        medium_state: whether the medium is there and may be removed.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class DeviceServer:
         "descriptor_sense",
         "functions",
         "guards",
+        "medium_state",
         "mode",
         "nexuses",
         "task_set",
@@ -78,7 +81,8 @@ class DeviceServer:
         self._mode_changed()
         self.nexuses: dict[str, ItlNexus] = {}
         self.task_set = TaskSet()
-        self.guards: list[Guard] = []
+        self.medium_state = MediumState(self)
+        self.guards: list[Guard] = [self.medium_state]
 
     def change_mode(self, values: Mapping[ModePage, bytes], *, saved: bool, by_nexus: str) -> bool:
         """Change mode parameters; the other nexuses are told when any is another one (SPC-4 6.11).
@@ -97,17 +101,19 @@ class DeviceServer:
     def _mode_changed(self) -> None:
         """Copies of what is asked at every command, one attribute near."""
         self.write_protected = self.unit.read_only or self.mode.software_write_protect
-        self.write_through = self.unit.write_cache and not self.mode.write_cache
+        self.write_through = not self.mode.write_cache
         self.descriptor_sense = self.mode.descriptor_sense
 
     def reset(self) -> None:
         """A reset of the logical unit: what commands had set goes back (SAM-5 6.3.2, SPC-4 7.5.1)."""
         self.mode.reset()
         self._mode_changed()
+        self.medium_state.reset()
 
     def nexus_lost(self, name: str) -> None:
         """Drop what is held for an I_T nexus."""
         self.nexuses.pop(name, None)
+        self.medium_state.allow_removal(name)
 
     def refuse(self, condition: CheckCondition) -> Reply:
         """CHECK CONDITION with its sense data."""

@@ -13,6 +13,7 @@ from csvd.scsi.commands import (
     mode_sense,
     readiness,
     report_luns,
+    start_stop,
     supported,
     synchronize_cache,
 )
@@ -24,6 +25,7 @@ COMMANDS: Final = (
     *capacity.COMMANDS,
     *mode_sense.COMMANDS,
     *mode_select.COMMANDS,
+    *start_stop.COMMANDS,
     *media.COMMANDS,
     *synchronize_cache.COMMANDS,
     *supported.COMMANDS,

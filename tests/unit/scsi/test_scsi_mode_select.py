@@ -118,8 +118,8 @@ def test_without_wce_every_write_is_durable() -> None:
     assert not host.transfer(WRITE_10).fua
 
 
-def test_without_a_cache_writes_need_no_flush() -> None:
-    assert not a_host(write_cache=False).transfer(WRITE_10).fua
+def test_a_unit_without_a_write_cache_writes_through_from_the_start() -> None:
+    assert a_host(write_cache=False).transfer(WRITE_10).fua
 
 
 def test_the_other_nexuses_are_told_once_and_only_of_a_change() -> None:
