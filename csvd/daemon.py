@@ -31,8 +31,8 @@ from csvd.cluster.errors import ClusterError
 from csvd.config.schema import Config, TargetSection
 from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError
+from csvd.iscsi.access import Access
 from csvd.iscsi.chap import Credentials, check_secret
-from csvd.iscsi.node import Access
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
@@ -125,7 +125,7 @@ class _Node:
         self._parts.push_async_callback(self._end_migrations, source, destination)
         portals: list[str] = []
         if target is not None and config.target is not None:
-            portals = target.start(config.target.portals)
+            portals = target.start(config.target.portals, config.target.portal_group_tag)
             self._parts.push_async_callback(target.stop)
         watch = Watch(self._reactor, self._events, cluster, target)
         self._parts.callback(watch.stop)
@@ -186,9 +186,7 @@ class _Node:
         if section is None:
             return None
         access = _access_of(section)
-        export = Export(
-            name=section.name, logical_units=units, portal_group_tag=section.portal_group_tag, access=access
-        )
+        export = Export(name=section.name, logical_units=units, access=access)
         discovery_access = Access(credentials=access.credentials)
         return TargetService(self._reactor, [export], discovery_access=discovery_access, keeper=self._kept_state)
 

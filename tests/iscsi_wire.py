@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from csvd.iscsi import text
+from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.codes import BHS_BYTES, Opcode
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.layouts import LAYOUTS, build
-from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
+from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.session import EXECUTING
 
 TARGET = "iqn.2026-11.test:disk"
@@ -103,6 +104,7 @@ class Router:
         self.nexuses: set[str] = set()
         self.resets: list[str] = []
         self.cleared: set[str] = set()
+        self.terminated: list[tuple[str, set[int]]] = []
 
     def nexus_opened(self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int) -> None:
         self.nexuses.add(nexus)
@@ -120,6 +122,9 @@ class Router:
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool:
         self.cleared |= set(nexuses)
         return lun == 0
+
+    def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None:
+        self.terminated.append((nexus, set(luns)))
 
     def target_reset(self, by_nexus: str) -> None:
         self.resets.append(by_nexus)

@@ -16,7 +16,7 @@ from csvd.cli.options import SIZE
 from csvd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from csvd.iscsi.node import Access
+    from csvd.iscsi.access import Access
 
 IQN_PREFIX = "iqn.2026-11.org.csvd"
 
@@ -111,8 +111,8 @@ def access_of(settings: ServeSettings) -> Access:
     Raises:
         ConfigError: a user without a secret or the other way round, or a file that others may read.
     """
+    from csvd.iscsi.access import OPEN, Access
     from csvd.iscsi.chap import Credentials, check_secret
-    from csvd.iscsi.node import OPEN, Access
     from csvd.secret_file import read_secret
 
     if settings.chap_user is None and settings.chap_secret_file is None:

@@ -6,26 +6,31 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
 from csvd.errors import ConfigError
 from csvd.iscsi.errors import TextError
 
-CHALLENGE_BYTES = 16
 MAX_BINARY_BYTES = 1024
 """RFC 7143 section 6.1: a large binary value has at most 1,024 bytes."""
 
 
 class Algorithm(IntEnum):
-    """CHAP_A, as registered with IANA. SHA-1 (6) is left out: nobody should choose it."""
+    """CHAP_A, by IANA's PPP authentication algorithms. SHA-1 (6) is left out: nobody should choose it."""
 
     MD5 = 5
     SHA256 = 7
     SHA3_256 = 8
 
 
+ALGORITHMS = tuple(Algorithm)
+
 _HASHES = {Algorithm.MD5: "md5", Algorithm.SHA256: "sha256", Algorithm.SHA3_256: "sha3_256"}
+
+RESPONSE_BYTES = {Algorithm.MD5: 16, Algorithm.SHA256: 32, Algorithm.SHA3_256: 32}
+"""Length of a response, and of the challenges sent here: RFC 1994 section 2.3 wants them as hard to guess."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,6 +42,11 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials(user={self.user!r})"
+
+
+def same_secret(one: Credentials, other: Credentials) -> bool:
+    """Whether two have the same secret, compared in constant time."""
+    return hmac.compare_digest(one.secret, other.secret)
 
 
 def check_secret(secret: bytes, where: str) -> bytes:
@@ -97,9 +107,9 @@ def decode_binary(value: str) -> bytes:
     return data
 
 
-def choose_algorithm(offered: str) -> Algorithm | None:
-    """Choose from CHAP_A, a list in the initiator's order of preference; None when it offers nothing that we have."""
+def choose_algorithm(offered: str, taken: Collection[Algorithm] = ALGORITHMS) -> Algorithm | None:
+    """Choose from CHAP_A, a list in the initiator's order of preference; None when it offers none that is taken."""
     for item in offered.split(","):
-        if item.isascii() and item.isdigit() and len(item) <= 3 and int(item) in _HASHES:
+        if item.isascii() and item.isdigit() and len(item) <= 3 and int(item) in taken:
             return Algorithm(int(item))
     return None

@@ -14,15 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from csvd.iscsi.codes import FINAL, RESERVED_TAG, LoginStatus, Opcode, RejectReason
+from csvd.iscsi import text
+from csvd.iscsi.access import Origin
+from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, LoginStatus, Opcode, RejectReason
 from csvd.iscsi.digests import CRC32C, Buffer, digest_of, padding_and_digest
 from csvd.iscsi.errors import ConnectionFailure, IscsiError, LoginFailure, PduRejected
 from csvd.iscsi.full_feature import FullFeature
 from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
-from csvd.iscsi.login import Login, LoginRequest
-from csvd.iscsi.node import NetworkEntity
+from csvd.iscsi.login import VERSION, Login, LoginOutcome, LoginRequest
+from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.pdu_input import DigestedInput, PduInput
+from csvd.iscsi.portals import peer_address
 from csvd.iscsi.receiver import Receiver
 from csvd.iscsi.session import Session, Task
 
@@ -47,14 +50,18 @@ class TargetConnection:
     Args:
         entity: the targets behind the portal.
         local_address: ``host:port`` under which the initiator reached the portal; SendTargets names it.
-        peer: who it is, for messages.
+        peer: ``host:port`` of the initiator, for messages and access by address.
         now_s: the adapter's monotonic clock.
+        portal_group_tag: of the portal.
     """
 
-    def __init__(self, entity: NetworkEntity, *, local_address: str, peer: str, now_s: float) -> None:
+    def __init__(
+        self, entity: NetworkEntity, *, local_address: str, peer: str, now_s: float, portal_group_tag: int = 1
+    ) -> None:
         self.entity = entity
         self.local_address = local_address
         self.peer = peer
+        self.origin = Origin(peer_address(peer), portal_group_tag)
         self.session: Session | None = None
         self.parameters = SessionParameters()
         """What this connection negotiated: digests and segment lengths may differ from those of others."""
@@ -78,12 +85,13 @@ class TargetConnection:
         """Put a header out; with digests, its digest too."""
         self.add_data: Callable[[Buffer], None] = self._add_data
         """Put a data segment behind the header just put out, with its padding; with digests, its digest too."""
-        self._login: Login | None = Login(entity)
+        self._login: Login | None = Login(entity, self.origin, local_address)
         self._full_feature = FullFeature(self)
         self._input = PduInput(self, Receiver(), {Opcode.LOGIN_REQUEST: self._login_request})
         self._born_s = self._heard_s = self._asked_s = now_s
         self._answers_nops = False
-        self._login_is_new = True
+        self._login_header: tuple[bytes, int, int] | None = None
+        """ISID, TSIH and task tag of the last Login Request."""
 
     def __repr__(self) -> str:
         state = "closing" if self.closing else repr(self._login) if self._login else "full feature"
@@ -118,8 +126,12 @@ class TargetConnection:
     def unexpected(self, opcode: int) -> None:
         """Refuse a PDU that has no handler at this time."""
         if self._login is not None:
-            # RFC 7143 section 6.3: a connection that sends anything but a login first is dropped without an answer.
-            raise ConnectionFailure(f"opcode {opcode:#04x} before login", where=self.peer)
+            if self._login_header is None:
+                # RFC 7143 section 6.3: who sends anything but a login first is dropped without an answer.
+                raise ConnectionFailure(f"opcode {opcode:#04x} before login", where=self.peer)
+            failure = LoginFailure(LoginStatus.INVALID_DURING_LOGIN, f"opcode {opcode:#04x} during login")
+            self._refuse_login(failure, *self._login_header)
+            return
         if opcode == Opcode.LOGIN_REQUEST:
             raise ConnectionFailure("a Login Request in full-feature phase", where=self.peer)
         raise PduRejected(RejectReason.COMMAND_NOT_SUPPORTED, f"opcode {opcode:#04x}")
@@ -130,59 +142,103 @@ class TargetConnection:
         (_, flags, version_max, version_min, _, isid, tsih, tag, cid, cmd_sn, exp_stat_sn) = _LOGIN_REQUEST.unpack_from(
             view, start
         )
-        assert self._login is not None
-        if self._login_is_new:
+        login = self._login
+        assert login is not None
+        if self._login_header is None:
             self.stat_sn = exp_stat_sn
-            self._login_is_new = False
+        self._login_header = isid, tsih, tag
         data = bytes(view[start + header_bytes : start + header_bytes + data_bytes])
-        request = LoginRequest(flags, version_max, version_min, isid, tsih, cid)
-        session_tsih, status, answer_flags, answer = tsih, LoginStatus.SUCCESS, 0, b""
-        window = (cmd_sn, cmd_sn)
         try:
-            step = self._login.step(request, data)
-            answer_flags, answer = step.flags, step.data
+            if header_bytes > BHS_BYTES:
+                raise LoginFailure(LoginStatus.INITIATOR_ERROR, "an additional header segment in a login")
+            step = login.step(LoginRequest(flags, version_max, version_min, isid, tsih, cid), data)
             if step.complete:
-                session = self._enter_full_feature(cmd_sn)
-                session_tsih = session.tsih
-                window = (session.exp_cmd_sn, session.max_cmd_sn)
+                tsih = self._enter_full_feature(login.outcome, cmd_sn).tsih
         except LoginFailure as error:
-            status = error.status
-            self._fail(error)
+            self._refuse_login(error, isid, tsih, tag)
+            return
+        session = self.session or login.joined
+        window = (cmd_sn, cmd_sn) if session is None else (session.exp_cmd_sn, session.max_cmd_sn)
+        self._login_response(isid, tsih, tag, step.flags, step.data, window, LoginStatus.SUCCESS)
+        if self.session is not None:
+            self._begin_digests(self.parameters)
+
+    def _refuse_login(self, error: LoginFailure, isid: bytes, tsih: int, tag: int) -> None:
+        self._fail(error)
+        self._login_response(isid, tsih, tag, 0, text.build(error.pairs), (0, 0), error.status)
+
+    def _login_response(
+        self,
+        isid: bytes,
+        tsih: int,
+        tag: int,
+        flags: int,
+        data: bytes,
+        window: tuple[int, int],
+        status: LoginStatus,
+    ) -> None:
         self.add_header(
             _LOGIN_RESPONSE.pack(
                 Opcode.LOGIN_RESPONSE,
-                answer_flags,
-                0,
-                0,
-                len(answer),
+                flags,
+                VERSION,
+                VERSION,
+                len(data),
                 isid,
-                session_tsih,
+                tsih,
                 tag,
                 self.next_stat_sn() if status == LoginStatus.SUCCESS else 0,
                 *window,
                 status,
             )
         )
-        self.add_data(answer)
-        if self.session is not None:
-            self._begin_digests(self.parameters)
+        self.add_data(data)
 
-    def _enter_full_feature(self, cmd_sn: int) -> Session:
-        assert self._login is not None
-        outcome = self._login.outcome
-        target, parameters = outcome.target, outcome.parameters
+    def _enter_full_feature(self, outcome: LoginOutcome, cmd_sn: int) -> Session:
+        """Make or join the session.
+
+        Raises:
+            LoginFailure: it is not to be had any more.
+        """
+        target = outcome.target
         if target is None:
-            session = Session(None, outcome.initiator_name, outcome.isid, 1, parameters, cmd_sn)
+            session = Session(None, outcome.initiator_name, outcome.isid, 1, outcome.parameters, cmd_sn)
+            session.connections[outcome.cid] = self
         else:
-            session = target.open_session(outcome.initiator_name, outcome.isid, parameters, cmd_sn)
+            session = self._join(outcome, target) if outcome.tsih else self._open(outcome, target, cmd_sn)
             self._input.max_data_segment_bytes = target.offer.max_recv_data_segment_length
-        self.session, self.parameters = session, parameters
+        self.session = session
         self.cid = outcome.cid
-        session.connections[outcome.cid] = self
+        self.parameters = outcome.parameters
         self._login = None
         self._input.handlers = self._full_feature.begin(session)
         name = target.name if target else "discovery"
-        self.events.append(f"login: {outcome.initiator_name} to {name}")
+        self.events.append(f"login: {outcome.initiator_name} to {name}, connection {outcome.cid}")
+        return session
+
+    def _open(self, outcome: LoginOutcome, target: TargetNode, cmd_sn: int) -> Session:
+        session = target.open_session(
+            outcome.initiator_name,
+            outcome.isid,
+            outcome.parameters,
+            cmd_sn,
+            portal_group_tag=self.origin.portal_group_tag,
+            proven=outcome.proven,
+        )
+        session.connections[outcome.cid] = self
+        return session
+
+    def _join(self, outcome: LoginOutcome, target: TargetNode) -> Session:
+        session = target.joinable(
+            outcome.initiator_name, outcome.isid, outcome.tsih, outcome.cid, self.origin.portal_group_tag
+        )
+        old = session.connections.get(outcome.cid)
+        session.connections[outcome.cid] = self
+        if old is not None:
+            # Connection reinstatement: as if the old one had been logged out (RFC 7143 section 6.3.4).
+            old.events.append(f"connection {outcome.cid} is reinstated from {self.peer}")
+            old.end()
+            old.wake()
         return session
 
     # Time
@@ -328,14 +384,20 @@ class TargetConnection:
             self.wake()
 
     def end(self) -> None:
-        """End this connection and, as a session has one, its session. The adapter calls it when the socket is lost."""
+        """End this connection, and its session with the last one. The adapter calls it when the socket is lost."""
         self.closing = self._input.stopped = True
         self.ready.clear()
         session = self.session
-        if session is not None:
-            session.connections.pop(self.cid, None)
-            if session.target is not None and not session.connections:
-                session.target.close_session(session)
+        if session is None:
+            return
+        if session.connections.get(self.cid) is self:
+            del session.connections[self.cid]
+        if session.target is None:
+            return
+        if session.connections:
+            session.target.connection_lost(session, self)
+        else:
+            session.target.close_session(session)
 
 
 def _nothing() -> None:

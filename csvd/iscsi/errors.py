@@ -15,10 +15,17 @@ class ConnectionFailure(IscsiError):
 
 
 class LoginFailure(IscsiError):
-    """The login ends with a Login Response of this status, then the connection is closed (section 11.13.5)."""
+    """The login ends with a Login Response of this status, then the connection is closed (section 11.13.5).
 
-    def __init__(self, status: LoginStatus, what: str, *, hint: str = "") -> None:
+    Args:
+        pairs: keys that go with it; a redirected login has the TargetAddress.
+    """
+
+    def __init__(
+        self, status: LoginStatus, what: str, *, hint: str = "", pairs: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self.status = status
+        self.pairs = pairs
         super().__init__(what, why=f"login status {status:#06x} {status.name}", hint=hint)
 
 

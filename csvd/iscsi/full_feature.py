@@ -65,7 +65,7 @@ class FullFeature:
     def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
         """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
         self._session = session
-        self._segment_bytes = session.parameters.max_recv_data_segment_length
+        self._segment_bytes = self._connection.parameters.max_recv_data_segment_length
         self._burst_bytes = session.parameters.max_burst_length
         handlers = {
             Opcode.NOP_OUT: self._in_order(self._nop_out),
@@ -99,7 +99,8 @@ class FullFeature:
             if header[0] & IMMEDIATE:
                 handler(header, data)
             else:
-                self._session.order(int.from_bytes(header[24:28]), lambda: in_turn(header, data))
+                cmd_sn = int.from_bytes(header[24:28])
+                self._session.order(cmd_sn, lambda: in_turn(header, data), self._connection)
 
         return run
 
@@ -174,7 +175,7 @@ class FullFeature:
         if task.delivered:
             self._go_on(task)
         else:
-            self._session.order(task.cmd_sn, lambda: self._deliver(task))
+            self._session.order(task.cmd_sn, lambda: self._deliver(task), self._connection)
 
     def _deliver(self, task: Task) -> None:
         task.delivered = True
@@ -287,6 +288,9 @@ class FullFeature:
         task = self._session.tasks.get(tag)
         if task is None or task.aborted:
             return None
+        if task.connection is not self._connection:
+            # The data of a task comes by the connection that its command came by (RFC 7143 section 4.2.5.1).
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, f"Data-Out of another connection's task {tag:#x}")
         solicited = transfer_tag != RESERVED_TAG
         if task.state != COLLECTING or (solicited and transfer_tag != task.target_transfer_tag):
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"Data-Out that nobody asked for, task {tag:#x}")
@@ -474,28 +478,22 @@ class FullFeature:
         _, reason_byte, _, tag, cid, _, _ = _LOGOUT_REQUEST.unpack(header)
         reason = reason_byte & 0x7F
         session = self._session
-        if reason == LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY:
-            response = LogoutResponse.RECOVERY_NOT_SUPPORTED
-        elif reason == LogoutReason.CLOSE_CONNECTION and cid not in session.connections:
-            response = LogoutResponse.CID_NOT_FOUND
-        elif reason in (LogoutReason.CLOSE_SESSION, LogoutReason.CLOSE_CONNECTION):
-            response = LogoutResponse.CLOSED
-        else:
+        leaving = list(session.connections.values())
+        if reason == LogoutReason.CLOSE_CONNECTION:
+            leaving = [session.connections[cid]] if cid in session.connections else []
+        elif reason not in (LogoutReason.CLOSE_SESSION, LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY):
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, f"no logout reason {reason}")
-
-        def answer() -> None:
-            self._logout_response(tag, response)
-
-        if response == LogoutResponse.CLOSED:
-            # The answer says that nothing of this session is under way any more.
-            abort(list(session.tasks.values()), answer)
+        if reason == LogoutReason.REMOVE_CONNECTION_FOR_RECOVERY:
+            self._logout_response(tag, LogoutResponse.RECOVERY_NOT_SUPPORTED, [])
+        elif not leaving:
+            self._logout_response(tag, LogoutResponse.CID_NOT_FOUND, [])
         else:
-            answer()
+            # The answer says that nothing of them is under way any more.
+            tasks = [task for task in session.tasks.values() if task.connection in leaving]
+            abort(tasks, lambda: self._logout_response(tag, LogoutResponse.CLOSED, leaving))
 
-    def _logout_response(self, tag: int, response: LogoutResponse) -> None:
+    def _logout_response(self, tag: int, response: LogoutResponse, leaving: list[TargetConnection]) -> None:
         connection, session = self._connection, self._session
-        if connection.closing:
-            return
         connection.add_header(
             _LOGOUT_RESPONSE.pack(
                 Opcode.LOGOUT_RESPONSE,
@@ -510,9 +508,10 @@ class FullFeature:
                 session.parameters.default_time2retain,
             )
         )
-        if response == LogoutResponse.CLOSED:
-            connection.events.append(f"logout: {session.initiator_name}")
-            connection.end()
+        for each in leaving:
+            each.events.append(f"logout: {session.initiator_name}, connection {each.cid}")
+            each.end()
+            each.wake()
         connection.wake()
 
 

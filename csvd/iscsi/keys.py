@@ -6,6 +6,7 @@ A row says by which rule two values become one. What the outcome is worth to a c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
@@ -22,6 +23,16 @@ class Rule(Enum):
     OR = "boolean OR"
     LIST = "list, the first that both have"
     DECLARE = "declared, no answer"
+    OBSOLETE = "rejected (RFC 7143 section 13.25)"
+
+
+class Use(Enum):
+    """When a key may be negotiated (RFC 7143 section 13)."""
+
+    INITIALIZE = "IO: in the login of any connection, for once"
+    LEADING = "LO: in the login of the first connection of a session"
+    FULL_FEATURE = "FFPO: in full-feature phase"
+    ALWAYS = "ALL: in login and in full-feature phase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,15 @@ class Key:
 
     name: str
     rule: Rule
+    use: Use = Use.LEADING
     attribute: str = ""
     low: int = 0
     high: int = 0
     values: tuple[str, ...] = ()
     normal_only: bool = False
     """Irrelevant in a discovery session."""
+    from_target: bool = False
+    """Declared by targets alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +71,54 @@ class SessionParameters:
     data_pdu_in_order: bool = True
     data_sequence_in_order: bool = True
     error_recovery_level: int = 0
+    task_reporting: str = "RFC3720"
     iscsi_protocol_level: int = 1
 
+
+_LENGTHS: Final = (512, MAX_DATA_SEGMENT_BYTES)
 
 KEYS: Final[dict[str, Key]] = {
     key.name: key
     for key in (
-        Key("HeaderDigest", Rule.LIST, "header_digest", values=("CRC32C", "None")),
-        Key("DataDigest", Rule.LIST, "data_digest", values=("CRC32C", "None")),
-        Key("MaxConnections", Rule.MINIMUM, "max_connections", 1, 65535, normal_only=True),
-        Key("InitialR2T", Rule.OR, "initial_r2t", normal_only=True),
-        Key("ImmediateData", Rule.AND, "immediate_data", normal_only=True),
-        Key(
-            "MaxRecvDataSegmentLength",
-            Rule.DECLARE,
-            "max_recv_data_segment_length",
-            512,
-            MAX_DATA_SEGMENT_BYTES,
-        ),
-        Key("MaxBurstLength", Rule.MINIMUM, "max_burst_length", 512, MAX_DATA_SEGMENT_BYTES, normal_only=True),
-        Key("FirstBurstLength", Rule.MINIMUM, "first_burst_length", 512, MAX_DATA_SEGMENT_BYTES, normal_only=True),
-        Key("DefaultTime2Wait", Rule.MAXIMUM, "default_time2wait", 0, 3600),
-        Key("DefaultTime2Retain", Rule.MINIMUM, "default_time2retain", 0, 3600),
-        Key("MaxOutstandingR2T", Rule.MINIMUM, "max_outstanding_r2t", 1, 65535, normal_only=True),
-        Key("DataPDUInOrder", Rule.OR, "data_pdu_in_order", normal_only=True),
-        Key("DataSequenceInOrder", Rule.OR, "data_sequence_in_order", normal_only=True),
-        Key("ErrorRecoveryLevel", Rule.MINIMUM, "error_recovery_level", 0, 2),
-        Key("iSCSIProtocolLevel", Rule.MINIMUM, "iscsi_protocol_level", 0, 31),
-        Key("TaskReporting", Rule.LIST, values=("RFC3720",), normal_only=True),
-        # Obsolete since RFC 7143 section 13.25, but open-iscsi and others still offer them: No is what all take.
-        Key("IFMarker", Rule.AND),
-        Key("OFMarker", Rule.AND),
+        # RFC 7143 section 12: settled before these rules come into play (csvd.iscsi.login).
+        Key("AuthMethod", Rule.LIST, Use.INITIALIZE),
+        # Section 13.
+        Key("HeaderDigest", Rule.LIST, Use.INITIALIZE, "header_digest", values=("CRC32C", "None")),
+        Key("DataDigest", Rule.LIST, Use.INITIALIZE, "data_digest", values=("CRC32C", "None")),
+        Key("MaxConnections", Rule.MINIMUM, Use.LEADING, "max_connections", 1, 65535, normal_only=True),
+        Key("SendTargets", Rule.DECLARE, Use.FULL_FEATURE),
+        Key("TargetName", Rule.DECLARE, Use.INITIALIZE),
+        Key("InitiatorName", Rule.DECLARE, Use.INITIALIZE),
+        Key("TargetAlias", Rule.DECLARE, Use.ALWAYS, from_target=True),
+        Key("InitiatorAlias", Rule.DECLARE, Use.ALWAYS),
+        Key("TargetAddress", Rule.DECLARE, Use.ALWAYS, from_target=True),
+        Key("TargetPortalGroupTag", Rule.DECLARE, Use.INITIALIZE, from_target=True),
+        Key("InitialR2T", Rule.OR, Use.LEADING, "initial_r2t", normal_only=True),
+        Key("ImmediateData", Rule.AND, Use.LEADING, "immediate_data", normal_only=True),
+        Key("MaxRecvDataSegmentLength", Rule.DECLARE, Use.ALWAYS, "max_recv_data_segment_length", *_LENGTHS),
+        Key("MaxBurstLength", Rule.MINIMUM, Use.LEADING, "max_burst_length", *_LENGTHS, normal_only=True),
+        Key("FirstBurstLength", Rule.MINIMUM, Use.LEADING, "first_burst_length", *_LENGTHS, normal_only=True),
+        Key("DefaultTime2Wait", Rule.MAXIMUM, Use.LEADING, "default_time2wait", 0, 3600),
+        Key("DefaultTime2Retain", Rule.MINIMUM, Use.LEADING, "default_time2retain", 0, 3600),
+        Key("MaxOutstandingR2T", Rule.MINIMUM, Use.LEADING, "max_outstanding_r2t", 1, 65535, normal_only=True),
+        Key("DataPDUInOrder", Rule.OR, Use.LEADING, "data_pdu_in_order", normal_only=True),
+        Key("DataSequenceInOrder", Rule.OR, Use.LEADING, "data_sequence_in_order", normal_only=True),
+        Key("ErrorRecoveryLevel", Rule.MINIMUM, Use.LEADING, "error_recovery_level", 0, 2),
+        Key("SessionType", Rule.DECLARE, Use.LEADING),
+        Key("TaskReporting", Rule.LIST, Use.LEADING, "task_reporting", values=("RFC3720",), normal_only=True),
+        # RFC 7144 section 7.1.1 gives level 2 its meaning.
+        Key("iSCSIProtocolLevel", Rule.MINIMUM, Use.LEADING, "iscsi_protocol_level", 0, 31, normal_only=True),
+        Key("X-NodeArchitecture", Rule.DECLARE, Use.LEADING),
+        # Obsolete, but open-iscsi and others still offer the first two: No is what all take.
+        Key("IFMarker", Rule.AND, Use.INITIALIZE),
+        Key("OFMarker", Rule.AND, Use.INITIALIZE),
+        Key("IFMarkInt", Rule.OBSOLETE, Use.INITIALIZE),
+        Key("OFMarkInt", Rule.OBSOLETE, Use.INITIALIZE),
     )
 }
+
+MAX_SIMPLE_VALUE_BYTES: Final = 255
+"""RFC 7143 section 6.1: the longest value of a key whose section says nothing else."""
 
 OFFER: Final = SessionParameters(
     initial_r2t=False,
@@ -97,15 +126,24 @@ OFFER: Final = SessionParameters(
     max_recv_data_segment_length=262144,
     max_burst_length=1048576,
     first_burst_length=262144,
-    max_connections=1,
     default_time2retain=20,
+    iscsi_protocol_level=2,
 )
 """What this side wants. Bursts follow what was measured: open-iscsi's own FirstBurstLength is 262144, and a longer
 MaxBurstLength than 1 MiB brought nothing."""
 
 
+_OF_A_CONNECTION: Final[dict[str, Any]] = {
+    attribute: getattr(SessionParameters(), attribute)
+    for attribute in ("header_digest", "data_digest", "max_recv_data_segment_length")
+}
+
+
 class BadValue(ValueError):
     """A value that breaks the rule of its key: it is answered by ``Reject`` (RFC 7143 section 6.2)."""
+
+
+_NUMBER: Final = re.compile(r"(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\Z")
 
 
 def parse_number(value: str) -> int:
@@ -114,13 +152,10 @@ def parse_number(value: str) -> int:
     Raises:
         BadValue: it is not one of 0 to 2**64-1.
     """
-    if not value.isascii() or not 0 < len(value) <= 20:
+    if not _NUMBER.match(value):
         raise BadValue(value)
-    try:
-        number = int(value, 16) if value[:2].lower() == "0x" else int(value, 10)
-    except ValueError as error:
-        raise BadValue(value) from error
-    if number < 0 or "_" in value or "+" in value or " " in value:
+    number = int(value, 16 if value[1:2] in ("x", "X") else 10)
+    if number >= 2**64:
         raise BadValue(value)
     return number
 
@@ -137,6 +172,8 @@ def agree(key: Key, ours: Any, theirs: str) -> Any:
     Raises:
         BadValue: the peer's value is malformed, out of bounds, or a list without anything that we have.
     """
+    if len(theirs) > MAX_SIMPLE_VALUE_BYTES:
+        raise BadValue(theirs[:40])
     match key.rule:
         case Rule.LIST:
             offered = theirs.split(",")
@@ -164,13 +201,23 @@ def text_of(value: object) -> str:
 
 
 class Negotiation:
-    """The responder's side of operational negotiation, over as many texts as the peer takes (RFC 7143 section 6.2)."""
+    """The responder's side of operational negotiation, over as many texts as the peer takes (RFC 7143 section 6.2).
 
-    def __init__(self, offer: SessionParameters = OFFER, *, discovery: bool = False) -> None:
+    Args:
+        offer: what this side wants.
+        discovery: of a discovery session.
+        session: what holds in the session that this connection joins; None for the first connection of a session.
+    """
+
+    def __init__(
+        self, offer: SessionParameters = OFFER, *, discovery: bool = False, session: SessionParameters | None = None
+    ) -> None:
         self._offer = offer
         self._discovery = discovery
+        self._leading = session is None
         self._seen: set[str] = set()
-        self.outcome = SessionParameters()
+        # What each connection negotiates for itself begins at its default.
+        self.outcome = SessionParameters() if session is None else replace(session, **_OF_A_CONNECTION)
 
     def answer(self, name: str, value: str) -> str | None:
         """Take one pair of the peer; give the value to answer with, or None where none is due.
@@ -184,10 +231,19 @@ class Negotiation:
         if name in self._seen:
             raise BadValue(name)
         self._seen.add(name)
-        if self._discovery and key.normal_only:
-            return "Irrelevant"
         if value in ("Irrelevant", "Reject", "NotUnderstood"):
             return None
+        if self._discovery and key.normal_only:
+            return "Irrelevant"
+        if key.use is Use.FULL_FEATURE or key.from_target or key.rule is Rule.OBSOLETE:
+            return "Reject"
+        if key.use is Use.LEADING and not self._leading:
+            return "Reject"
+        if not key.attribute and key.rule is Rule.DECLARE:
+            return None
+        return self._settle(key, value)
+
+    def _settle(self, key: Key, value: str) -> str | None:
         ours = getattr(self._offer, key.attribute) if key.attribute else False
         try:
             agreed = agree(key, ours, value)

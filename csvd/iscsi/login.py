@@ -7,15 +7,18 @@ One :class:`Login` lives from the first Login Request of a connection to its ful
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, NamedTuple
 
-from csvd.iscsi import chap, text
+from csvd.iscsi import text
+from csvd.iscsi.access import OPEN, Access, Origin
+from csvd.iscsi.chap import Credentials
+from csvd.iscsi.chap_exchange import ChapExchange
 from csvd.iscsi.codes import CONTINUE, FINAL, LoginStatus, Stage
 from csvd.iscsi.errors import LoginFailure, TextError
 from csvd.iscsi.keys import BadValue, Negotiation, SessionParameters, text_of
 from csvd.iscsi.names import is_iscsi_name, normalize
-from csvd.iscsi.node import Access, NetworkEntity, TargetNode
+from csvd.iscsi.node import NetworkEntity, TargetNode, no_such_session
+from csvd.iscsi.session import Session
 
 VERSION: Final = 0x00
 MAX_REQUESTS: Final = 32
@@ -23,7 +26,7 @@ MAX_REQUESTS: Final = 32
 MAX_TEXT_BYTES: Final = 16384
 """Text gathered over PDUs with the C bit."""
 ANSWER_BYTES: Final = 8192
-"""An answer fits the MaxRecvDataSegmentLength that holds during login (RFC 7143 section 13.12)."""
+"""What one Login Response carries at most: the MaxRecvDataSegmentLength that holds during login (section 13.12)."""
 
 
 class LoginRequest(NamedTuple):
@@ -66,52 +69,65 @@ class LoginOutcome:
     """None in a discovery session."""
     parameters: SessionParameters
     isid: bytes
+    tsih: int
+    """Of the session that the connection joins; 0 for a new one."""
     cid: int
-
-
-class Chap(Enum):
-    """Where the CHAP exchange stands (RFC 7143 section 12.1.3)."""
-
-    WAITS_FOR_ALGORITHM = "waits for CHAP_A"
-    WAITS_FOR_RESPONSE = "waits for CHAP_N and CHAP_R"
-    DONE = "done"
+    proven: Credentials | None
+    """What the initiator has proved to know."""
 
 
 class Login:
-    """The login machine of one connection."""
+    """The login machine of one connection.
 
-    def __init__(self, entity: NetworkEntity) -> None:
+    Args:
+        entity: the targets behind the portal.
+        origin: where the connection comes from.
+        local_address: ``host:port`` at which it came.
+    """
+
+    def __init__(self, entity: NetworkEntity, origin: Origin, local_address: str) -> None:
         self._entity = entity
+        self._origin = origin
+        self._local_address = local_address
         self._requests = 0
         self._gathered = b""
+        self._unsent: list[bytes] = []
+        self._transit = 0
+        """The T bit and the next stage of the answer that is being sent."""
         self._identity: LoginRequest | None = None
         self._stage: int | None = None
         self._initiator_name = ""
+        self._leading: dict[str, str] = {}
         self._target: TargetNode | None = None
-        self._discovery = False
-        self._access = Access()
+        self._joined: Session | None = None
+        self._access: Access = OPEN
         self._negotiation = Negotiation()
         self._declared = False
-        self._authenticated = False
-        self._chap: Chap | None = None
-        self._algorithm = chap.Algorithm.MD5
-        self._identifier = 0
-        self._challenge = b""
+        self._chap: ChapExchange | None = None
+        self._may_go_without = False
 
     @property
     def outcome(self) -> LoginOutcome:
         """The outcome; only meaningful once an answer was ``complete``."""
-        assert self._identity is not None
+        identity = self._identity
+        assert identity is not None
         return LoginOutcome(
             self._initiator_name,
             self._target,
             self._negotiation.finish(),
-            self._identity.isid,
-            self._identity.cid,
+            identity.isid,
+            identity.tsih,
+            identity.cid,
+            self._chap.proven if self._chap is not None else None,
         )
 
+    @property
+    def joined(self) -> Session | None:
+        """The session that this connection is going to join."""
+        return self._joined
+
     def __repr__(self) -> str:
-        return f"<Login of {self._initiator_name or 'nobody yet'} stage={self._stage} chap={self._chap}>"
+        return f"<Login of {self._initiator_name or 'nobody yet'} stage={self._stage} {self._chap or ''}>"
 
     def step(self, request: LoginRequest, data: bytes) -> LoginAnswer:
         """Take one Login Request.
@@ -120,6 +136,8 @@ class Login:
             LoginFailure: the login ends here, with the status it carries.
         """
         self._check_header(request)
+        if self._unsent:
+            return self._more(request, data)
         self._gathered += data
         if len(self._gathered) > MAX_TEXT_BYTES:
             raise LoginFailure(LoginStatus.INITIATOR_ERROR, f"login text above {MAX_TEXT_BYTES} bytes")
@@ -134,9 +152,11 @@ class Login:
         if self._stage is None:
             self._begin(request, pairs)
             if self._target is not None:
-                answer.append(("TargetPortalGroupTag", str(self._target.portal_group_tag)))
+                answer.append(("TargetPortalGroupTag", str(self._origin.portal_group_tag)))
                 if self._target.alias:
                     answer.append(("TargetAlias", self._target.alias))
+        else:
+            self._drop_repeated(pairs)
         self._stage = request.current_stage
         if self._stage == Stage.SECURITY_NEGOTIATION:
             self._security(pairs, answer)
@@ -163,47 +183,65 @@ class Login:
         if self._stage is not None and request.current_stage < self._stage:
             raise LoginFailure(LoginStatus.INITIATOR_ERROR, "back to the security stage")
 
+    # Who, to what, and of which kind
+
     def _begin(self, request: LoginRequest, pairs: dict[str, str]) -> None:
-        """Take the keys of the leading text: who, to what, and of which kind (RFC 7143 section 6.3)."""
-        name = pairs.pop("InitiatorName", "")
+        """Take the keys of the leading text (RFC 7143 section 6.3)."""
+        for name in ("InitiatorName", "SessionType", "TargetName"):
+            if name in pairs:
+                self._leading[name] = pairs.pop(name)
+        name = self._leading.get("InitiatorName", "")
         if not name:
             raise LoginFailure(LoginStatus.MISSING_PARAMETER, "no InitiatorName in the first login text")
         if not is_iscsi_name(name):
             raise LoginFailure(LoginStatus.INITIATOR_ERROR, f"not an iSCSI name: {name[:80]!r}")
         self._initiator_name = normalize(name)
-        pairs.pop("InitiatorAlias", None)
-        kind = pairs.pop("SessionType", "Normal")
-        target_name = pairs.pop("TargetName", "")
+        if self._entity.draining:
+            raise LoginFailure(LoginStatus.SERVICE_UNAVAILABLE, "this node is being stopped")
+        kind = self._leading.get("SessionType", "Normal")
         if kind == "Discovery":
-            self._discovery = True
             self._access = self._entity.discovery_access
         elif kind == "Normal":
-            self._choose_target(target_name)
+            self._choose_target(self._leading.get("TargetName", ""))
         else:
             raise LoginFailure(LoginStatus.SESSION_TYPE_NOT_SUPPORTED, f"no session type {kind[:40]!r}")
-        if not self._access.admits(self._initiator_name):
-            raise LoginFailure(LoginStatus.AUTHORIZATION_FAILURE, f"{self._initiator_name} is not on the access list")
+        if not self._access.admits(self._initiator_name, self._origin):
+            raise LoginFailure(
+                LoginStatus.AUTHORIZATION_FAILURE,
+                f"{self._initiator_name} at {self._origin.address} is not let in",
+                hint="see the access list of the target",
+            )
+        self._settle_session(request)
+
+    def _settle_session(self, request: LoginRequest) -> None:
+        target = self._target
         if request.tsih:
-            self._join(request)
-        if self._target is not None:
-            self._negotiation = Negotiation(self._target.offer)
+            # Checked again when the login is complete: the session may have ended, or be full, by then.
+            if target is None:
+                raise no_such_session(request.tsih)
+            self._joined = target.joinable(
+                self._initiator_name, request.isid, request.tsih, request.cid, self._origin.portal_group_tag
+            )
+            self._negotiation = Negotiation(target.offer, session=self._joined.parameters)
+        elif target is not None:
+            tag = self._origin.portal_group_tag
+            if target.redirect is not None and target.redirect.applies(self._local_address, tag):
+                raise target.redirected()
+            self._negotiation = Negotiation(target.offer)
         else:
             self._negotiation = Negotiation(discovery=True)
 
     def _choose_target(self, target_name: str) -> None:
         if not target_name:
             raise LoginFailure(LoginStatus.MISSING_PARAMETER, "no TargetName in a normal session")
-        self._target = self._entity.targets.get(normalize(target_name))
-        if self._target is None:
-            raise LoginFailure(LoginStatus.NOT_FOUND, f"no target {target_name[:240]!r} here")
+        self._target = self._entity.target_for_login(target_name, self._origin.portal_group_tag)
         self._access = self._target.access
 
-    def _join(self, request: LoginRequest) -> None:
-        """A TSIH names a session to join; sessions have one connection each, so nobody can (section 6.3.1)."""
-        session = self._target.sessions.get(request.tsih) if self._target else None
-        if session is None or session.initiator_name != self._initiator_name or session.isid != request.isid:
-            raise LoginFailure(LoginStatus.SESSION_DOES_NOT_EXIST, f"no session with TSIH {request.tsih:#06x}")
-        raise LoginFailure(LoginStatus.TOO_MANY_CONNECTIONS, "a session has one connection here")
+    def _drop_repeated(self, pairs: dict[str, str]) -> None:
+        """libiscsi names itself in the operational stage once more; it must stay who it is."""
+        for name, value in self._leading.items():
+            if pairs.pop(name, value) != value:
+                raise LoginFailure(LoginStatus.INITIATOR_ERROR, f"{name} changed during login")
 
     # Security stage
 
@@ -213,68 +251,41 @@ class Login:
             self._choose_method(offered.split(","), answer)
         keys = {name: pairs.pop(name) for name in list(pairs) if name.startswith("CHAP_")}
         if keys:
-            self._chap_step(keys, answer)
+            if self._chap is None:
+                raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, "CHAP keys and no CHAP under way")
+            answer += self._chap.take(keys)
         self._negotiate(pairs, answer)
 
     def _choose_method(self, offered: list[str], answer: list[tuple[str, str]]) -> None:
-        if self._chap is not None or self._authenticated:
+        if self._chap is not None or self._may_go_without:
             raise LoginFailure(LoginStatus.INITIATOR_ERROR, "AuthMethod offered twice")
-        if self._access.needs_chap:
+        if self._needs_chap:
             if "CHAP" not in offered:
-                raise LoginFailure(
-                    LoginStatus.AUTHENTICATION_FAILURE, "CHAP is demanded", hint="give the initiator a CHAP user"
-                )
-            self._chap = Chap.WAITS_FOR_ALGORITHM
+                raise _chap_is_demanded()
+            access, name = self._access, self._initiator_name
+            self._chap = ChapExchange(
+                access.credentials_for(name), access.proof_for(name), access.algorithms, self._entity.entropy
+            )
             answer.append(("AuthMethod", "CHAP"))
         elif "None" in offered:
-            self._authenticated = True
+            self._may_go_without = True
             answer.append(("AuthMethod", "None"))
         else:
             raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, "no AuthMethod in common: None is what is set here")
 
-    def _chap_step(self, keys: dict[str, str], answer: list[tuple[str, str]]) -> None:
-        if self._chap is Chap.WAITS_FOR_ALGORITHM and "CHAP_A" in keys:
-            algorithm = chap.choose_algorithm(keys["CHAP_A"])
-            if algorithm is None:
-                raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, "no CHAP algorithm in common")
-            self._algorithm = algorithm
-            fresh = self._entity.entropy(1 + chap.CHALLENGE_BYTES)
-            self._identifier, self._challenge = fresh[0], fresh[1:]
-            self._chap = Chap.WAITS_FOR_RESPONSE
-            answer.append(("CHAP_A", str(int(algorithm))))
-            answer.append(("CHAP_I", str(self._identifier)))
-            answer.append(("CHAP_C", chap.encode_binary(self._challenge)))
-        elif self._chap is Chap.WAITS_FOR_RESPONSE and "CHAP_N" in keys and "CHAP_R" in keys:
-            self._check_response(keys["CHAP_N"], keys["CHAP_R"])
-            if "CHAP_I" in keys or "CHAP_C" in keys:
-                raise LoginFailure(
-                    LoginStatus.AUTHENTICATION_FAILURE,
-                    "the initiator asks this target to prove itself: no secret for that",
-                )
-            self._chap = Chap.DONE
-            self._authenticated = True
-        else:
-            raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, f"CHAP keys {', '.join(sorted(keys))} out of turn")
+    @property
+    def _needs_chap(self) -> bool:
+        return bool(self._access.credentials_for(self._initiator_name))
 
-    def _check_response(self, user: str, value: str) -> None:
-        credentials = self._access.credentials.get(user)
-        # An unknown user costs the same work and gets the same answer as a wrong secret.
-        secret = credentials.secret if credentials is not None else self._entity.entropy(16)
-        try:
-            given = chap.decode_binary(value)
-        except TextError as error:
-            raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, str(error)) from error
-        right = chap.verify(self._algorithm, self._identifier, secret, self._challenge, given)
-        if not right or credentials is None:
-            raise LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, f"CHAP failed for user {user[:80]!r}")
+    @property
+    def _authenticated(self) -> bool:
+        return not self._needs_chap or (self._chap is not None and self._chap.proven is not None)
 
     # Operational stage
 
     def _operational(self, pairs: dict[str, str], answer: list[tuple[str, str]]) -> None:
-        if self._access.needs_chap and not self._authenticated:
-            raise LoginFailure(
-                LoginStatus.AUTHENTICATION_FAILURE, "CHAP is demanded", hint="give the initiator a CHAP user"
-            )
+        if not self._authenticated:
+            raise _chap_is_demanded()
         self._negotiate(pairs, answer)
         if not self._declared:
             self._declared = True
@@ -291,24 +302,41 @@ class Login:
             if reply is not None:
                 answer.append((name, reply))
 
+    # The answer
+
     def _answer(self, request: LoginRequest, answer: list[tuple[str, str]]) -> LoginAnswer:
-        data = text.build(answer)
-        if len(data) > ANSWER_BYTES:
-            raise LoginFailure(LoginStatus.INITIATOR_ERROR, "the answers to this text do not fit a Login Response")
+        self._unsent = text.split(text.build(answer), ANSWER_BYTES)
+        self._transit = 0
+        if request.transit and self._may_leave(request.current_stage):
+            self._transit = FINAL | request.next_stage
+        return self._next_part(request)
+
+    def _more(self, request: LoginRequest, data: bytes) -> LoginAnswer:
+        """The initiator fetches the next part of a long answer by an empty request (RFC 7143 section 6.2)."""
+        if data or request.flags & CONTINUE:
+            raise LoginFailure(LoginStatus.INITIATOR_ERROR, "text before the answer to the last one was complete")
+        if not request.transit or request.next_stage != self._transit & 3:
+            self._transit = 0  # T is the initiator's to set; it asks again
+        return self._next_part(request)
+
+    def _next_part(self, request: LoginRequest) -> LoginAnswer:
+        part = self._unsent.pop(0)
         flags = request.current_stage << 2
-        if not request.transit or not self._may_leave(request.current_stage):
-            return LoginAnswer(flags, data, False)
-        complete = request.next_stage == Stage.FULL_FEATURE_PHASE
-        if not complete:
-            self._stage = request.next_stage
-        return LoginAnswer(flags | FINAL | request.next_stage, data, complete)
+        if self._unsent:
+            return LoginAnswer(flags | CONTINUE, part, False)
+        next_stage = self._transit & 3
+        if next_stage == Stage.LOGIN_OPERATIONAL_NEGOTIATION:
+            self._stage = next_stage
+        return LoginAnswer(flags | self._transit, part, next_stage == Stage.FULL_FEATURE_PHASE)
 
     def _may_leave(self, stage: int) -> bool:
-        """Security is left by who proved himself, or where nothing is to be proven and no exchange is under way."""
+        """Security is left by who proved himself, or where nothing is to be proven."""
         if stage != Stage.SECURITY_NEGOTIATION or self._authenticated:
             return True
-        if self._access.needs_chap and self._chap is None:
-            raise LoginFailure(
-                LoginStatus.AUTHENTICATION_FAILURE, "CHAP is demanded", hint="give the initiator a CHAP user"
-            )
-        return not self._access.needs_chap
+        if self._chap is None:
+            raise _chap_is_demanded()
+        return False
+
+
+def _chap_is_demanded() -> LoginFailure:
+    return LoginFailure(LoginStatus.AUTHENTICATION_FAILURE, "CHAP is demanded", hint="give the initiator a CHAP user")

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
+from csvd.iscsi.access import OPEN, Access, Origin
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.names import normalize
+from csvd.iscsi.portals import PortalGroup, Redirect
 from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task, abort
 
-MAX_SESSIONS = 512
+if TYPE_CHECKING:
+    from csvd.iscsi.connection import TargetConnection
+
+MAX_SESSIONS: Final = 512
 """Sessions of one target; with the window of a session it bounds what initiators can make the node hold."""
+MAX_REMOVED: Final = 256
+"""Names of removed targets that are remembered, to tell their initiators."""
+
+TARGET_OFFER: Final = replace(OFFER, max_connections=8)
+"""What a target wants: a session may have several connections."""
 
 
 class TaskRouter(Protocol):
@@ -26,31 +37,16 @@ class TaskRouter(Protocol):
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool: ...
     def target_reset(self, by_nexus: str) -> None: ...
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may log in to a target. Without credentials anyone who may reach the portal may."""
-
-    credentials: Mapping[str, Credentials] = field(default_factory=dict)
-    """CHAP users by name; when there is one, CHAP is demanded."""
-    initiators: frozenset[str] | None = None
-    """Names of the initiators let in; None lets in all."""
-
-    @property
-    def needs_chap(self) -> bool:
-        return bool(self.credentials)
-
-    def admits(self, initiator_name: str) -> bool:
-        """Whether an initiator of this name is let in, as far as its name goes."""
-        return self.initiators is None or initiator_name in self.initiators
-
-
-OPEN = Access()
+    def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None: ...
 
 
 class TargetNode:
-    """An iSCSI target: its name, portal group, sessions and the SCSI device behind it."""
+    """An iSCSI target: its name, its portal groups, its sessions and the SCSI device behind it.
+
+    Args:
+        portal_group_tags: the portal groups that it is reached through; None for every one of the node.
+        redirect: where logins are sent on to.
+    """
 
     def __init__(
         self,
@@ -58,34 +54,62 @@ class TargetNode:
         router: TaskRouter,
         *,
         alias: str = "",
-        portal_group_tag: int = 1,
+        portal_group_tags: Collection[int] | None = None,
         access: Access = OPEN,
-        offer: SessionParameters = OFFER,
+        offer: SessionParameters = TARGET_OFFER,
         queue_depth: int = QUEUE_DEPTH,
         max_sessions: int = MAX_SESSIONS,
+        redirect: Redirect | None = None,
     ) -> None:
         self.name = normalize(name)
         self.router = router
         self.alias = alias
-        self.portal_group_tag = portal_group_tag
+        self.portal_group_tags = None if portal_group_tags is None else frozenset(portal_group_tags)
         self.access = access
         self.offer = offer
         self.queue_depth = queue_depth
         self.max_sessions = max_sessions
+        self.redirect = redirect
+        self.draining = False
+        """No new sessions: the target is going to be stopped, for a while."""
         self.sessions: dict[int, Session] = {}
         self.leaving: set[Task] = set()
-        """Tasks of sessions that have ended, with which a disk is not done."""
+        """Tasks of sessions and connections that have ended, with which a disk is not done."""
         self._last_tsih = 0
 
-    def open_session(self, initiator_name: str, isid: bytes, parameters: SessionParameters, cmd_sn: int) -> Session:
-        """Make the session of a login with TSIH 0; one of the same initiator port is reinstated: it ends first
-        (RFC 7143 section 6.3.5).
+    def reached_through(self, portal_group_tag: int) -> bool:
+        """Whether this target is reached through the portals of a group."""
+        return self.portal_group_tags is None or portal_group_tag in self.portal_group_tags
+
+    def redirected(self) -> LoginFailure:
+        """How a login is sent on; TargetAddress goes without a portal group tag there (RFC 7143 section 13.8)."""
+        assert self.redirect is not None
+        address, moved = self.redirect.address, LoginStatus.TARGET_MOVED_TEMPORARILY
+        if self.redirect.permanent:
+            moved = LoginStatus.TARGET_MOVED_PERMANENTLY
+        return LoginFailure(moved, f"{self.name} is at {address}", pairs=(("TargetAddress", address),))
+
+    # Sessions
+
+    def open_session(
+        self,
+        initiator_name: str,
+        isid: bytes,
+        parameters: SessionParameters,
+        cmd_sn: int,
+        *,
+        portal_group_tag: int = 1,
+        proven: Credentials | None = None,
+    ) -> Session:
+        """Make the session of a login with TSIH 0; one of the same initiator port to the same target port is
+        reinstated: it ends first (RFC 7143 section 6.3.5).
 
         Raises:
             LoginFailure: the target has as many sessions as it takes.
         """
-        for old in [s for s in self.sessions.values() if s.initiator_name == initiator_name and s.isid == isid]:
-            self.close_session(old)
+        for old in list(self.sessions.values()):
+            if (old.initiator_name, old.isid, old.portal_group_tag) == (initiator_name, isid, portal_group_tag):
+                self.close_session(old)
         if len(self.sessions) >= self.max_sessions:
             raise LoginFailure(LoginStatus.OUT_OF_RESOURCES, f"{self.name} has {self.max_sessions} sessions already")
         session = Session(
@@ -96,6 +120,8 @@ class TargetNode:
             parameters,
             cmd_sn,
             queue_depth=self.queue_depth,
+            portal_group_tag=portal_group_tag,
+            proven=proven,
         )
         session.follow(
             [
@@ -105,7 +131,26 @@ class TargetNode:
             ]
         )
         self.sessions[session.tsih] = session
-        self.router.nexus_opened(session.nexus, initiator_name, isid, self.portal_group_tag)
+        self.router.nexus_opened(session.nexus, initiator_name, isid, portal_group_tag)
+        return session
+
+    def joinable(self, initiator_name: str, isid: bytes, tsih: int, cid: int, portal_group_tag: int) -> Session:
+        """Give the session that a login with this TSIH may join; one whose CID it has is joined in its place
+        (RFC 7143 sections 6.3.1 and 6.3.4).
+
+        Raises:
+            LoginFailure: there is none, it is another portal group's, or it has all its connections.
+        """
+        session = self.sessions.get(tsih)
+        if session is None or (session.initiator_name, session.isid) != (initiator_name, isid):
+            raise no_such_session(tsih)
+        if session.portal_group_tag != portal_group_tag:
+            raise LoginFailure(
+                LoginStatus.CANNOT_INCLUDE_IN_SESSION, f"session {tsih:#06x} has another portal group's connections"
+            )
+        most = session.parameters.max_connections
+        if cid not in session.connections and len(session.connections) >= most:
+            raise LoginFailure(LoginStatus.TOO_MANY_CONNECTIONS, f"session {tsih:#06x} has {most} connections")
         return session
 
     def _new_tsih(self) -> int:
@@ -120,21 +165,39 @@ class TargetNode:
             return
         session.held.clear()
         session.r2t_waiting.clear()
-        for task in list(session.tasks.values()):
-            task.aborted = True
-            if task.state == EXECUTING:
-                self._leave(task)
-            else:
-                session.end(task)
+        self._end_tasks(session, list(session.tasks.values()))
         session.tasks.clear()
         for connection in list(session.connections.values()):
             connection.close()
         session.connections.clear()
         self.router.nexus_lost(session.nexus)
 
-    def _leave(self, task: Task) -> None:
-        self.leaving.add(task)
-        task.on_end += (lambda: self.leaving.discard(task),)
+    def connection_lost(self, session: Session, connection: TargetConnection) -> None:
+        """End the tasks of a connection that is gone while its session goes on: at ErrorRecoveryLevel 0 nothing
+        takes them over (RFC 7143 section 11.14.5). What it waits for in CmdSN order may come by another connection."""
+        for cmd_sn, (_, owner) in list(session.held.items()):
+            if owner is connection:
+                del session.held[cmd_sn]
+        lost = [task for task in session.tasks.values() if task.connection is connection]
+        # Before anything else is executed they have ended: an old write must not land on a new one.
+        session.follow(self._end_tasks(session, lost))
+        if lost:
+            self.router.tasks_terminated(session.nexus, {task.lun for task in lost})
+        session.open_window()
+
+    def _end_tasks(self, session: Session, tasks: list[Task]) -> list[Task]:
+        """End tasks without an answer; give those that a disk is not done with."""
+        left = []
+        for task in tasks:
+            task.aborted = True
+            if task.state == EXECUTING:
+                session.tasks.pop(task.initiator_task_tag, None)
+                self.leaving.add(task)
+                task.on_end += (partial(self.leaving.discard, task),)
+                left.append(task)
+            else:
+                session.end(task)
+        return left
 
     def abort_tasks(self, luns: Collection[int], nexuses: Collection[str], done: Callable[[], None]) -> None:
         """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6).
@@ -149,27 +212,76 @@ class TargetNode:
 
 
 class NetworkEntity:
-    """Targets that are reached through the same portals."""
+    """The targets of a node and the portal groups through which they are reached. All of it may change at run time."""
 
     def __init__(
         self,
-        targets: Iterable[TargetNode],
+        targets: Iterable[TargetNode] = (),
         *,
-        portals: Iterable[str] = (),
+        groups: Iterable[PortalGroup] = (),
         discovery_access: Access = OPEN,
         entropy: Callable[[int], bytes],
     ) -> None:
         self.targets = {target.name: target for target in targets}
-        self.portals = tuple(portals)
-        """Addresses (``host:port``) that SendTargets names beside the one it was asked at."""
+        self.groups = {group.tag: group for group in groups}
+        """The portals that SendTargets names, beside the one it was asked at."""
         self.discovery_access = discovery_access
         self.entropy = entropy
         """Unpredictable bytes, for CHAP challenges."""
+        self.draining = False
+        """No new sessions: the node is being stopped."""
+        self._removed: dict[str, None] = {}
 
-    def send_targets(self, asked: str, session: Session, local_address: str) -> list[tuple[str, str]]:
+    # Changes at run time
+
+    def add_target(self, target: TargetNode) -> None:
+        """Serve another target; its name must be free."""
+        assert target.name not in self.targets
+        self._removed.pop(target.name, None)
+        self.targets[target.name] = target
+
+    def remove_target(self, name: str) -> TargetNode:
+        """Serve a target no more: its sessions end. What a disk still works on for it is in its ``leaving``."""
+        target = self.targets.pop(name)
+        for session in list(target.sessions.values()):
+            target.close_session(session)
+        self._removed[name] = None
+        if len(self._removed) > MAX_REMOVED:
+            del self._removed[next(iter(self._removed))]
+        return target
+
+    def change_access(self, target: TargetNode, access: Access) -> None:
+        """Change who may log in; a session that would not be let in any more ends."""
+        target.access = access
+        for session in list(target.sessions.values()):
+            origins = [connection.origin for connection in session.connections.values()]
+            if not all(access.keeps(session.initiator_name, origin, session.proven) for origin in origins):
+                for connection in session.connections.values():
+                    connection.events.append(f"{session.initiator_name} has no right to {target.name} any more")
+                target.close_session(session)
+
+    # Login and discovery
+
+    def target_for_login(self, name: str, portal_group_tag: int) -> TargetNode:
+        """Give the target of this name.
+
+        Raises:
+            LoginFailure: there is none (any more) at these portals, or it takes no sessions for now.
+        """
+        target = self.targets.get(normalize(name))
+        if target is None and normalize(name) in self._removed:
+            raise LoginFailure(LoginStatus.TARGET_REMOVED, f"the target {name[:240]!r} was removed")
+        if target is None or not target.reached_through(portal_group_tag):
+            raise LoginFailure(LoginStatus.NOT_FOUND, f"no target {name[:240]!r} at this portal")
+        if target.draining:
+            raise LoginFailure(LoginStatus.SERVICE_UNAVAILABLE, f"{target.name} takes no sessions for now")
+        return target
+
+    def send_targets(self, asked: str, session: Session, origin: Origin, local_address: str) -> list[tuple[str, str]]:
         """Answer SendTargets (RFC 7143 appendix C): ``All``, a target's name, or nothing for the session's own.
 
-        An initiator is not told of targets that would not let it in.
+        An initiator is told of the targets, and of their portals, that would let it in; the portal that it asked at
+        comes first.
         """
         current = session.target
         if asked == "All":
@@ -181,9 +293,30 @@ class NetworkEntity:
             chosen = [named] if named is not None and current in (None, named) else []
         pairs: list[tuple[str, str]] = []
         for target in chosen:
-            if not target.access.admits(session.initiator_name):
-                continue
-            pairs.append(("TargetName", target.name))
-            addresses = dict.fromkeys((local_address, *self.portals))
-            pairs.extend(("TargetAddress", f"{address},{target.portal_group_tag}") for address in addresses)
+            addresses = self._addresses(target, session.initiator_name, origin, local_address)
+            if addresses:
+                pairs.append(("TargetName", target.name))
+                pairs.extend(("TargetAddress", address) for address in addresses)
         return pairs
+
+    def _addresses(
+        self, target: TargetNode, initiator_name: str, origin: Origin, local_address: str
+    ) -> dict[str, None]:
+        """Give the addresses of a target that an initiator may use, with their portal group tags."""
+        own_tag = origin.portal_group_tag
+        addresses: dict[str, None] = {}
+        for tag in (own_tag, *sorted(self.groups.keys() - {own_tag})):
+            there = origin._replace(portal_group_tag=tag)
+            if not target.reached_through(tag) or not target.access.admits(initiator_name, there):
+                continue
+            if tag == own_tag:
+                addresses[f"{local_address},{tag}"] = None
+            if tag in self.groups:
+                named = self.groups[tag].addresses(local_address)
+                addresses |= dict.fromkeys(f"{address},{tag}" for address in named)
+        return addresses
+
+
+def no_such_session(tsih: int) -> LoginFailure:
+    """How a login is refused that wants to join what is not there."""
+    return LoginFailure(LoginStatus.SESSION_DOES_NOT_EXIST, f"no session with TSIH {tsih:#06x}")

@@ -10,6 +10,7 @@ from csvd.iscsi.keys import SessionParameters
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from csvd.iscsi.chap import Credentials
     from csvd.iscsi.connection import TargetConnection
     from csvd.iscsi.node import TargetNode
 
@@ -126,50 +127,60 @@ class Session:
         cmd_sn: int,
         *,
         queue_depth: int = QUEUE_DEPTH,
+        portal_group_tag: int = 1,
+        proven: Credentials | None = None,
     ) -> None:
         self.target = target
         self.initiator_name = initiator_name
         self.isid = isid
         self.tsih = tsih
         self.parameters = parameters
+        """What holds for the session; each connection has its own digests and MaxRecvDataSegmentLength."""
+        self.portal_group_tag = portal_group_tag
+        self.proven = proven
+        """The CHAP user by which the initiator has proved itself."""
         self.queue_depth = queue_depth
         self.exp_cmd_sn = cmd_sn
         self.max_cmd_sn = (cmd_sn + queue_depth - 1) & _SERIAL_MASK
         self.tasks: dict[int, Task] = {}
-        self.held: dict[int, Callable[[], None]] = {}
+        self.held: dict[int, tuple[Callable[[], None], TargetConnection | None]] = {}
+        """What came before its turn, by CmdSN, and by which connection."""
         self.connections: dict[int, TargetConnection] = {}
         self.r2t_waiting: dict[Task, None] = {}
         """Tasks that wait for their share of the R2T budget, first come first."""
         self.r2t_bytes = 0
         self.predecessors = 0
-        """Tasks of an earlier session of this initiator port that a disk still works on: nothing is executed before
-        they have ended, or an old write could land on a new one."""
+        """Tasks of an earlier session of this initiator port, or of a connection that is gone, that a disk still works
+        on: nothing is executed before they have ended, or an old write could land on a new one."""
         self.behind_predecessors: list[Task] = []
         self.next_transfer_tag = 1
-        tag = target.portal_group_tag if target else 0
         name = target.name if target else ""
         # SPC-4 section 7.6.4.6 writes an iSCSI initiator port as name,i,0xISID; the target port as name,t,0xTPGT.
-        self.nexus = f"{initiator_name},i,0x{isid.hex()},{name},t,0x{tag:04x}"
+        self.nexus = f"{initiator_name},i,0x{isid.hex()},{name},t,0x{portal_group_tag:04x}"
 
     @property
     def discovery(self) -> bool:
         return self.target is None
 
-    def order(self, cmd_sn: int, run: Callable[[], None]) -> None:
+    def order(self, cmd_sn: int, run: Callable[[], None], connection: TargetConnection | None = None) -> None:
         """Run a non-immediate command in CmdSN order: now, when those before it have come, or never.
 
-        A number outside the window is ignored, as RFC 7143 section 4.2.2.1 demands.
+        A number outside the window is ignored, as RFC 7143 section 4.2.2.1 demands. The commands of all connections
+        of the session stand in one order; ``connection`` is the one that this came by.
         """
         if not self.in_window(cmd_sn):
             return
         if cmd_sn != self.exp_cmd_sn:
-            self.held[cmd_sn] = run
+            self.held[cmd_sn] = run, connection
             return
         self._advance()
         run()
         while self.held and (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
             self._advance()
-            waiting()
+            run_waiting, its_connection = waiting
+            run_waiting()
+            if its_connection is not connection and its_connection is not None:
+                its_connection.wake()
 
     def in_window(self, cmd_sn: int) -> bool:
         """Whether this CmdSN lies in ExpCmdSN..MaxCmdSN and is not held already."""
@@ -197,8 +208,8 @@ class Session:
             task.connection.ready.append(task)
 
     def follow(self, predecessors: list[Task]) -> None:
-        """Wait for the tasks of an earlier session before anything is executed."""
-        self.predecessors = len(predecessors)
+        """Wait for the tasks of an earlier session, or of a lost connection, before anything is executed."""
+        self.predecessors += len(predecessors)
         for task in predecessors:
             task.on_end += (self._one_predecessor_ended,)
 

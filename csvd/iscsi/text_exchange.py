@@ -59,7 +59,7 @@ class TextExchange:
                 raise PduRejected(RejectReason.PROTOCOL_ERROR, str(error)) from error
             finally:
                 self._gathered = b""
-            limit_bytes = min(self._session.parameters.max_recv_data_segment_length, PIECE_BYTES)
+            limit_bytes = min(self._connection.parameters.max_recv_data_segment_length, PIECE_BYTES)
             self._pieces = text.split(text.build(self._answer(pairs)), limit_bytes)
         piece = self._pieces.pop(0)
         more = bool(self._pieces)
@@ -70,7 +70,9 @@ class TextExchange:
         for name, value in pairs.items():
             if name == "SendTargets":
                 connection = self._connection
-                answer += connection.entity.send_targets(value, self._session, connection.local_address)
+                answer += connection.entity.send_targets(
+                    value, self._session, connection.origin, connection.local_address
+                )
             else:
                 # Nothing but MaxRecvDataSegmentLength may be negotiated after login, and nobody does.
                 answer.append((name, "Reject" if name == "MaxRecvDataSegmentLength" else "NotUnderstood"))

@@ -119,6 +119,7 @@ class Asc(Enum):
     REPORTED_LUNS_DATA_HAS_CHANGED = AdditionalSense(0x3F, 0x0E)
     INTERNAL_TARGET_FAILURE = AdditionalSense(0x44, 0x00)
     PROTOCOL_SERVICE_CRC_ERROR = AdditionalSense(0x47, 0x05)
+    SOME_COMMANDS_CLEARED_BY_ISCSI_PROTOCOL_EVENT = AdditionalSense(0x47, 0x7F)
     INVALID_MESSAGE_ERROR = AdditionalSense(0x49, 0x00)
     DATA_PHASE_ERROR = AdditionalSense(0x4B, 0x00)
     MEDIUM_REMOVAL_PREVENTED = AdditionalSense(0x53, 0x02)

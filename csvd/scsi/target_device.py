@@ -285,6 +285,15 @@ class TargetDevice:
                 itl.establish(Asc.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
         return True
 
+    def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None:
+        """Tasks of a nexus were ended with the connection that they came by (RFC 7143 section 11.14.5): it gets a unit
+        attention condition at these LUN fields."""
+        for lun in luns:
+            server = self._routes.get(lun)
+            itl = server.nexuses.get(nexus) if server is not None else None
+            if itl is not None:
+                itl.establish(Asc.SOME_COMMANDS_CLEARED_BY_ISCSI_PROTOCOL_EVENT)
+
     def has_lun(self, lun: int) -> bool:
         """Whether this LUN field addresses a logical unit (the REPORT LUNS well known one counts)."""
         return lun in self._routes

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet import task
 from twisted.logger import Logger
 
+from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
-from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
+from csvd.iscsi.node import NetworkEntity, TargetNode
+from csvd.iscsi.portals import PortalGroup, Redirect
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
-from csvd.scsi.target_device import TargetDevice
+from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
 from csvd.target.listener import Portal
@@ -39,12 +43,15 @@ class Export:
     name: str
     logical_units: Sequence[LogicalUnit]
     alias: str = ""
-    portal_group_tag: int = 1
     access: Access = OPEN
+    portal_group_tags: frozenset[int] | None = None
+    """The portal groups that it is reached through; None: every one."""
+    redirect: Redirect | None = None
+    """Where logins are sent on to."""
 
 
 class TargetService:
-    """Serves targets at portals."""
+    """Serves targets at portals. Targets, portals and rights may change at run time."""
 
     log = Logger()
 
@@ -58,46 +65,92 @@ class TargetService:
     ) -> None:
         self._reactor = reactor
         self._executors: dict[str, Executor] = {}
-        self._portals: list[Portal] = []
+        self.devices: dict[str, TargetDevice] = {}
+        """The SCSI devices by the name of their target."""
+        self._portals: dict[int, list[Portal]] = {}
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
         self._ticker = task.LoopingCall(self._tick)
         self._ticker.clock = reactor
-        targets = []
+        self._keeper = keeper
+        self.entity = NetworkEntity(discovery_access=discovery_access, entropy=os.urandom)
         for export in exports:
-            device = TargetDevice({unit.number: unit for unit in export.logical_units}, name=export.name)
-            node = TargetNode(
-                export.name,
-                device,
-                alias=export.alias,
-                portal_group_tag=export.portal_group_tag,
-                access=export.access,
-            )
-            self._executors[export.name] = Executor(device, StepRunner(reactor, keeper, _abort_at(node)))
-            targets.append(node)
-        self.entity = NetworkEntity(targets, discovery_access=discovery_access, entropy=os.urandom)
+            self.add_target(export)
 
-    def start(self, portals: Sequence[str]) -> list[str]:
-        """Listen at the portals; give their addresses.
+    def start(self, portals: Sequence[str], portal_group_tag: int = 1) -> list[str]:
+        """Listen at the portals of a group; give their addresses.
 
         Raises:
             PortalError: one can not be opened; none is left open then.
         """
-        try:
-            for text in portals:
-                self._portals.append(Portal(self._reactor, text, self._accepted))
-        except Exception:
-            self._close_portals()
-            raise
-        for portal in self._portals:
-            portal.startReading()
+        opened = self.open_group(PortalGroup(portal_group_tag, tuple(portals)))
         self._ticker.start(1.0, now=False)
-        return self.portals
+        return opened
+
+    # Changes at run time
+
+    def open_group(self, group: PortalGroup) -> list[str]:
+        """Listen at the portals of one more group; give their addresses.
+
+        Raises:
+            PortalError: one can not be opened; none of the group is left open then.
+        """
+        assert group.tag not in self._portals
+        opened: list[Portal] = []
+        with contextlib.ExitStack() as undo:
+            for text in group.portals:
+                portal = Portal(self._reactor, text, partial(self._accepted, group.tag))
+                undo.callback(portal.close)
+                opened.append(portal)
+            undo.pop_all()
+        self._portals[group.tag] = opened
+        addresses = [portal.address for portal in opened]
+        self.entity.groups[group.tag] = PortalGroup(group.tag, tuple(addresses))
+        for portal in opened:
+            portal.startReading()
+        return addresses
+
+    def close_group(self, portal_group_tag: int) -> None:
+        """Listen at the portals of a group no more; its connections go on."""
+        del self.entity.groups[portal_group_tag]
+        for portal in self._portals.pop(portal_group_tag):
+            portal.close()
+
+    def add_target(self, export: Export) -> None:
+        """Serve one more target; its name must be free."""
+        device = TargetDevice({unit.number: unit for unit in export.logical_units}, name=export.name)
+        node = TargetNode(
+            export.name,
+            device,
+            alias=export.alias,
+            portal_group_tags=export.portal_group_tags,
+            access=export.access,
+            redirect=export.redirect,
+        )
+        device.set_mask(_mask_of(node))
+        self.devices[node.name] = device
+        self._executors[node.name] = Executor(device, StepRunner(self._reactor, self._keeper, _abort_at(node)))
+        self.entity.add_target(node)
+
+    async def remove_target(self, name: str, drain_s: float = DRAIN_S) -> None:
+        """Serve a target no more: its sessions end at once, and what its disks are at is waited for."""
+        self.entity.remove_target(name)
+        executor = self._executors.pop(name)
+        self.devices.pop(name)
+        deadline = self._reactor.seconds() + drain_s
+        while executor.busy and self._reactor.seconds() < deadline:
+            await task.deferLater(self._reactor, 0.01)
+
+    def change_access(self, name: str, access: Access) -> None:
+        """Change who may log in to a target and what each sees; sessions that lost their right end."""
+        node = self.entity.targets[name]
+        self.entity.change_access(node, access)
+        self.devices[name].set_mask(_mask_of(node))
 
     @property
     def portals(self) -> list[str]:
         """The addresses that this node listens at."""
-        return [portal.address for portal in self._portals]
+        return [portal.address for portals in self._portals.values() for portal in portals]
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions of all targets, as the control API shows them."""
@@ -113,14 +166,20 @@ class TargetService:
             for session in target.sessions.values()
         ]
 
-    def _accepted(self, sock: socket.socket, peer: str, local: str) -> None:
+    def _accepted(self, portal_group_tag: int, sock: socket.socket, peer: str, local: str) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_discovery()
         if len(self._connections) >= MAX_CONNECTIONS:
             self.log.warn("{peer}: refused, {count} connections are open", peer=peer, count=MAX_CONNECTIONS)
             sock.close()
             return
-        engine = TargetConnection(self.entity, local_address=local, peer=peer, now_s=self._reactor.seconds())
+        engine = TargetConnection(
+            self.entity,
+            local_address=local,
+            peer=peer,
+            now_s=self._reactor.seconds(),
+            portal_group_tag=portal_group_tag,
+        )
         connection = ServerConnection(self._reactor, sock, engine, self._executor_of, self._lost)
         self._connections[connection] = None
         self._half_open[connection] = None
@@ -159,9 +218,8 @@ class TargetService:
             connection.tick(now_s)
 
     def _close_portals(self) -> None:
-        for portal in self._portals:
-            portal.close()
-        self._portals.clear()
+        for tag in list(self._portals):
+            self.close_group(tag)
 
     @property
     def _drained(self) -> bool:
@@ -170,6 +228,7 @@ class TargetService:
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Stop: no new connections, and what is under way is answered. The disks are closed by who opened them."""
+        self.entity.draining = True
         self._close_portals()
         if self._ticker.running:
             self._ticker.stop()
@@ -180,6 +239,11 @@ class TargetService:
             await task.deferLater(self._reactor, 0.01)
         for connection in list(self._connections):
             connection.abort()
+
+
+def _mask_of(node: TargetNode) -> LunMask:
+    """Which LUNs an initiator sees, as the target's access says."""
+    return lambda identity, number: node.access.shows(identity.initiator_name, number)
 
 
 def _abort_at(node: TargetNode) -> Abort:

@@ -7,10 +7,11 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
-from csvd.iscsi.node import OPEN, Access, NetworkEntity, TargetNode
+from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csvd.iscsi import text
+from csvd.iscsi.access import Access
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus, TaskManagementFunction
 from csvd.iscsi.keys import OFFER, SessionParameters
-from csvd.iscsi.node import Access
 from initiator.engine.requests import Command, ConnectionFailed, LoggedIn, Logout, Ping, TaskManagement, TextExchange
 from initiator.errors import AuthenticationFailed, LoginRefused
 from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, TARGET, Pair

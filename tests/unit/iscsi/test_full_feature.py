@@ -11,6 +11,7 @@ import pytest
 from csvd.iscsi import text
 from csvd.iscsi.codes import Opcode
 from csvd.iscsi.keys import OFFER
+from csvd.iscsi.portals import PortalGroup
 from tests.iscsi_wire import BLOCK_BYTES, ISID, TARGET, End, Pdu, Wire, pdu
 
 NO_TAG = 0xFFFFFFFF
@@ -336,7 +337,8 @@ def test_send_targets_without_a_value_gives_the_own_target() -> None:
 
 def test_a_long_text_answer_comes_in_pieces_that_are_asked_for() -> None:
     end = logged_in(MaxRecvDataSegmentLength="512")
-    end.wire.entity.portals = tuple(f"127.0.0.{n}:3260" for n in range(2, 80))
+    portals = tuple(f"127.0.0.{n}:3260" for n in range(2, 80))
+    end.wire.entity.groups = {1: PortalGroup(1, portals)}
     gathered, tag, data = b"", NO_TAG, b"SendTargets=\0"
     for _ in range(20):
         (answer,) = end.ask(

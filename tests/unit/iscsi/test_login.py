@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from csvd.iscsi import chap, text
+from csvd.iscsi.access import Access
 from csvd.iscsi.codes import LoginStatus, Opcode
-from csvd.iscsi.node import Access
 from tests.iscsi_wire import INITIATOR, ISID, SECRET, TARGET, End, Pdu, Wire, pdu
 
 NAMES = {"InitiatorName": INITIATOR, "SessionType": "Normal", "TargetName": TARGET}

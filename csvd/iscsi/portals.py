@@ -1,0 +1,123 @@
+"""Portal groups, and where a login is sent on to (RFC 7143 sections 4.2.1, 4.4.1 and 11.13.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, TypeAlias
+
+from csvd.errors import ConfigError
+
+DEFAULT_PORT: Final = 3260
+MAX_PORTAL_GROUP_TAG: Final = 0xFFFF
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``host``, ``host:port`` or ``[v6]:port`` into its host, without brackets, and its port.
+
+    Raises:
+        ConfigError: it has another form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, str(DEFAULT_PORT)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f"{text!r} is not an address", hint="write an IPv6 address in brackets: [ADDRESS]:PORT")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < len(port) <= 5 or int(port) > 65535:
+        raise ConfigError(f"{text!r} is not an address", hint="write HOST:PORT")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Give ``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def numeric_host(host: str) -> Address | None:
+    """Give the address that a host is, an IPv4 address mapped into IPv6 as IPv4; None for a name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def peer_address(text: str) -> Address | None:
+    """Give the address in ``host:port``; None where there is none."""
+    try:
+        return numeric_host(split_address(text)[0])
+    except ConfigError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class PortalGroup:
+    """Portals through which the connections of one session may come (RFC 7143 section 4.4.1).
+
+    Args:
+        tag: 0 to 65535, one a group of this node. It is part of the name of the target port.
+        portals: the addresses (``host:port``) listened at.
+    """
+
+    tag: int
+    portals: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tag <= MAX_PORTAL_GROUP_TAG:
+            raise ConfigError(f"a portal group tag is 0 to {MAX_PORTAL_GROUP_TAG}, not {self.tag}")
+
+    def addresses(self, local_address: str) -> list[str]:
+        """Give the addresses to name to an initiator that reached this node at ``local_address``.
+
+        A portal on all addresses of the host is named by the one that the initiator knows to reach.
+        """
+        known = split_address(local_address)[0]
+        named = []
+        for portal in self.portals:
+            host, port = split_address(portal)
+            if host == "::" or (host == "0.0.0.0" and ":" not in known):  # noqa: S104 - compared, not bound
+                named.append(join_address(known, port))
+            elif host != "0.0.0.0":  # noqa: S104
+                named.append(portal)
+        return named
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where the logins to a target are sent on to.
+
+    A login that comes through the portal it would be sent to is served there, so that nobody goes in circles; where the
+    address is a name, or another one from outside, the portal group tag says which portal that is.
+
+    Args:
+        address: ``host:port`` of the other portal.
+        permanent: status 0102h, the initiator may remember it; else 0101h.
+        portal_group_tag: the group of that portal, when it is one of this node.
+
+    Raises:
+        ConfigError: not an address, or a name without a portal group tag.
+    """
+
+    address: str
+    permanent: bool = False
+    portal_group_tag: int | None = None
+
+    def __post_init__(self) -> None:
+        host, _ = split_address(self.address)
+        if numeric_host(host) is None and self.portal_group_tag is None:
+            raise ConfigError(
+                f"{host!r} is a name: a login could go in circles",
+                hint="write an IP address, or the portal group tag of the portal, too",
+            )
+
+    def applies(self, local_address: str, portal_group_tag: int) -> bool:
+        """Whether a login that came through this portal is sent on."""
+        if portal_group_tag == self.portal_group_tag:
+            return False
+        (host, port), (here, here_port) = split_address(self.address), split_address(local_address)
+        same_host = host == here or (numeric_host(host) is not None and numeric_host(host) == numeric_host(here))
+        return not (same_host and port == here_port)
