@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SEEDS  ?= 200
 
-.PHONY: demo test lint bench apt clean
+.PHONY: demo test lint bench conformance apt clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
@@ -35,6 +35,11 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	-.ci/apt tgt libiscsi-bin qemu-utils qemu-block-extra
 	$(BIN)/python -m tests.bench
+
+## conformance: libiscsi's test suite on every kind of logical unit, and on tgtd; writes docs/conformance.md
+conformance: $(VENV)/.dev
+	.ci/apt tgt libiscsi-bin
+	$(BIN)/python -m tests.conformance
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -43,6 +43,7 @@ class Export:
         chap: what an initiator must prove; None: nothing.
         block_bytes: logical block length.
         port: TCP port on 127.0.0.1; 0 takes a free one.
+        options: further options of `csvd serve`; tgtd knows none of them.
     """
 
     disks: tuple[Path, ...]
@@ -51,6 +52,7 @@ class Export:
     chap: Chap | None = None
     block_bytes: int = 512
     port: int = 0
+    options: tuple[str, ...] = ()
 
 
 class Target:
@@ -155,6 +157,7 @@ def start_csvd(export: Export, folder: Path) -> Target:
         secret_file.touch(mode=0o600)
         secret_file.write_text(export.chap.secret + "\n")
         command += ["--chap-user", export.chap.user, "--chap-secret-file", str(secret_file)]
+    command += export.options
     output, log = folder / "csvd.stdout", folder / "csvd.stderr"
     process = _start(command, output, log)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # What iscsi-test-cu tries before the first test of a family, and undoes after the last.
 SETUP = "(setup)"
 
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
 
 @dataclass(frozen=True, slots=True)
 class CUnitReport:
@@ -18,6 +20,8 @@ class CUnitReport:
         skipped: (test, reason) for each "[SKIPPED]" mark, without repetition. CUnit counts such a test as run and
             passed, although it may have stopped at its first command.
         failures: the failed assertions and what libiscsi said on them, as printed.
+        outcomes: (test, PASSED, FAILED or SKIPPED) in the order of the run; a test with a mark counts as skipped, unless
+            it failed.
     """
 
     ran: int
@@ -26,6 +30,7 @@ class CUnitReport:
     inactive: int
     skipped: tuple[tuple[str, str], ...]
     failures: tuple[str, ...]
+    outcomes: tuple[tuple[str, str], ...] = ()
 
 
 class NoReport(Exception):
@@ -51,5 +56,19 @@ def parse_cunit(printed: str) -> CUnitReport:
             skipped.append((SETUP if over else test, left_out[1].strip().rstrip(".")))
         if re.match(r" +\d+\. \S+:\d+ +- ", rest) or "[FAILED]" in rest:
             failures.append(f"{test}: {rest.strip()}")
+    outcomes = _outcomes(printed, {name for name, _ in skipped})
     ran, passed, failed, inactive = (int(summary[column]) for column in range(2, 6))
-    return CUnitReport(ran, passed, failed, inactive, tuple(dict.fromkeys(skipped)), tuple(failures))
+    return CUnitReport(ran, passed, failed, inactive, tuple(dict.fromkeys(skipped)), tuple(failures), outcomes)
+
+
+def _outcomes(printed: str, skipped: set[str]) -> tuple[tuple[str, str], ...]:
+    """What became of each test. Its verdict may stand on a line of its own, behind what the test printed."""
+    outcomes = []
+    for chunk in re.split(r"^ *Test: ", printed, flags=re.MULTILINE)[1:]:
+        name = chunk.partition(" ...")[0]
+        verdict = re.search(r"(?:^|\.\.\.)(passed|FAILED)", chunk, re.MULTILINE)
+        if verdict is None or verdict[1] == "FAILED":
+            outcomes.append((name, FAILED))
+        else:
+            outcomes.append((name, SKIPPED if name in skipped else PASSED))
+    return tuple(outcomes)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.cunit import SETUP, CUnitReport, NoReport, parse_cunit
+from tests.interop.cunit import FAILED, PASSED, SETUP, SKIPPED, CUnitReport, NoReport, parse_cunit
 
 HEAD = """
 
@@ -41,6 +41,7 @@ passed
         inactive=0,
         skipped=(("BlockLimits", "Logical unit is fully provisioned. Skipping test"),),
         failures=(),
+        outcomes=(("Standard", PASSED), ("BlockLimits", SKIPPED), ("MandatoryVPDSBC", PASSED)),
     )
 
 
@@ -89,3 +90,18 @@ def test_an_unknown_family_is_a_run_of_nothing() -> None:
 def test_a_run_that_was_cut_off_is_no_report(printed: str) -> None:
     with pytest.raises(NoReport):
         parse_cunit(printed)
+
+
+def test_a_verdict_may_stand_behind_what_the_test_says_and_a_failure_outweighs_a_skip() -> None:
+    printed = f"""{HEAD}Suite: Reserve6
+  Test: 2Initiators ...    Take out a RESERVE6 from the first initiator
+    [FAILED] MODESENSE6 successful but should have failed
+FAILED
+    1. test_reserve6_2initiators.c:70  - CU_ASSERT_EQUAL(_r,0)
+  Test: LUNReset ...    [SKIPPED] nothing to reset
+FAILED
+  Test: Logout ...    the second initiator passed by
+passed    [FAILED] PRIN command: failed
+{summary(3, 1, 2)}"""
+
+    assert parse_cunit(printed).outcomes == (("2Initiators", FAILED), ("LUNReset", FAILED), ("Logout", PASSED))
