@@ -16,8 +16,8 @@ INTRODUCTION: Final = """\
 
 Written by `make conformance` (`python -m tests.conformance`); run it instead of editing this.
 
-libiscsi's test suite, `iscsi-test-cu -d -S URL URL` (leave to destroy data and to sanitize, and a second session for the
-tests that need one), family by family, each on a fresh disk of 256 MiB, in one run on one machine. A cell reads
+libiscsi's test suite, `iscsi-test-cu -d -S URL URL` (leave to destroy data and to sanitize, and a second session for
+the tests that need one), family by family, each on a fresh disk of 256 MiB, in one run on one machine. A cell reads
 *passed / failed / skipped*: iscsi-test-cu skips a test by itself when the logical unit is not of the kind that it is
 about, or has no such command. The suite lists its 230 tests up to three times, in groups; here each is run once.
 """
