@@ -20,8 +20,8 @@ class CUnitReport:
         skipped: (test, reason) for each "[SKIPPED]" mark, without repetition. CUnit counts such a test as run and
             passed, although it may have stopped at its first command.
         failures: the failed assertions and what libiscsi said on them, as printed.
-        outcomes: (test, PASSED, FAILED or SKIPPED) in the order of the run; one with a mark counts as skipped, unless it
-            failed.
+        outcomes: (test, PASSED, FAILED or SKIPPED) in the order of the run; one with a mark counts as skipped, unless
+            it failed.
     """
 
     ran: int
