@@ -27,6 +27,10 @@ class ProtocolViolation(InitiatorError):
     """The target broke RFC 7143; the connection is closed at once."""
 
 
+class DamagedPdu(InitiatorError):
+    """A digest says that a PDU of the target is not what it sent; the connection is closed (RFC 7143 section 7.8)."""
+
+
 class LoginRefused(InitiatorError):
     """The target ended the login with a status other than success (RFC 7143 section 11.13.5)."""
 

@@ -22,6 +22,8 @@ def discover(
     chap_user: str | None,
     chap_secret_file: Path | None,
     initiator_name: str | None,
+    header_digest: bool,
+    data_digest: bool,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -37,7 +39,12 @@ def discover(
 
     async def work(reactor: Any) -> list[DiscoveredTarget]:
         return await client.discover(
-            portal, reactor=reactor, credentials=credentials, initiator_name=initiator_name or "", timeout_s=timeout_s
+            portal,
+            reactor=reactor,
+            credentials=credentials,
+            initiator_name=initiator_name or "",
+            timeout_s=timeout_s,
+            options=options.session_of(header_digest, data_digest),
         )
 
     targets = runtime.run(work)

@@ -37,6 +37,8 @@ def info(
     chap_user: str | None,
     chap_secret_file: Path | None,
     initiator_name: str | None,
+    header_digest: bool,
+    data_digest: bool,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -51,7 +53,12 @@ def info(
 
     async def work(reactor: Any) -> dict[str, Any]:
         disk = await client.connect(
-            url, reactor=reactor, credentials=credentials, initiator_name=initiator_name or "", timeout_s=timeout_s
+            url,
+            reactor=reactor,
+            credentials=credentials,
+            initiator_name=initiator_name or "",
+            timeout_s=timeout_s,
+            options=options.session_of(header_digest, data_digest),
         )
         async with disk:
             return await _gather(url, disk)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,9 +15,12 @@ import click
 
 from csvd.errors import ConfigError
 from csvd.iscsi.chap import Credentials
+from csvd.iscsi.digests import CRC32C
+from csvd.iscsi.keys import OFFER
 from csvd.iscsi.names import check_iscsi_name
 from initiator.cli.runtime import Failed
 from initiator.errors import UrlError
+from initiator.session import SessionOptions
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
 
 MAX_SECRET_BYTES: Final = 255
@@ -78,6 +82,16 @@ def session_options(command: _Command) -> _Command:
                 help="What we are called.  [default: a name made of the host's]",
             ),
             click.option(
+                "--header-digest",
+                is_flag=True,
+                help="Demand CRC32C digests of headers.",
+            ),
+            click.option(
+                "--data-digest",
+                is_flag=True,
+                help="Demand CRC32C digests of data.",
+            ),
+            click.option(
                 "--timeout",
                 "timeout_s",
                 type=click.FloatRange(min=0, min_open=True),
@@ -90,6 +104,16 @@ def session_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def session_of(header_digest: bool, data_digest: bool) -> SessionOptions:
+    """What is proposed to the target: a digest that is demanded has no alternative."""
+    offer = replace(
+        OFFER,
+        header_digest=CRC32C if header_digest else "None",
+        data_digest=CRC32C if data_digest else "None",
+    )
+    return SessionOptions(offer=offer)
 
 
 def json_option(command: _Command) -> _Command:

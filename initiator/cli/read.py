@@ -39,6 +39,8 @@ def read(
     chap_user: str | None,
     chap_secret_file: Path | None,
     initiator_name: str | None,
+    header_digest: bool,
+    data_digest: bool,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -57,7 +59,12 @@ def read(
 
     async def work(reactor: Any) -> Report:
         disk = await client.connect(
-            url, reactor=reactor, credentials=credentials, initiator_name=initiator_name or "", timeout_s=timeout_s
+            url,
+            reactor=reactor,
+            credentials=credentials,
+            initiator_name=initiator_name or "",
+            timeout_s=timeout_s,
+            options=options.session_of(header_digest, data_digest),
         )
         async with disk:
             length = disk.size_bytes - offset_bytes if length_bytes is None else length_bytes

@@ -39,6 +39,8 @@ def write(
     chap_user: str | None,
     chap_secret_file: Path | None,
     initiator_name: str | None,
+    header_digest: bool,
+    data_digest: bool,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -56,7 +58,12 @@ def write(
     async def work(reactor: Any) -> Report:
         with _open(file) as source:
             disk = await client.connect(
-                url, reactor=reactor, credentials=credentials, initiator_name=initiator_name or "", timeout_s=timeout_s
+                url,
+                reactor=reactor,
+                credentials=credentials,
+                initiator_name=initiator_name or "",
+                timeout_s=timeout_s,
+                options=options.session_of(header_digest, data_digest),
             )
             async with disk:
                 _check(url, disk, offset_bytes, source)

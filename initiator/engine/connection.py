@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from csvd.iscsi.codes import CONTINUE, FINAL, IMMEDIATE, RESERVED_TAG, Opcode, TaskManagementFunction
+from csvd.iscsi.digests import CRC32C
 from csvd.iscsi.layouts import PACKING, PADDING
 from initiator.engine.framing import STAGING_BYTES, Receiver
 from initiator.engine.login import LOGIN_SEGMENT_BYTES, LoginExchange, LoginSettings
@@ -209,6 +210,9 @@ class InitiatorConnection:
             parameters = self.session.parameters
             self.logged_in = True
             self._receiver.segment_limit = self._settings.offer.max_recv_data_segment_length
+            of_headers, of_data = parameters.header_digest == CRC32C, parameters.data_digest == CRC32C
+            if of_headers or of_data:
+                self._receiver.begin_digests(of_headers=of_headers, of_data=of_data)
             self._output.open(parameters)
             self._tasks.open(parameters)
             self._events.append(LoggedIn())

@@ -7,11 +7,13 @@ and small data, and the caller's own buffer while the data segment of a Data-In 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from csvd.iscsi.codes import BHS_BYTES, OPCODE_MASK
+from csvd.iscsi.digests import DIGEST_BYTES, digest_of, padding_and_digest
 from csvd.iscsi.layouts import LENGTHS
-from initiator.errors import ProtocolViolation
+from initiator.errors import DamagedPdu, ProtocolViolation
 
 STAGING_BYTES: Final = 128 * 1024
 """One read of the socket: some 30 Data-In PDUs of 4 KiB."""
@@ -38,7 +40,8 @@ class PduHandler(Protocol):
 class Receiver:
     """Cuts a byte stream into PDUs for a handler.
 
-    What either of them finds wrong is raised as ProtocolViolation from :meth:`received`; the stream is then at an end.
+    What either of them finds wrong is raised as ProtocolViolation from :meth:`received`, or as DamagedPdu where it is a
+    digest that tells so; the stream is then at an end.
     Memory: the staging buffer, and one collected segment of at most ``segment_limit`` bytes.
     """
 
@@ -58,6 +61,17 @@ class Receiver:
         self._filled = 0
         self._left = 0
         self._padding = 0
+        self._begin: Callable[[int], None] = self._begin_pdu
+        self._header_digest_bytes = 0
+        self._data_digest_bytes = 0
+        self._digest = b""
+        """What has come of the digest of the segment under way."""
+
+    def begin_digests(self, *, of_headers: bool, of_data: bool) -> None:
+        """From the next PDU on, headers, data segments or both have a digest (RFC 7143 section 13.1)."""
+        self._header_digest_bytes = DIGEST_BYTES if of_headers else 0
+        self._data_digest_bytes = DIGEST_BYTES if of_data else 0
+        self._begin = self._begin_digested_pdu
 
     def buffers(self) -> list[memoryview]:
         """Give the memory for the next bytes, in order; valid until the next call of :meth:`received`."""
@@ -111,7 +125,9 @@ class Receiver:
             start = self._start
             if self._end - start < BHS_BYTES:
                 return
-            self._begin_pdu(start)
+            self._begin(start)
+            if self._start == start and not self._opcode:
+                return
 
     def _begin_pdu(self, start: int) -> None:
         staging = self._staging
@@ -147,6 +163,48 @@ class Receiver:
         self._filled, self._left, self._padding = 0, length, -length & 3
         self._start = begin
 
+    def _begin_digested_pdu(self, start: int) -> None:
+        staging, view = self._staging, self._view
+        opcode = staging[start] & OPCODE_MASK
+        (length,) = LENGTHS.unpack_from(staging, start + 4)
+        begin = start + BHS_BYTES + self._header_digest_bytes
+        if begin > self._end:
+            return  # the digest is not here
+        if self._header_digest_bytes and view[start + BHS_BYTES : begin] != digest_of(view[start : start + BHS_BYTES]):
+            raise DamagedPdu("the digest of a header does not fit it")
+        if length > _LENGTH_MASK:
+            raise ProtocolViolation(f"PDU {opcode:#04x} has an additional header segment, which no response has")
+        if length > self.segment_limit:
+            raise ProtocolViolation(f"PDU {opcode:#04x} has {length} bytes of data, more than {self.segment_limit}")
+        if not length:
+            self._start = begin
+            self._handler.take(opcode, staging, start, b"")
+            return
+        memory = self._handler.place(opcode, staging, start, length)
+        self._opcode = opcode | 0x100
+        self._header = bytes(staging[start : start + BHS_BYTES])
+        self._collected = bytearray(length) if memory is None else None
+        self._placed = memoryview(self._collected) if self._collected is not None else memory
+        if memory is SKIP:
+            self._placed = None
+        self._filled, self._left, self._padding = 0, length, -length & 3
+        self._start = begin
+
+    def _take_digest(self) -> bool:
+        """Take the digest of the segment under way, and compare; give whether it is here.
+
+        Of data that goes nowhere the digest is not looked at: nothing can be damaged.
+        """
+        count = self._data_digest_bytes - len(self._digest)
+        self._digest += self._view[self._start : min(self._start + count, self._end)]
+        self._start = min(self._start + count, self._end)
+        if len(self._digest) < self._data_digest_bytes:
+            return False
+        digest, self._digest = self._digest, b""
+        if self._placed is not None and padding_and_digest(self._placed)[-DIGEST_BYTES:] != digest:
+            raise DamagedPdu(f"the digest of the data of PDU {self._opcode & OPCODE_MASK:#04x} does not fit it")
+        return True
+
     def _continue_segment(self) -> bool:
         """Move what is staged of the segment under way; give whether the PDU is complete."""
         have = self._end - self._start
@@ -166,6 +224,8 @@ class Receiver:
             self._start += count
             if self._padding:
                 return False
+        if self._data_digest_bytes and not self._take_digest():
+            return False
         opcode, header, collected = self._opcode & OPCODE_MASK, self._header, self._collected
         self._opcode, self._header, self._placed, self._collected = 0, b"", None, None
         self._handler.take(opcode, header, 0, bytes(collected) if collected is not None else b"")

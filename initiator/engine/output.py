@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from csvd.iscsi.codes import FINAL, RESERVED_TAG, CommandFlag, Opcode, TaskAttribute
+from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, Opcode, TaskAttribute
+from csvd.iscsi.digests import CRC32C, digest_of, padding_and_digest
 from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
 from initiator.engine.requests import Buffer, Command
@@ -54,6 +55,7 @@ class Output:
         self.sequences: deque[DataOutSequence] = deque()
         self._session = session
         self._open = False
+        self._header_digest = self._data_digest = False
         self._segment_bytes = 0
         self._immediate_bytes = 0
         self._unsolicited_bytes = 0
@@ -61,6 +63,8 @@ class Output:
     def open(self, parameters: SessionParameters) -> None:
         """Begin the full-feature phase: commands may go."""
         self._open = True
+        self._header_digest = parameters.header_digest == CRC32C
+        self._data_digest = parameters.data_digest == CRC32C
         self._segment_bytes = parameters.max_recv_data_segment_length
         burst = parameters.first_burst_length
         self._immediate_bytes = min(burst, self._segment_bytes) if parameters.immediate_data else 0
@@ -88,7 +92,7 @@ class Output:
         out: list[Buffer] = []
         for queue in (self.control, self.replies):
             while queue:
-                out.append(queue.popleft())
+                self._whole(queue.popleft(), out)
         if not self._open:
             return out
         budget = BATCH_BYTES
@@ -101,6 +105,21 @@ class Output:
             if not (session.waiting and session.window_open()):
                 return out
             budget -= self._command(session.waiting.popleft(), out)
+
+    def _whole(self, pdu: bytes, out: list[Buffer]) -> None:
+        """Send a whole PDU that was built without digests."""
+        if not (self._header_digest or self._data_digest):
+            out.append(pdu)
+            return
+        header, data = pdu[:BHS_BYTES], pdu[BHS_BYTES:]
+        self._header(header, out)
+        if data:
+            out.append(data)
+            if self._data_digest:
+                out.append(digest_of(data))
+
+    def _header(self, header: bytes, out: list[Buffer]) -> None:
+        out.append(header + digest_of(header) if self._header_digest else header)
 
     def _command(self, command: Command, out: list[Buffer]) -> int:
         session = self._session
@@ -122,18 +141,18 @@ class Output:
                 flags |= FINAL
         else:
             flags = _NO_DATA
-        out.append(
-            _COMMAND(
-                0x01, flags, immediate, command.lun, tag, length, cmd_sn, self.exp_stat_sn, command.cdb.ljust(16, b"\0")
-            )
-        )
+        cdb, exp_stat_sn = command.cdb.ljust(16, b"\0"), self.exp_stat_sn
+        self._header(_COMMAND(0x01, flags, immediate, command.lun, tag, length, cmd_sn, exp_stat_sn, cdb), out)
         if immediate:
             self._data(command, 0, immediate, out)
         return immediate
 
     def _data(self, command: Command, offset: int, length: int, out: list[Buffer]) -> None:
-        out.append(command.data_out[offset : offset + length])
-        if length & 3:
+        data = command.data_out[offset : offset + length]
+        out.append(data)
+        if self._data_digest:
+            out.append(padding_and_digest(data))
+        elif length & 3:
             out.append(PADDING[length & 3])
         command.sent = offset + length
 
@@ -144,7 +163,7 @@ class Output:
             offset = sequence.offset
             length = min(self._segment_bytes, end - offset)
             sequence.offset = offset + length
-            out.append(
+            self._header(
                 _DATA_OUT(
                     0x05,
                     FINAL if sequence.offset == end else 0,
@@ -155,7 +174,8 @@ class Output:
                     self.exp_stat_sn,
                     sequence.data_sn,
                     offset,
-                )
+                ),
+                out,
             )
             sequence.data_sn += 1
             self._data(command, offset, length, out)

@@ -44,6 +44,7 @@ class Export:
         block_bytes: logical block length.
         port: TCP port on 127.0.0.1; 0 takes a free one.
         options: further options of `csvd serve`; tgtd knows none of them.
+        digests: an initiator that wants CRC32C digests gets them, also from tgtd, which has to be told.
     """
 
     disks: tuple[Path, ...]
@@ -53,6 +54,7 @@ class Export:
     block_bytes: int = 512
     port: int = 0
     options: tuple[str, ...] = ()
+    digests: bool = False
 
 
 class Target:
@@ -226,6 +228,9 @@ def _tgtadm_steps(export: Export) -> list[list[str]]:
         user = ["--mode", "account", "--user", export.chap.user]
         steps.append(["--op", "new", *user, "--password", export.chap.secret])
         steps.append(["--op", "bind", *user, "--tid", "1"])
+    if export.digests:
+        update = ["--op", "update", "--mode", "target", "--tid", "1"]
+        steps += [[*update, "--name", name, "--value", "CRC32C,None"] for name in ("HeaderDigest", "DataDigest")]
     steps.append(["--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL"])
     return steps
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 
 import initiator
 from csvd.iscsi.codes import TaskManagementFunction
+from csvd.iscsi.keys import OFFER
 from initiator import AuthenticationFailed, CommandFailed, Credentials, LoginRefused, SenseKey, SessionLost
 from initiator.scsi import cdb
 from tests.bench.targets import TARGETS, Chap, Export, Target
@@ -93,6 +95,28 @@ def test_what_is_written_is_on_the_disk_and_is_read_back(start: Start, scratch: 
 
     run(work)
     assert (scratch / "disk.img").read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("header_digest", "data_digest"), [("CRC32C", "None"), ("None", "CRC32C"), ("CRC32C", "CRC32C")]
+)
+def test_with_digests_what_is_written_is_read_back(start: Start, header_digest: str, data_digest: str) -> None:
+    target, chance = start(digests=True), random.Random(9)
+    offer = replace(OFFER, header_digest=header_digest, data_digest=data_digest)
+    options = initiator.SessionOptions(offer=offer)
+
+    async def work(reactor: Any) -> None:
+        async with await initiator.connect(target.url, reactor=reactor, options=options) as disk:
+            agreed = disk.session.parameters
+            assert (agreed.header_digest, agreed.data_digest) == (header_digest, data_digest)
+            for length in (512, 4096, 65536, 100 * 512, MIB, 7 * MIB):
+                lba = chance.randrange((SIZE_BYTES - length) // 512)
+                data = os.urandom(length)
+                await disk.write(lba, data)
+                assert await disk.read(lba, length // 512) == data
+            assert await disk.nop() < 5
+
+    run(work)
 
 
 def test_many_calls_at_once_each_get_their_own_data(start: Start) -> None:

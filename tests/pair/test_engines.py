@@ -22,20 +22,24 @@ SECRET = b"sixteen bytes or more"
 JOE = Credentials("joe", SECRET)
 BLOCKS = DISK_BYTES // BLOCK_BYTES
 
+DIGESTS = st.sampled_from(["None", "CRC32C", "CRC32C,None", "None,CRC32C"])
 OFFERS = st.builds(
-    lambda segment, first, burst, r2t, immediate: replace(
+    lambda segment, first, burst, r2t, immediate, digests: replace(
         OFFER,
         max_recv_data_segment_length=segment,
         first_burst_length=min(first, burst),
         max_burst_length=burst,
         initial_r2t=r2t,
         immediate_data=immediate,
+        header_digest=digests[0],
+        data_digest=digests[1],
     ),
     st.sampled_from([512, 1024, 8192, 65536, 262144]),
     st.sampled_from([512, 4096, 65536]),
     st.sampled_from([512, 8192, 262144, 1048576]),
     st.booleans(),
     st.booleans(),
+    st.tuples(DIGESTS, DIGESTS),
 )
 WORK = st.lists(
     st.tuples(st.booleans(), st.integers(0, BLOCKS - 1), st.integers(1, 300)),
