@@ -142,8 +142,7 @@ class FullFeature:
             raise PduRejected(RejectReason.PROTOCOL_ERROR, "immediate data with a command that does not write")
         elif not flags & _READ:
             # A command that moves data although the initiator expects none gets its residual all the same.
-            assert session.target is not None
-            task.data_out_length = session.target.router.data_out_length(lun, cdb)
+            task.data_out_length = self._data_out_length(task)
         session.tasks[tag] = task
         return task
 
@@ -161,14 +160,19 @@ class FullFeature:
                 raise PduRejected(RejectReason.PROTOCOL_ERROR, "unsolicited data after InitialR2T=Yes")
             task.unsolicited = immediate_bytes < first_burst
             task.burst_end = first_burst
-        assert session.target is not None
-        task.data_out_length = session.target.router.data_out_length(task.lun, task.cdb)
+        task.data_out_length = self._data_out_length(task)
         task.wanted = min(expected, task.data_out_length)
         if immediate_bytes < task.wanted:
             # What may come unsolicited is kept from now on; the rest gets its buffer with its R2T.
             kept = task.wanted if task.wanted <= first_burst else first_burst
             if task.unsolicited or immediate_bytes:
                 task.data = memoryview(bytearray(kept))
+
+    def _data_out_length(self, task: Task) -> int:
+        """What the command takes; where its CDB does not say, what the initiator means to send, up to a limit."""
+        assert self._session.target is not None
+        length: int = self._session.target.router.data_out_length(task.lun, task.cdb)
+        return length if length >= 0 else min(task.expected_length, -length)
 
     def _admit(self, task: Task) -> None:
         """Put a new task in order, and on its way as far as its data allows."""

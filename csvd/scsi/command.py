@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from csvd.scsi.cdb import SERVICE_ACTION, CdbLayout
-from csvd.scsi.logical_unit import Peripheral
+from csvd.scsi.logical_unit import LogicalUnit, Peripheral
 from csvd.scsi.outcome import Outcome
 from csvd.scsi.sense import Asc, FieldPointer, illegal_request, invalid_field_in_cdb
 
@@ -38,6 +38,11 @@ class Reservation(Enum):
     CONFLICTS = "conflicts"
 
 
+def every_unit(_unit: LogicalUnit) -> bool:
+    """A command that all logical units of its peripherals offer."""
+    return True
+
+
 def no_data_out(_server: DeviceServer, _cdb: bytes) -> int:
     """Data-Out length of a command that takes none."""
     return 0
@@ -54,8 +59,10 @@ class Command:
         direction: which way its data goes.
         reservation: what a reservation of another nexus does to it.
         handler: carries it out; raises `CheckCondition`.
-        data_out_length: bytes of Data-Out that a CDB of it takes; zero for a CDB that will be refused.
+        data_out_length: bytes of Data-Out that a CDB of it takes; zero for a CDB that will be refused. Negative where
+            the CDB does not say: what the initiator sends, but no more than that many bytes.
         peripherals: the kinds of logical unit that offer it.
+        offered: which logical units of these kinds offer it.
         despite_attention: it runs, and leaves a unit attention condition pending (SAM-5 5.14.4).
         recommended_timeout_s: of the command timeouts descriptor.
     """
@@ -69,6 +76,7 @@ class Command:
     service_action: int | None = None
     data_out_length: Callable[[DeviceServer, bytes], int] = no_data_out
     peripherals: frozenset[Peripheral] = DISKS
+    offered: Callable[[LogicalUnit], bool] = every_unit
     despite_attention: bool = False
     recommended_timeout_s: int = 30
     control_offset: int = field(init=False)
@@ -113,6 +121,11 @@ class CommandTable:
         for actions in self._by_service_action.values():
             rows.extend(actions.values())
         return iter(sorted(rows, key=lambda row: (row.operation_code, row.service_action or 0)))
+
+    def offered_by(self, unit: LogicalUnit) -> CommandTable:
+        """The table with what this logical unit offers."""
+        rows = [row for row in self if row.offered(unit)]
+        return self if len(rows) == len(list(self)) else CommandTable(rows, unsupported=self._unsupported)
 
     def find(self, cdb: bytes) -> Command | None:
         """The row of a CDB, None where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from csvd.scsi.background import MediumOperation
 from csvd.scsi.command import Command, CommandTable
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.medium_state import MediumState
@@ -49,6 +50,7 @@ class DeviceServer:
         task_set: which tasks may begin.
         guards: asked in their order before a command of an interrupted nexus runs.
         medium_state: whether the medium is there and may be removed.
+        medium_operation: the format or sanitize operation that goes on, or has failed.
     """
 
     __slots__ = (
@@ -56,6 +58,7 @@ class DeviceServer:
         "descriptor_sense",
         "functions",
         "guards",
+        "medium_operation",
         "medium_state",
         "mode",
         "nexuses",
@@ -82,7 +85,8 @@ class DeviceServer:
         self.nexuses: dict[str, ItlNexus] = {}
         self.task_set = TaskSet()
         self.medium_state = MediumState(self)
-        self.guards: list[Guard] = [self.medium_state]
+        self.medium_operation = MediumOperation(self)
+        self.guards: list[Guard] = [self.medium_operation, self.medium_state]
 
     def change_mode(self, values: Mapping[ModePage, bytes], *, saved: bool, by_nexus: str) -> bool:
         """Change mode parameters; the other nexuses are told when any is another one (SPC-4 6.11).

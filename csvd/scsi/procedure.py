@@ -147,9 +147,16 @@ class AbortTasks:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """Begin steps that go on after the command is answered (IMMED); the answer is None, at once."""
+    """Begin steps that go on after the command is answered (IMMED); the answer is None, at once.
+
+    No task management function ends them.
+
+    Args:
+        claims: the ranges that they claim until they end, granted together before the first step.
+    """
 
     steps: Steps
+    claims: Sequence[Claim] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +164,31 @@ class Now:
     """Ask for the time; the answer is seconds of a monotonic clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let time pass, for what goes on in the background; the answer, None, comes then.
+
+    Args:
+        duration_s: how long, in seconds.
+    """
+
+    duration_s: float
+
+
 Request: TypeAlias = (
-    Read | Write | Flush | Unmap | WriteZeroes | Allocation | Prefetch | Usage | Keep | AbortTasks | Background | Now
+    Read
+    | Write
+    | Flush
+    | Unmap
+    | WriteZeroes
+    | Allocation
+    | Prefetch
+    | Usage
+    | Keep
+    | AbortTasks
+    | Background
+    | Now
+    | Pause
 )
 Steps: TypeAlias = "Generator[Request, Any, Reply]"
 

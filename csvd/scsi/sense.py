@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from construct import Const, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
@@ -110,6 +110,7 @@ class Asc(Enum):
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = AdditionalSense(0x2F, 0x00)
     COMMANDS_CLEARED_BY_DEVICE_SERVER = AdditionalSense(0x2F, 0x02)
     MEDIUM_FORMAT_CORRUPTED = AdditionalSense(0x31, 0x00)
+    FORMAT_COMMAND_FAILED = AdditionalSense(0x31, 0x01)
     SANITIZE_COMMAND_FAILED = AdditionalSense(0x31, 0x03)
     THIN_PROVISIONING_SOFT_THRESHOLD_REACHED = AdditionalSense(0x38, 0x07)
     SAVING_PARAMETERS_NOT_SUPPORTED = AdditionalSense(0x39, 0x00)
@@ -127,6 +128,46 @@ class Asc(Enum):
     INSUFFICIENT_RESOURCES = AdditionalSense(0x55, 0x03)
     INSUFFICIENT_REGISTRATION_RESOURCES = AdditionalSense(0x55, 0x04)
     SET_TARGET_PORT_GROUPS_COMMAND_FAILED = AdditionalSense(0x67, 0x0A)
+
+
+class SenseKeySpecific(Protocol):
+    """What the three bytes of sense-key specific data say (SPC-4 4.5.2.4)."""
+
+    def encode(self) -> bytes:
+        """The three bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Sense-key specific data of NOT READY and NO SENSE: how far an operation is (SPC-4 4.5.2.4.4).
+
+    Args:
+        done, total: in any unit; equal when it is about to end.
+    """
+
+    done: int
+    total: int
+
+    def encode(self) -> bytes:
+        """SKSV, and PROGRESS INDICATION as 65,536ths."""
+        return b"\x80" + min(self.done * 0x10000 // self.total, 0xFFFF).to_bytes(2)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPointer:
+    """Sense-key specific data of COPY ABORTED: which field of a parameter list or segment is wrong (SPC-4 4.5.2.4.5).
+
+    Args:
+        byte: offset of the field's first byte.
+        in_segment: the offset counts from the beginning of the segment descriptor, not of the parameter list.
+    """
+
+    byte: int
+    in_segment: bool
+
+    def encode(self) -> bytes:
+        """The three bytes SKSV, SD and FIELD POINTER."""
+        return bytes((0x80 | (0x20 if self.in_segment else 0), self.byte >> 8 & 0xFF, self.byte & 0xFF))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +198,25 @@ class CheckCondition(CsvdError):
     Args:
         key: sense key.
         asc: additional sense code.
-        field: the field in error, for ILLEGAL REQUEST.
+        field: the field in error, for ILLEGAL REQUEST; or what else sense-key specific data says.
         information: INFORMATION field; for a medium error the LBA of the first block that failed.
+        command_specific: COMMAND-SPECIFIC INFORMATION; for COPY ABORTED the number of the segment.
     """
 
     def __init__(
-        self, key: SenseKey, asc: Asc, *, field: FieldPointer | None = None, information: int | None = None
+        self,
+        key: SenseKey,
+        asc: Asc,
+        *,
+        field: SenseKeySpecific | None = None,
+        information: int | None = None,
+        command_specific: int | None = None,
     ) -> None:
         self.key = key
         self.asc = asc
         self.field = field
         self.information = information
+        self.command_specific = command_specific
         code = f"{asc.value.code:02X}h/{asc.value.qualifier:02X}h"
         super().__init__(f"{key.name}, {asc.name} ({code})".replace("_", " "))
 
@@ -189,7 +238,7 @@ FIXED_FORMAT = Struct(
     "sense_key" / Int8ub,
     "information" / Int32ub,
     "additional_sense_length" / Const(10, Int8ub),
-    "command_specific_information" / Const(0, Int32ub),
+    "command_specific_information" / Int32ub,
     "additional_sense_code" / Int8ub,
     "additional_sense_code_qualifier" / Int8ub,
     "field_replaceable_unit_code" / Const(0, Int8ub),
@@ -209,6 +258,12 @@ INFORMATION_DESCRIPTOR = Struct(
     "valid" / Const(0x80, Int8ub),
     "reserved" / Const(0, Int8ub),
     "information" / Int64ub,
+)
+COMMAND_SPECIFIC_DESCRIPTOR = Struct(
+    "descriptor_type" / Const(0x01, Int8ub),
+    "additional_length" / Const(0x0A, Int8ub),
+    "reserved" / Const(0, Int16ub),
+    "command_specific_information" / Int64ub,
 )
 SENSE_KEY_SPECIFIC_DESCRIPTOR = Struct(
     "descriptor_type" / Const(0x02, Int8ub),
@@ -235,6 +290,7 @@ def _fixed_format(condition: CheckCondition) -> bytes:
             "valid_and_response_code": 0xF0 if valid else 0x70,
             "sense_key": condition.key,
             "information": information if valid else 0,
+            "command_specific_information": condition.command_specific or 0,
             "additional_sense_code": condition.asc.value.code,
             "additional_sense_code_qualifier": condition.asc.value.qualifier,
             "sense_key_specific": condition.field.encode() if condition.field else bytes(3),
@@ -246,6 +302,8 @@ def _descriptor_format(condition: CheckCondition) -> bytes:
     descriptors = b""
     if condition.information is not None:
         descriptors += INFORMATION_DESCRIPTOR.build({"information": condition.information})
+    if condition.command_specific is not None:
+        descriptors += COMMAND_SPECIFIC_DESCRIPTOR.build({"command_specific_information": condition.command_specific})
     if condition.field is not None:
         descriptors += SENSE_KEY_SPECIFIC_DESCRIPTOR.build({"sense_key_specific": condition.field.encode()})
     header = DESCRIPTOR_FORMAT_HEADER.build(

@@ -9,12 +9,13 @@ from typing import Final, TypeAlias
 from csvd.errors import CsvdError
 from csvd.scsi.cdb import CDB_BYTES, NACA
 from csvd.scsi.commands import TABLES
+from csvd.scsi.commands.sanitize import resumption
 from csvd.scsi.device_server import DeviceServer, ItlNexus
 from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
 from csvd.scsi.nexus import Nexus, NexusIdentity
 from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
-from csvd.scsi.procedure import DiskFault, Procedure, Steps
+from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
 from csvd.scsi.sense import AdditionalSense, Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
@@ -71,7 +72,7 @@ class TargetDevice:
         self._routes[REPORT_LUNS_WELL_KNOWN] = _unit_less_server(Peripheral.WELL_KNOWN, identity, functions)
 
     def _serve(self, unit: LogicalUnit) -> None:
-        server = DeviceServer(unit, TABLES[unit.peripheral], self._functions)
+        server = DeviceServer(unit, TABLES[unit.peripheral].offered_by(unit), self._functions)
         self.servers[unit.number] = server
         for spelling in lun_spellings(unit.number):
             self._routes[spelling] = server
@@ -120,6 +121,10 @@ class TargetDevice:
         self._luns_changed()
         return server.unit
 
+    def resumptions(self) -> list[Background]:
+        """What logical units must go on with after a restart, each told once; for whoever serves them to begin."""
+        return [found for server in self.servers.values() if (found := resumption(server)) is not None]
+
     def set_mask(self, mask: LunMask) -> None:
         """Change which initiator may see which LUN."""
         self._mask = mask
@@ -160,7 +165,7 @@ class TargetDevice:
 
         Returns:
             Zero when it takes none, and when it will be refused for what the CDB says. A unit attention condition
-            may still come between.
+            may still come between. Negative where the CDB does not say: what is sent, at most that many bytes.
         """
         if len(cdb) < CDB_BYTES:
             cdb = cdb.ljust(CDB_BYTES, b"\0")

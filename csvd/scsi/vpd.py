@@ -149,12 +149,17 @@ def _block_limits(server: DeviceServer) -> bytes:
     )
 
 
+def _offers_block_erase(server: DeviceServer) -> bool:
+    return server.commands.find_service_action(0x48, 0x02) is not None
+
+
 def _block_device_characteristics(server: DeviceServer) -> bytes:
     return BLOCK_DEVICE_CHARACTERISTICS.build(
         {
             "medium_rotation_rate": server.unit.medium_rotation_rate,
             "product_type": 0,
-            "wabereq_wacereq_and_form_factor": 0,
+            # WABEREQ 01b: after BLOCK ERASE reads are answered, with zeros.
+            "wabereq_wacereq_and_form_factor": _offers_block_erase(server) << 6,
             "fuab_and_vbuls": 0,
         }
     )

@@ -48,6 +48,15 @@ class Executor:
         """Whether anything is under way, tasks or steps that go on behind an answer."""
         return bool(self.executing or self._runner.under_way)
 
+    def resume(self) -> None:
+        """Go on with what a restart cut short."""
+        for background in self._device.resumptions():
+            self._runner.begin(background)
+
+    def stop(self) -> None:
+        """What goes on in the background goes no further."""
+        self._runner.stopping = True
+
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
         task.state = EXECUTING

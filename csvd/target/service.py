@@ -129,13 +129,16 @@ class TargetService:
         )
         device.set_mask(_mask_of(node))
         self.devices[node.name] = device
-        self._executors[node.name] = Executor(device, StepRunner(self._reactor, self._keeper, _abort_at(node)))
+        executor = Executor(device, StepRunner(self._reactor, self._keeper, _abort_at(node)))
+        self._executors[node.name] = executor
+        executor.resume()
         self.entity.add_target(node)
 
     async def remove_target(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Serve a target no more: its sessions end at once, and what its disks are at is waited for."""
         self.entity.remove_target(name)
         executor = self._executors.pop(name)
+        executor.stop()
         self.devices.pop(name)
         deadline = self._reactor.seconds() + drain_s
         while executor.busy and self._reactor.seconds() < deadline:
@@ -234,6 +237,8 @@ class TargetService:
             self._ticker.stop()
         for connection in self._connections:
             connection.drain()
+        for executor in self._executors.values():
+            executor.stop()
         deadline = self._reactor.seconds() + drain_s
         while not self._drained and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)

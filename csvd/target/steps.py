@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,6 +22,7 @@ from csvd.scsi.procedure import (
     Flush,
     Keep,
     Now,
+    Pause,
     Prefetch,
     Procedure,
     Read,
@@ -76,6 +78,8 @@ class StepRunner:
         self._clock = clock
         self._keeper = keeper
         self._abort = abort
+        self.stopping = False
+        """Background steps go no further; what a restart must go on with is kept."""
         self.under_way = 0
         """Background steps that have not ended."""
 
@@ -93,6 +97,23 @@ class StepRunner:
             done(reply)
 
         claims.acquire(lambda: self._step(procedure.steps, None, ended, is_aborted))
+
+    def begin(self, background: Background) -> None:
+        """Run steps that belong to no task, once their claims are granted; they begin in a later turn."""
+        claims = Claims(background.claims)
+        self.under_way += 1
+
+        def ended(_reply: Reply | None) -> None:
+            claims.release()
+            self.under_way -= 1
+
+        def begun() -> None:
+            self._clock.callLater(0, self._step, background.steps, None, ended, self._is_stopping)
+
+        claims.acquire(begun)
+
+    def _is_stopping(self) -> bool:
+        return self.stopping
 
     def _step(
         self,
@@ -142,9 +163,10 @@ class StepRunner:
         match request:
             case Now():
                 return self._clock.seconds()
-            case Background(steps):
-                self.under_way += 1
-                self._clock.callLater(0, self._step, steps, None, self._background_ended, _never)
+            case Pause(duration_s):
+                return deferLater(self._clock, duration_s)
+            case Background():
+                self.begin(request)
                 return None
             case Keep(unit, name, value):
                 assert self._keeper is not None, "a unit without a keeper says that it keeps nothing"
@@ -164,9 +186,6 @@ class StepRunner:
                 unit.kept[name] = value
 
         return keeper.keep(unit, name, value).addCallback(kept)
-
-    def _background_ended(self, _reply: Reply | None) -> None:
-        self.under_way -= 1
 
 
 _FAULT = Reply(Status.CHECK_CONDITION, b"", bytes.fromhex("70 00 04 00 00 00 00 0a 00 00 00 00 44 00 00 00 00 00"))
@@ -209,7 +228,3 @@ def _answer(request: Any, value: Any) -> Any:
         return DiskFault(request.unit, operation, error.errno, error.offset_bytes)
     StepRunner.log.failure("a disk failed in another way than a disk may", value)
     return DiskFault(request.unit, operation, errno.EIO, getattr(request, "offset_bytes", 0))
-
-
-def _never() -> bool:
-    return False

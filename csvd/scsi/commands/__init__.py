@@ -7,12 +7,14 @@ from typing import Final
 from csvd.scsi.command import tables
 from csvd.scsi.commands import (
     capacity,
+    format_unit,
     inquiry,
     media,
     mode_select,
     mode_sense,
     readiness,
     report_luns,
+    sanitize,
     start_stop,
     supported,
     synchronize_cache,
@@ -29,6 +31,8 @@ COMMANDS: Final = (
     *media.COMMANDS,
     *synchronize_cache.COMMANDS,
     *supported.COMMANDS,
+    *format_unit.COMMANDS,
+    *sanitize.COMMANDS,
 )
 
 TABLES: Final = tables(COMMANDS)

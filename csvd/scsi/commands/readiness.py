@@ -43,7 +43,11 @@ def _request_sense(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcom
         # With GOOD status and no unit attention: SPC-4 6.39 for a LUN that does not exist.
         condition = illegal_request(Asc.LOGICAL_UNIT_NOT_SUPPORTED)
     else:
-        condition = nexus.take_attention() or CheckCondition(SenseKey.NO_SENSE, Asc.NO_ADDITIONAL_SENSE_INFORMATION)
+        condition = (
+            nexus.take_attention()
+            or nexus.server.medium_operation.condition()
+            or CheckCondition(SenseKey.NO_SENSE, Asc.NO_ADDITIONAL_SENSE_INFORMATION)
+        )
     return Reply(Status.GOOD, encode_sense(condition, descriptor=bool(flags & _DESC))[:allocation_length])
 
 

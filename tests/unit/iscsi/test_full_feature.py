@@ -133,6 +133,18 @@ def test_a_write_that_sends_more_than_the_cdb_takes_keeps_what_it_takes_and_says
     assert end.wire.disk[1024:2048] == bytes(1024)
 
 
+@pytest.mark.parametrize(("sent", "flags", "residual"), [(512, 0x80, 0), (1024, 0x80, 0), (2048, 0x82, 1024)])
+def test_where_the_cdb_does_not_say_how_much_it_takes_what_comes_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, sent: int, flags: int, residual: int
+) -> None:
+    end = logged_in()
+    monkeypatch.setattr(end.wire.router, "data_out_length", lambda lun, cdb: -1024)
+    data = os.urandom(sent)
+    (answer,) = end.ask(end.write(0, min(sent, 1024) // BLOCK_BYTES, data, expected=sent))
+    assert (answer.status, answer.flags, answer.residual_count) == (0, flags, residual)
+    assert end.wire.disk[:sent] == data[:1024].ljust(sent, b"\0")
+
+
 def test_a_write_that_sends_less_than_the_cdb_asks_overflows() -> None:
     end = logged_in()
     (answer,) = end.ask(end.write(0, 4, bytes(1024), expected=1024))

@@ -16,6 +16,7 @@ from csvd.scsi.procedure import (
     Flush,
     Keep,
     Now,
+    Pause,
     Prefetch,
     Procedure,
     Read,
@@ -103,11 +104,17 @@ class Store:
             case Usage():
                 return self.used_bytes
             case Keep(unit, name, value):
-                unit.kept[name] = value
+                if value is None:
+                    unit.kept.pop(name, None)
+                else:
+                    unit.kept[name] = value
             case AbortTasks(unit, nexuses):
                 self.aborted.append((unit.number, tuple(nexuses)))
-            case Background(steps):
+            case Background(steps, _):
                 self.background.append(steps)
+            case Pause(duration_s):
+                self.now_s += duration_s
+                self.run_background()
             case Now():
                 return self.now_s
             case Flush() | Prefetch():

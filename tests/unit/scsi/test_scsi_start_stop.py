@@ -66,7 +66,7 @@ def test_an_ejected_medium_is_flushed_and_gone_until_it_is_loaded() -> None:
 
 @pytest.mark.parametrize("command", WITH_MEDIUM, ids=lambda command: command.name)
 def test_without_a_medium_what_needs_it_is_refused(command: Any) -> None:
-    client = a_client(removable=True)
+    client = a_client(removable=True, thin=True)
     good(client, EJECT)
     cdb = bytes((command.operation_code, command.service_action or 0)).ljust(16, b"\0")
     assert code(client.refusal(cdb)) == NO_MEDIUM

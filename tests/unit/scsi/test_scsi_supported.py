@@ -30,7 +30,7 @@ def rsoc(option: int, operation_code: int = 0, action: int = 0, *, rctd: bool = 
 
 
 def of_disks() -> list[Command]:
-    rows = [command for command in COMMANDS if Peripheral.DISK in command.peripherals]
+    rows = [command for command in COMMANDS if Peripheral.DISK in command.peripherals and command.offered(a_unit())]
     return sorted(rows, key=lambda row: (row.operation_code, row.service_action or 0))
 
 

@@ -20,6 +20,7 @@ from csvd.scsi.procedure import (
     Flush,
     Keep,
     Now,
+    Pause,
     Prefetch,
     Procedure,
     Read,
@@ -208,4 +209,67 @@ def test_background_steps_go_on_behind_the_answer_and_are_counted() -> None:
     assert done == []
     rig.clock.advance(0)
     assert done == ["behind"]
+    assert rig.runner.under_way == 0
+
+
+def test_background_steps_wait_for_their_claims_and_keep_them_to_the_end() -> None:
+    rig = Rig()
+    claim = Claim(rig.unit.locks, 0, 512, True)
+    order: list[str] = []
+
+    def holder() -> Steps:
+        yield AbortTasks(rig.unit, ())
+        order.append("holder")
+        return GOOD
+
+    def behind() -> Steps:
+        yield Pause(1.0)
+        order.append("behind")
+        return GOOD
+
+    rig.run(holder(), claim)
+    rig.runner.begin(Background(behind(), (claim,)))
+    rig.clock.advance(5)
+    assert order == []
+    rig.aborts[0][1]()
+    rig.clock.advance(0)
+    contended = [rig.unit.locks.contended]
+    rig.clock.advance(1)
+    contended.append(rig.unit.locks.contended)
+    assert order == ["holder", "behind"]
+    assert contended == [True, False]
+    assert rig.runner.under_way == 0
+
+
+def test_a_pause_lets_its_time_pass() -> None:
+    rig = Rig()
+
+    def steps() -> Steps:
+        yield Pause(0.5)
+        return GOOD
+
+    rig.run(steps())
+    rig.clock.advance(0.4)
+    assert rig.replies == []
+    rig.clock.advance(0.2)
+    assert rig.replies == [GOOD]
+
+
+def test_when_the_target_stops_background_steps_go_no_further() -> None:
+    rig = Rig()
+    ended: list[str] = []
+
+    def behind() -> Steps:
+        try:
+            yield Pause(1.0)
+            ended.append("went on")
+        finally:
+            ended.append("closed")
+        return GOOD
+
+    rig.runner.begin(Background(behind()))
+    rig.clock.advance(0)
+    rig.runner.stopping = True
+    rig.clock.advance(1)
+    assert ended == ["closed"]
     assert rig.runner.under_way == 0
