@@ -50,6 +50,7 @@ class Task:
         "fault",
         "flags",
         "initiator_task_tag",
+        "leave_queue",
         "lun",
         "on_end",
         "r2t_bytes",
@@ -84,6 +85,8 @@ class Task:
         self.state = COLLECTING
         self.delivered = False
         self.aborted = False
+        self.leave_queue: Callable[[], None] | None = None
+        """Set while it waits in a task set for its turn: takes it out of there."""
         self.on_end: tuple[Callable[[], None], ...] = ()
         """Called when the execution of an aborted task is over."""
         self.data: Any = b""
@@ -243,6 +246,8 @@ class Session:
         """Take a task out of the task set and give back what it held."""
         task.state = ENDED
         task.data = b""
+        if task.leave_queue is not None:
+            task.leave_queue()
         if self.tasks.get(task.initiator_task_tag) is task:
             del self.tasks[task.initiator_task_tag]
         self.r2t_waiting.pop(task, None)
@@ -268,6 +273,7 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
         if waiting == 0:
             done()
 
+    idle = []
     for task in tasks:
         if task.state == EXECUTING:
             waiting += 1
@@ -275,8 +281,11 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
             task.aborted = True
         elif not task.aborted:
             task.aborted = True
-            if task in task.connection.ready:
-                task.connection.ready.remove(task)
-            task.session.end(task)
+            idle.append(task)
+    # All are marked before one goes: in a task set its going may let another have its turn.
+    for task in idle:
+        if task in task.connection.ready:
+            task.connection.ready.remove(task)
+        task.session.end(task)
     if waiting == 0:
         done()

@@ -31,9 +31,10 @@ class DataDirection(Enum):
 
 
 class Reservation(Enum):
-    """What another I_T nexus' persistent reservation does to a command (SPC-4 5.13)."""
+    """What another I_T nexus' reservation does to a command (SPC-4 tables 65 and 66, SBC-3 4.17, SPC-2 5.5)."""
 
     ALLOWED = "allowed"
+    CONFLICTS_WITH_LEGACY = "allowed with a persistent reservation; conflicts with one that RESERVE(6) made"
     CONFLICTS_WITH_EXCLUSIVE_ACCESS = "conflicts with exclusive access"
     CONFLICTS = "conflicts"
 
@@ -65,6 +66,7 @@ class Command:
         offered: which logical units of these kinds offer it.
         despite_attention: it runs, and leaves a unit attention condition pending (SAM-5 5.14.4).
         recommended_timeout_s: of the command timeouts descriptor.
+        reservation_by_cdb: in place of `reservation`, for a command that is allowed or not by what its CDB says.
     """
 
     name: str
@@ -79,11 +81,16 @@ class Command:
     offered: Callable[[LogicalUnit], bool] = every_unit
     despite_attention: bool = False
     recommended_timeout_s: int = 30
+    reservation_by_cdb: Callable[[bytes], Reservation] | None = None
     control_offset: int = field(init=False)
 
     def __post_init__(self) -> None:
         # A copy of the layout's, one attribute nearer on the hot path.
         object.__setattr__(self, "control_offset", self.layout.control_offset)
+
+    def reservation_of(self, cdb: bytes) -> Reservation:
+        """What a reservation of another nexus does to this command with this CDB."""
+        return self.reservation if self.reservation_by_cdb is None else self.reservation_by_cdb(cdb)
 
     def usage_data(self) -> bytes:
         """CDB USAGE DATA: a map of the evaluated bits, with the code and service action themselves (SPC-4 6.35.3)."""

@@ -13,6 +13,8 @@ from csvd.scsi.mode_pages import ModePage
 from csvd.scsi.mode_parameters import ModeParameters
 from csvd.scsi.nexus import Nexus
 from csvd.scsi.outcome import Reply, Status
+from csvd.scsi.reservation_guard import ReservationGuard
+from csvd.scsi.reservation_store import ReservationStore
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
 from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
@@ -48,12 +50,14 @@ class DeviceServer:
         descriptor_sense: D_SENSE of the Control mode page.
         nexuses: its I_T_L nexuses by the name of the I_T nexus.
         task_set: which tasks may begin.
+        reservations: the reservations of its logical unit.
         guards: asked in their order before a command of an interrupted nexus runs.
         medium_state: whether the medium is there and may be removed.
         medium_operation: the format or sanitize operation that goes on, or has failed.
     """
 
     __slots__ = (
+        "_reservation_guard",
         "commands",
         "descriptor_sense",
         "functions",
@@ -62,6 +66,7 @@ class DeviceServer:
         "medium_state",
         "mode",
         "nexuses",
+        "reservations",
         "task_set",
         "unit",
         "write_protected",
@@ -73,6 +78,8 @@ class DeviceServer:
         unit: LogicalUnit,
         commands: CommandTable,
         functions: Collection[TaskManagementFunction],
+        reservations: ReservationStore,
+        nexuses: Mapping[str, Nexus],
     ) -> None:
         self.unit = unit
         self.commands = commands
@@ -86,7 +93,13 @@ class DeviceServer:
         self.task_set = TaskSet()
         self.medium_state = MediumState(self)
         self.medium_operation = MediumOperation(self)
-        self.guards: list[Guard] = [self.medium_operation, self.medium_state]
+        self.reservations = reservations
+        self._reservation_guard = ReservationGuard(self, reservations, nexuses)
+        self.guards: list[Guard] = [self._reservation_guard, self.medium_operation, self.medium_state]
+
+    def end(self) -> None:
+        """The logical unit is served no more: nothing reaches this device server from outside."""
+        self._reservation_guard.end()
 
     def change_mode(self, values: Mapping[ModePage, bytes], *, saved: bool, by_nexus: str) -> bool:
         """Change mode parameters; the other nexuses are told when any is another one (SPC-4 6.11).
@@ -109,14 +122,17 @@ class DeviceServer:
         self.descriptor_sense = self.mode.descriptor_sense
 
     def reset(self) -> None:
-        """A reset of the logical unit: what commands had set goes back (SAM-5 6.3.2, SPC-4 7.5.1)."""
+        """A reset of the logical unit: what commands had set goes back (SAM-5 6.3.2, SPC-4 7.5.1, SPC-2 5.5)."""
+        self.reservations.end_legacy()
         self.mode.reset()
         self._mode_changed()
         self.medium_state.reset()
 
     def nexus_lost(self, name: str) -> None:
         """Drop what is held for an I_T nexus."""
-        self.nexuses.pop(name, None)
+        itl = self.nexuses.pop(name, None)
+        if itl is not None:
+            self.reservations.end_legacy(itl.nexus.registrant)
         self.medium_state.allow_removal(name)
 
     def refuse(self, condition: CheckCondition) -> Reply:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from csvd.scsi.reservations import Registrant
+
 if TYPE_CHECKING:
     from csvd.scsi.target_device import TargetDevice
 
@@ -44,3 +46,14 @@ class Nexus:
     identity: NexusIdentity
     device: TargetDevice
     numbers: list[int] = field(default_factory=list)
+    registrant: Registrant = field(init=False)
+    """The nexus as reservations know it: its ports by name, whatever session joins them."""
+
+    def __post_init__(self) -> None:
+        tag = self.identity.portal_group_tag
+        self.registrant = Registrant(self.identity.initiator_port, target_port_name(self.device.name, tag), tag)
+
+
+def target_port_name(target: str, portal_group_tag: int) -> str:
+    """The SCSI target port name (RFC 7143 4.4.1)."""
+    return f"{target},t,0x{portal_group_tag:04x}"

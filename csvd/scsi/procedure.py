@@ -10,7 +10,7 @@ Before a procedure begins, all its claims are granted at once: nobody else touch
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -146,6 +146,18 @@ class AbortTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """Wait until something is the procedure's; the answer is None.
+
+    Args:
+        begin: called with what calls back, once, now or later. A procedure that is aborted while it waits is closed
+            after that call, not before, so what it was given can be passed on.
+    """
+
+    begin: Callable[[Callable[[], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """Begin steps that go on after the command is answered (IMMED); the answer is None, at once.
 
@@ -186,6 +198,7 @@ Request: TypeAlias = (
     | Usage
     | Keep
     | AbortTasks
+    | Until
     | Background
     | Now
     | Pause

@@ -13,9 +13,11 @@ from csvd.scsi.commands.sanitize import resumption
 from csvd.scsi.device_server import DeviceServer, ItlNexus
 from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
-from csvd.scsi.nexus import Nexus, NexusIdentity
+from csvd.scsi.nexus import Nexus, NexusIdentity, target_port_name
 from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
 from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
+from csvd.scsi.reservation_store import LocalReservations, ReservationStore
+from csvd.scsi.reservations import Registrant
 from csvd.scsi.sense import AdditionalSense, Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
@@ -46,6 +48,8 @@ class TargetDevice:
         logical_units: by LUN.
         name: the iSCSI name of the target.
         mask: which initiator may see which LUN; an invisible one does not exist for it.
+        portal_group_tags: tells its target ports; those of open nexuses are known without.
+        reservations: gives the reservations of a logical unit; the same for all targets that export it.
         functions: the task management functions that the target carries out.
     """
 
@@ -55,6 +59,8 @@ class TargetDevice:
         *,
         name: str = "",
         mask: LunMask = every_lun,
+        portal_group_tags: Callable[[], Iterable[int]] = tuple,
+        reservations: Callable[[LogicalUnit], ReservationStore] = LocalReservations,
         functions: Collection[TaskManagementFunction] = OFFERED,
     ) -> None:
         self.name = name
@@ -62,20 +68,39 @@ class TargetDevice:
         self.servers: dict[int, DeviceServer] = {}
         self._mask = mask
         self._functions = functions
+        self._portal_group_tags = portal_group_tags
+        self._reservations = reservations
         self._itls: dict[str, dict[int, ItlNexus]] = {}
         self._routes: dict[int, DeviceServer] = {}
         for number in sorted(logical_units):
             assert logical_units[number].number == number, f"LUN {number} is given another one's logical unit"
             self._serve(logical_units[number])
         identity = next((server.unit.identity for server in self.servers.values()), Identity())
-        self._absent = _unit_less_server(Peripheral.ABSENT, identity, functions)
-        self._routes[REPORT_LUNS_WELL_KNOWN] = _unit_less_server(Peripheral.WELL_KNOWN, identity, functions)
+        self._absent = self._unit_less_server(Peripheral.ABSENT, identity)
+        self._routes[REPORT_LUNS_WELL_KNOWN] = self._unit_less_server(Peripheral.WELL_KNOWN, identity)
 
     def _serve(self, unit: LogicalUnit) -> None:
-        server = DeviceServer(unit, TABLES[unit.peripheral].offered_by(unit), self._functions)
+        server = self._server(unit)
         self.servers[unit.number] = server
         for spelling in lun_spellings(unit.number):
             self._routes[spelling] = server
+
+    def _server(self, unit: LogicalUnit) -> DeviceServer:
+        commands = TABLES[unit.peripheral].offered_by(unit)
+        return DeviceServer(unit, commands, self._functions, self._reservations(unit), self.nexuses)
+
+    def _unit_less_server(self, peripheral: Peripheral, identity: Identity) -> DeviceServer:
+        """A server for a LUN without a disk: a well known logical unit, or one that does not exist."""
+        unit = LogicalUnit(
+            number=0, device=None, block_bytes=512, block_count=1, identity=identity, peripheral=peripheral
+        )
+        return DeviceServer(unit, TABLES[peripheral], self._functions, LocalReservations(unit), self.nexuses)
+
+    def target_ports(self) -> list[Registrant]:
+        """The target ports, in ascending order, as the I_T nexuses that nobody's initiator port has with them."""
+        tags = {nexus.identity.portal_group_tag for nexus in self.nexuses.values()}
+        tags.update(self._portal_group_tags())
+        return [Registrant("", target_port_name(self.name, tag), tag) for tag in sorted(tags)]
 
     # I_T nexuses
 
@@ -114,6 +139,7 @@ class TargetDevice:
     def remove_unit(self, number: int) -> LogicalUnit:
         """Serve a logical unit no more; its tasks are the caller's to end first."""
         server = self.servers.pop(number)
+        server.end()
         for spelling in lun_spellings(number):
             del self._routes[spelling]
             for itls in self._itls.values():
@@ -334,14 +360,6 @@ class TargetDevice:
             server.nexuses[nexus] = itl
         by_lun[lun] = itl
         return itl
-
-
-def _unit_less_server(
-    peripheral: Peripheral, identity: Identity, functions: Collection[TaskManagementFunction]
-) -> DeviceServer:
-    """A server for a LUN without a disk: a well known logical unit, or one that does not exist."""
-    unit = LogicalUnit(number=0, device=None, block_bytes=512, block_count=1, identity=identity, peripheral=peripheral)
-    return DeviceServer(unit, TABLES[peripheral], functions)
 
 
 def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:

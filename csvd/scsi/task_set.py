@@ -47,6 +47,12 @@ class TaskSet:
         else:
             self._begin(attribute, begin)
 
+    def withdraw(self, attribute: int, begin: Callable[[], None]) -> None:
+        """A task that has not begun goes away: its `begin` is not called any more. Others may begin before this
+        returns."""
+        self._waiting.remove((attribute, begin))
+        self._release()
+
     def leave_simple(self) -> None:
         """A simple task that had begun has ended."""
         self.begun -= 1

@@ -59,7 +59,6 @@ class Executor:
 
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
-        task.state = EXECUTING
         attribute = task.flags & _ATTRIBUTE
         task_set = self._device.task_set_of(task.lun)
         if task_set is None:
@@ -72,16 +71,27 @@ class Executor:
             self._queue(connection, task, task_set, attribute)
 
     def _queue(self, connection: ServerConnection, task: Task, task_set: TaskSet, attribute: int) -> None:
-        """An ordered task, or one at the head of the queue, or a simple one behind an ordered one (SAM-5 8)."""
+        """An ordered task, or one at the head of the queue, or a simple one behind an ordered one (SAM-5 8).
+
+        While it waits it is not being executed: who aborts it need not wait for it, or PREEMPT AND ABORT would wait for
+        the task of another that waits for PREEMPT AND ABORT.
+        """
         self.executing += 1
         at_once = True
 
         def begin() -> None:
             self.executing -= 1
+            task.leave_queue = None
             self._start(connection, task, lambda: task_set.leave(attribute))
             if not at_once:
                 connection.proceed()
 
+        def leave_queue() -> None:
+            self.executing -= 1
+            task.leave_queue = None
+            task_set.withdraw(attribute, begin)
+
+        task.leave_queue = leave_queue
         task_set.enter(attribute, begin)
         at_once = False
 
@@ -91,6 +101,7 @@ class Executor:
             ended()
             self._reply(connection, task, GOOD)  # to nobody: who aborted the task is told that it is over
             return
+        task.state = EXECUTING
         if task.fault is not None:
             ended()
             self._reply(connection, task, self._device.task_failed(task.lun, *task.fault.value))

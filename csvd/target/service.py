@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -23,7 +23,8 @@ from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
 from csvd.target.listener import Portal
-from csvd.target.steps import Abort, Keeper, StepRunner
+from csvd.target.shared_reservations import SharedReservations
+from csvd.target.steps import Keeper, StepRunner
 
 MAX_CONNECTIONS: Final = 1024
 MAX_HALF_OPEN: Final = 128
@@ -73,6 +74,7 @@ class TargetService:
         self._ticker = task.LoopingCall(self._tick)
         self._ticker.clock = reactor
         self._keeper = keeper
+        self._reservations = SharedReservations()
         self.entity = NetworkEntity(discovery_access=discovery_access, entropy=os.urandom)
         for export in exports:
             self.add_target(export)
@@ -118,7 +120,14 @@ class TargetService:
 
     def add_target(self, export: Export) -> None:
         """Serve one more target; its name must be free."""
-        device = TargetDevice({unit.number: unit for unit in export.logical_units}, name=export.name)
+        device = TargetDevice(
+            {unit.number: unit for unit in export.logical_units},
+            name=export.name,
+            portal_group_tags=lambda: (
+                self.entity.groups if export.portal_group_tags is None else export.portal_group_tags
+            ),
+            reservations=self._reservations.of,
+        )
         node = TargetNode(
             export.name,
             device,
@@ -129,7 +138,7 @@ class TargetService:
         )
         device.set_mask(_mask_of(node))
         self.devices[node.name] = device
-        executor = Executor(device, StepRunner(self._reactor, self._keeper, _abort_at(node)))
+        executor = Executor(device, StepRunner(self._reactor, self._keeper, self._abort))
         self._executors[node.name] = executor
         executor.resume()
         self.entity.add_target(node)
@@ -204,6 +213,24 @@ class TargetService:
             self.log.warn("{peer}: dropped, too many are logging in", peer=oldest.engine.peer)
             oldest.abort()
 
+    def _abort(self, unit: LogicalUnit, nexuses: Sequence[str], done: Callable[[], None]) -> None:
+        """Abort the tasks of I_T nexuses on a logical unit, at all targets that export it; see `steps.Abort`."""
+        aborts = []
+        for name, device in self.devices.items():
+            numbers = [n for n, server in device.servers.items() if server.unit.identity.naa == unit.identity.naa]
+            luns = {spelling for number in numbers for spelling in lun_spellings(number)}
+            aborts.append(partial(self.entity.targets[name].abort_tasks, luns, nexuses))
+        waiting = len(aborts)
+
+        def one_done() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                done()
+
+        for abort in aborts:
+            abort(one_done)
+
     def _executor_of(self, engine: TargetConnection) -> Executor:
         assert engine.session is not None
         assert engine.session.target is not None
@@ -249,8 +276,3 @@ class TargetService:
 def _mask_of(node: TargetNode) -> LunMask:
     """Which LUNs an initiator sees, as the target's access says."""
     return lambda identity, number: node.access.shows(identity.initiator_name, number)
-
-
-def _abort_at(node: TargetNode) -> Abort:
-    """How the SCSI device has tasks aborted that the iSCSI layer holds."""
-    return lambda unit, nexuses, done: node.abort_tasks(set(lun_spellings(unit.number)), nexuses, done)

@@ -29,6 +29,7 @@ from csvd.scsi.procedure import (
     Request,
     Steps,
     Unmap,
+    Until,
     Usage,
     Write,
     WriteZeroes,
@@ -175,6 +176,10 @@ class StepRunner:
                 aborted: Deferred[None] = Deferred()
                 self._abort(unit, nexuses, lambda: aborted.callback(None))
                 return aborted
+            case Until(begin):
+                reached: Deferred[None] = Deferred()
+                begin(lambda: reached.callback(None))
+                return reached
             case _:
                 return _ask_disk(request)
 

@@ -12,8 +12,11 @@ from csvd.scsi.commands import (
     media,
     mode_select,
     mode_sense,
+    persistent_reserve_in,
+    persistent_reserve_out,
     readiness,
     report_luns,
+    reserve_release,
     sanitize,
     start_stop,
     supported,
@@ -33,6 +36,9 @@ COMMANDS: Final = (
     *supported.COMMANDS,
     *format_unit.COMMANDS,
     *sanitize.COMMANDS,
+    *reserve_release.COMMANDS,
+    *persistent_reserve_in.COMMANDS,
+    *persistent_reserve_out.COMMANDS,
 )
 
 TABLES: Final = tables(COMMANDS)

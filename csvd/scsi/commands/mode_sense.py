@@ -155,7 +155,7 @@ COMMANDS: Final = (
         operation_code=0x1A,
         layout=MODE_SENSE_6,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS,
         handler=_mode_sense_6,
     ),
     Command(
@@ -163,7 +163,7 @@ COMMANDS: Final = (
         operation_code=0x5A,
         layout=MODE_SENSE_10,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS,
         handler=_mode_sense_10,
     ),
 )

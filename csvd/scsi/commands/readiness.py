@@ -57,7 +57,7 @@ COMMANDS: Final = (
         operation_code=0x00,
         layout=TEST_UNIT_READY,
         direction=DataDirection.NONE,
-        reservation=Reservation.ALLOWED,
+        reservation=Reservation.CONFLICTS_WITH_LEGACY,
         handler=_test_unit_ready,
         peripherals=LOGICAL_UNITS,
     ),

@@ -160,7 +160,7 @@ COMMANDS: Final = (
         service_action=0x0C,
         layout=REPORT_SUPPORTED_OPERATION_CODES,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS,
         handler=_report_supported_operation_codes,
     ),
     Command(
@@ -169,7 +169,7 @@ COMMANDS: Final = (
         service_action=0x0D,
         layout=REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS,
         handler=_report_supported_task_management_functions,
     ),
 )

@@ -23,6 +23,7 @@ from csvd.scsi.procedure import (
     Request,
     Steps,
     Unmap,
+    Until,
     Usage,
     Write,
     WriteZeroes,
@@ -110,6 +111,10 @@ class Store:
                     unit.kept[name] = value
             case AbortTasks(unit, nexuses):
                 self.aborted.append((unit.number, tuple(nexuses)))
+            case Until(begin):
+                reached: list[bool] = []
+                begin(lambda: reached.append(True))
+                assert reached, "nobody else runs here, so there is nothing to wait for"
             case Background(steps, _):
                 self.background.append(steps)
             case Pause(duration_s):

@@ -1,0 +1,242 @@
+"""Where the reservations of a logical unit are: what the device servers ask, and the store of one node.
+
+The commands and the guard know `ReservationStore` only. So a store that a cluster shares can take the place of
+`LocalReservations`, whose changes are as indivisible, by other means.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias
+
+from csvd.errors import ConfigError
+from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.procedure import Keep, Request, Until
+from csvd.scsi.reservations import TYPES, Action, Change, Registrant, ReservationConflict, State
+from csvd.scsi.sense import Asc
+
+KEPT_NAME: Final = "reservations"
+
+Attentions: TypeAlias = tuple[tuple[Registrant, Asc], ...]
+
+
+class Listener(Protocol):
+    """A device server that must know what changes."""
+
+    def reservations_changed(self, attentions: Attentions) -> None:
+        """Who may do what is another one now; these unit attention conditions are to be established."""
+
+    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
+        """The names of the open I_T nexuses among these."""
+
+
+class ReservationStore(Protocol):
+    """The reservations of one logical unit, whichever targets and ports reach it."""
+
+    @property
+    def state(self) -> State:
+        """The persistent reservation and the registrations at present."""
+
+    @property
+    def legacy_holder(self) -> Registrant | None:
+        """Who holds the reservation that RESERVE(6) made (SPC-2)."""
+
+    def carry_out(self, unit: LogicalUnit, action: Action) -> Generator[Request, Any, Change]:
+        """Steps that do a service action as one: it is in force, and durable where it must be, when they end.
+
+        Raises:
+            ReservationConflict, CheckCondition: see `Action.apply`.
+            DiskFault: what must outlive a loss of power could not be kept; nothing has changed.
+        """
+
+    def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
+        """Steps of RESERVE(6).
+
+        Raises:
+            ReservationConflict: another nexus has it, or reservations are persistent.
+        """
+
+    def release_unit(self, who: Registrant) -> Generator[Request, Any, None]:
+        """Steps of RELEASE(6); raises as `reserve_unit` does where reservations are persistent."""
+
+    def end_legacy(self, who: Registrant | None = None) -> None:
+        """The reservation that RESERVE(6) made ends: by a reset, or for this nexus, which is lost."""
+
+    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
+        """The names of the open I_T nexuses among these, of all targets."""
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell a listener of changes from now on; call what is returned to end that."""
+
+
+class LocalReservations:
+    """The reservations of a logical unit that this node alone exports.
+
+    Args:
+        unit: what was kept of it is taken over.
+
+    Raises:
+        ConfigError: what was kept makes no sense.
+    """
+
+    def __init__(self, unit: LogicalUnit) -> None:
+        self.state = decode_state(unit.kept[KEPT_NAME]) if KEPT_NAME in unit.kept else State()
+        self.legacy_holder: Registrant | None = None
+        self._listeners: dict[Listener, None] = {}
+        self._turn = _Turn()
+
+    def carry_out(self, unit: LogicalUnit, action: Action) -> Generator[Request, Any, Change]:
+        """See `ReservationStore.carry_out`."""
+        try:
+            yield Until(self._turn.take)
+            if self.legacy_holder is not None:
+                raise ReservationConflict("it is reserved by RESERVE")
+            change = action.apply(self.state)
+            kept = encode_state(change.state) if change.state.aptpl else None
+            if unit.keeps and unit.kept.get(KEPT_NAME) != kept:
+                try:
+                    yield Keep(unit, KEPT_NAME, kept)
+                except GeneratorExit:
+                    # The command was aborted meanwhile. What is kept and what is in force stay the same.
+                    if unit.kept.get(KEPT_NAME) == kept:
+                        self._commit(change)
+                    raise
+            self._commit(change)
+        finally:
+            self._turn.pass_on()
+        return change
+
+    def _commit(self, change: Change) -> None:
+        if change.state is not self.state:
+            self.state = change.state
+            self._tell(change.attentions)
+
+    def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
+        """See `ReservationStore.reserve_unit`."""
+        try:
+            yield Until(self._turn.take)
+            if self._legacy_is_void(who):
+                return
+            if self.legacy_holder not in (None, who):
+                raise ReservationConflict("another nexus has reserved it")
+            if self.legacy_holder is None:
+                self.legacy_holder = who
+                self._tell(())
+        finally:
+            self._turn.pass_on()
+
+    def release_unit(self, who: Registrant) -> Generator[Request, Any, None]:
+        """See `ReservationStore.release_unit`."""
+        try:
+            yield Until(self._turn.take)
+            if not self._legacy_is_void(who) and self.legacy_holder == who:
+                self.end_legacy()
+        finally:
+            self._turn.pass_on()
+
+    def _legacy_is_void(self, who: Registrant) -> bool:
+        """Whether RESERVE and RELEASE of this nexus are GOOD without effect (SPC-4 5.13.3).
+
+        Raises:
+            ReservationConflict: they conflict, for somebody is registered (SPC-2 5.5.1).
+        """
+        state = self.state
+        if not state.keys:
+            return False
+        if state.type is not None and state.admits(who):
+            return True
+        raise ReservationConflict("registrations are persistent here")
+
+    def end_legacy(self, who: Registrant | None = None) -> None:
+        """See `ReservationStore.end_legacy`."""
+        if self.legacy_holder is not None and who in (None, self.legacy_holder):
+            self.legacy_holder = None
+            self._tell(())
+
+    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
+        """See `ReservationStore.nexus_names`."""
+        nexuses = tuple(who)
+        return [name for listener in self._listeners for name in listener.nexus_names(nexuses)]
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """See `ReservationStore.subscribe`."""
+        self._listeners[listener] = None
+
+        def end() -> None:
+            self._listeners.pop(listener, None)
+
+        return end
+
+    def _tell(self, attentions: Attentions) -> None:
+        for listener in list(self._listeners):
+            listener.reservations_changed(attentions)
+
+
+class _Turn:
+    """One at a time, first come, first served."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._is_free = True
+        self._is_passing = False
+
+    def take(self, granted: Callable[[], None]) -> None:
+        """Call back when it is the caller's turn."""
+        if self._is_free and not self._waiting:
+            self._is_free = False
+            granted()
+        else:
+            self._waiting.append(granted)
+
+    def pass_on(self) -> None:
+        """Whoever has the turn is done. What waits is begun from here, one after the other, never one inside another:
+        a thousand that wait must not cost a thousand frames."""
+        self._is_free = True
+        if self._is_passing:
+            return
+        self._is_passing = True
+        while self._waiting and self._is_free:
+            self._is_free = False
+            self._waiting.popleft()()
+        self._is_passing = False
+
+
+def encode_state(state: State) -> dict[str, Any]:
+    """What is kept over a restart, as JSON; PRGENERATION is not (SPC-4 6.15.2)."""
+    nexuses = list(state.keys)
+    return {
+        "registrations": [[*nexus, f"{key:016x}"] for nexus, key in state.keys.items()],
+        "type": None if state.type is None else state.type.code,
+        "holder": None if state.holder is None else nexuses.index(state.holder),
+    }
+
+
+def decode_state(kept: Any) -> State:
+    """What was kept.
+
+    Raises:
+        ConfigError: it is nothing that `encode_state` writes.
+    """
+    try:
+        registrations = [
+            (Registrant(str(initiator), str(target), int(port)), int(key, 16))
+            for initiator, target, port, key in kept["registrations"]
+        ]
+        keys = MappingProxyType(dict(registrations))
+        kind = None if kept["type"] is None else TYPES[kept["type"]]
+        holder = None if kept["holder"] is None else registrations[kept["holder"]][0]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise _senseless(repr(error)) from error
+    if (holder is not None) != (kind is not None and not kind.all_registrants) or (kind is not None and not keys):
+        raise _senseless("a reservation has one holder, or all that are registered")
+    return State(keys=keys, type=kind, holder=holder, aptpl=True)
+
+
+def _senseless(why: str) -> ConfigError:
+    return ConfigError(
+        "the kept reservations of a logical unit make no sense",
+        why=why,
+        hint="remove its file from the state directory to forget them",
+    )

@@ -1,0 +1,93 @@
+"""iSCSI TransportIDs: how persistent reservations write the initiator port of an I_T nexus (SPC-4 7.6.4.6)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from construct import Bytes, Const, Int8ub, Int16ub, Struct, this
+
+from csvd.scsi.reservations import TRANSPORT_IDS, invalid_in_list
+
+_ISCSI: Final = 0x05
+_DEVICE_FORMAT: Final = 0x00
+_PORT_FORMAT: Final = 0x40
+_LEAST_BYTES: Final = 20
+_MOST_NAME_BYTES: Final = 223
+
+TRANSPORT_ID_HEADER: Final = Struct(
+    "format_code_and_protocol_identifier" / Int8ub,
+    "reserved" / Int8ub,
+    "additional_length" / Int16ub,
+)
+TRANSPORT_ID: Final = Struct(
+    "format_code_and_protocol_identifier" / Const(_PORT_FORMAT | _ISCSI, Int8ub),
+    "reserved" / Const(0, Int8ub),
+    "additional_length" / Int16ub,
+    "iscsi_name" / Bytes(this.additional_length),
+)
+
+_ISID: Final = re.compile(r"[0-9a-fA-F]{1,12}\Z")
+
+
+class InitiatorName(NamedTuple):
+    """What a TransportID names.
+
+    Args:
+        name: iSCSI name of the initiator, in lower case as names are compared.
+        isid: which of its ports; None for all that are known.
+    """
+
+    name: str
+    isid: bytes | None
+
+    @property
+    def port(self) -> str:
+        """The SCSI initiator port name."""
+        assert self.isid is not None
+        return f"{self.name},i,0x{self.isid.hex()}"
+
+
+def encode_transport_id(initiator_port: str) -> bytes:
+    """The TransportID of an initiator port, in the format with its ISID."""
+    text = initiator_port.encode() + b"\0"
+    length = max(_LEAST_BYTES, len(text) + -len(text) % 4)
+    return TRANSPORT_ID.build({"additional_length": length, "iscsi_name": text.ljust(length, b"\0")})
+
+
+def parse_transport_ids(data: bytes) -> list[InitiatorName]:
+    """Take a list of TransportIDs apart.
+
+    Raises:
+        CheckCondition: INVALID FIELD IN PARAMETER LIST: one is cut off, of another protocol, or names nobody.
+    """
+    found = []
+    offset = 0
+    while offset < len(data):
+        if len(data) - offset < TRANSPORT_ID_HEADER.sizeof():
+            raise invalid_in_list(TRANSPORT_IDS)
+        header = TRANSPORT_ID_HEADER.parse(data[offset : offset + TRANSPORT_ID_HEADER.sizeof()])
+        begin = offset + TRANSPORT_ID_HEADER.sizeof()
+        offset = begin + header.additional_length
+        if header.additional_length < _LEAST_BYTES or header.additional_length % 4 or offset > len(data):
+            raise invalid_in_list(TRANSPORT_IDS)
+        found.append(_parse_one(header.format_code_and_protocol_identifier, data[begin:offset]))
+    return found
+
+
+def _parse_one(kind: int, text: bytes) -> InitiatorName:
+    try:
+        # The name ends at its null; what is behind it is not looked at.
+        name = text[: text.index(0)].decode("utf-8")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise invalid_in_list(TRANSPORT_IDS) from error
+    if kind == _DEVICE_FORMAT | _ISCSI and _is_name(name):
+        return InitiatorName(name.lower(), None)
+    name, separator, isid = name.rpartition(",i,0x")
+    if kind == _PORT_FORMAT | _ISCSI and separator and _is_name(name) and _ISID.match(isid):
+        return InitiatorName(name.lower(), int(isid, 16).to_bytes(6))
+    raise invalid_in_list(TRANSPORT_IDS)
+
+
+def _is_name(name: str) -> bool:
+    return name.isprintable() and " " not in name and 1 <= len(name.encode()) <= _MOST_NAME_BYTES
