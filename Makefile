@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SEEDS  ?= 200
+FUZZ_S ?= 600
+SOAK_S ?= 600
 
-.PHONY: demo test lint bench conformance apt clean
+.PHONY: demo test lint bench conformance soak fuzz fuzz-fixed apt clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
@@ -40,6 +41,23 @@ bench: $(VENV)/.dev
 conformance: $(VENV)/.dev
 	.ci/apt tgt libiscsi-bin
 	$(BIN)/python -m tests.conformance
+
+## soak: 16 sessions of mixed work with verify, resets, cuts and restarts of the daemon; SOAK_S seconds
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --seconds $(SOAK_S)
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+## fuzz: the target engine under atheris for FUZZ_S seconds; what it finds is kept in .fuzz
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
+## fuzz-fixed: a short run that is the same every time, for CI
+fuzz-fixed: $(VENV)/.fuzz
+	rm -rf build/fuzz
+	$(BIN)/python -m tests.fuzz --seconds 300 --runs 3000 --seed 1 --found build/fuzz
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -64,7 +64,7 @@ class Room:
         """Take one input; whatever the bytes are, nothing is raised but what is a fault of ours."""
         if not data:
             return
-        mode, stream = data[0], data[1 : MOST_INPUT_BYTES]
+        mode, stream = data[0], data[1:MOST_INPUT_BYTES]
         if mode & LOGGED_IN:
             digest = "CRC32C" if mode & DIGESTS else "None"
             self._feed(login(digest), len(stream) + 1000)
