@@ -145,6 +145,10 @@ class CommandTable:
         """The row of a command with service actions."""
         return self._by_service_action.get(operation_code, {}).get(service_action)
 
+    def has_operation_code(self, operation_code: int) -> bool:
+        """Whether there is any row of this operation code."""
+        return operation_code in self.by_operation_code or operation_code in self._by_service_action
+
     def has_service_actions(self, operation_code: int) -> bool:
         """Whether the service action field of this operation code selects the command."""
         return operation_code in self._by_service_action

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from csvd.errors import ConfigError
 from csvd.scsi.lun import LUN_LIMIT
 from csvd.scsi.range_locks import RangeLocks
 
 # A company identifier with the locally administered bit set: csvd has no block of its own at the IEEE.
-_LOCAL_COMPANY_ID = 0x024353
+LOCAL_COMPANY_ID: Final = 0x024353
 _NAA_IEEE_REGISTERED_EXTENDED = 6
 _NAA_LENGTHS = {0x2: 8, 0x3: 8, 0x5: 8, 0x6: 16}
 
@@ -29,7 +29,7 @@ def naa_of(serial: str) -> bytes:
     """A 16-byte NAA 6 designator made of the serial number, so it is the same on every node and after any restart."""
     digest = int.from_bytes(hashlib.sha256(serial.encode()).digest()[:13])
     vendor_specific = digest & ((1 << 100) - 1)
-    return (_NAA_IEEE_REGISTERED_EXTENDED << 124 | _LOCAL_COMPANY_ID << 100 | vendor_specific).to_bytes(16)
+    return (_NAA_IEEE_REGISTERED_EXTENDED << 124 | LOCAL_COMPANY_ID << 100 | vendor_specific).to_bytes(16)
 
 
 @dataclass(frozen=True, slots=True)

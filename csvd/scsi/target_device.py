@@ -19,6 +19,7 @@ from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
 from csvd.scsi.reservation_store import LocalReservations, ReservationStore
 from csvd.scsi.reservations import Registrant
 from csvd.scsi.sense import AdditionalSense, Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
+from csvd.scsi.target_ports import AccessState, StateChange, TargetPorts
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.write_through import written_through
@@ -48,9 +49,9 @@ class TargetDevice:
         logical_units: by LUN.
         name: the iSCSI name of the target.
         mask: which initiator may see which LUN; an invisible one does not exist for it.
-        portal_group_tags: tells its target ports; those of open nexuses are known without.
         reservations: gives the reservations of a logical unit; the same for all targets that export it.
         functions: the task management functions that the target carries out.
+        ports: its target ports; those of open nexuses are known without.
     """
 
     def __init__(
@@ -59,16 +60,16 @@ class TargetDevice:
         *,
         name: str = "",
         mask: LunMask = every_lun,
-        portal_group_tags: Callable[[], Iterable[int]] = tuple,
         reservations: Callable[[LogicalUnit], ReservationStore] = LocalReservations,
         functions: Collection[TaskManagementFunction] = OFFERED,
+        ports: TargetPorts | None = None,
     ) -> None:
         self.name = name
+        self.ports = ports or TargetPorts()
         self.nexuses: dict[str, Nexus] = {}
         self.servers: dict[int, DeviceServer] = {}
         self._mask = mask
         self._functions = functions
-        self._portal_group_tags = portal_group_tags
         self._reservations = reservations
         self._itls: dict[str, dict[int, ItlNexus]] = {}
         self._routes: dict[int, DeviceServer] = {}
@@ -81,6 +82,7 @@ class TargetDevice:
 
     def _serve(self, unit: LogicalUnit) -> None:
         server = self._server(unit)
+        server.guards.insert(0, self.ports)
         self.servers[unit.number] = server
         for spelling in lun_spellings(unit.number):
             self._routes[spelling] = server
@@ -99,7 +101,7 @@ class TargetDevice:
     def target_ports(self) -> list[Registrant]:
         """The target ports, in ascending order, as the I_T nexuses that nobody's initiator port has with them."""
         tags = {nexus.identity.portal_group_tag for nexus in self.nexuses.values()}
-        tags.update(self._portal_group_tags())
+        tags.update(self.ports.groups)
         return [Registrant("", target_port_name(self.name, tag), tag) for tag in sorted(tags)]
 
     # I_T nexuses
@@ -162,6 +164,27 @@ class TargetDevice:
         if server.unit.block_count != block_count:
             server.unit.block_count = block_count
             server.establish(Asc.CAPACITY_DATA_HAS_CHANGED)
+
+    def set_ports(self, tags: Iterable[int]) -> None:
+        """Have these portal groups as target ports; the nexuses are told when they were others (SPC-4 6.6.1)."""
+        if self.ports.serve(tags):
+            for server in self.servers.values():
+                server.establish(Asc.INQUIRY_DATA_HAS_CHANGED)
+                server.refresh()
+
+    def access_states_set(self, states: Mapping[int, AccessState], *, by_nexus: str | None = None) -> None:
+        """Change the asymmetric access states of target port groups; the nexuses are told (SPC-4 5.15.2.3).
+
+        Args:
+            states: by the tags of groups that are there.
+            by_nexus: the I_T nexus that asked for it (explicit); None for a change of the target's own (implicit).
+        """
+        by = StateChange.IMPLICIT if by_nexus is None else StateChange.EXPLICIT
+        if not self.ports.change(states, by):
+            return
+        for server in self.servers.values():
+            server.establish(Asc.ASYMMETRIC_ACCESS_STATE_CHANGED, except_nexus=by_nexus)
+            server.refresh()
 
     def _luns_changed(self) -> None:
         """Tell the nexuses whose list of LUNs is another one: REPORTED LUNS DATA HAS CHANGED (SPC-4 6.33)."""

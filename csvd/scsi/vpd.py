@@ -6,24 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from construct import Bytes, Const, GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct, this
+from construct import Const, GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
 
-from csvd.scsi.command import ANY_LUN, DISKS
-from csvd.scsi.logical_unit import Identity, Peripheral
+from csvd.scsi import vpd_device
+from csvd.scsi.command import ANY_LUN, DISKS, LOGICAL_UNITS
+from csvd.scsi.logical_unit import LogicalUnit, Peripheral
 from csvd.scsi.provisioning import provisioning
 
 if TYPE_CHECKING:
-    from csvd.scsi.device_server import DeviceServer
+    from csvd.scsi.device_server import ItlNexus
 
 PAGE_HEADER: Final = Struct("peripheral" / Int8ub, "page_code" / Int8ub, "page_length" / Int16ub)
 
-DESIGNATOR: Final = Struct(
-    "code_set" / Int8ub,
-    "association_and_type" / Int8ub,
-    "reserved" / Const(0, Int8ub),
-    "designator_length" / Int8ub,
-    "designator" / Bytes(this.designator_length),
-)
 BLOCK_LIMITS: Final = Struct(
     "wsnz" / Int8ub,
     "maximum_compare_and_write_length" / Int8ub,
@@ -52,11 +46,11 @@ LOGICAL_BLOCK_PROVISIONING: Final = Struct(
     "reserved" / Const(0, Int8ub),
     "provisioning_group_descriptor" / GreedyBytes,
 )
-
-_BINARY: Final = 1
-_ASCII: Final = 2
-_T10_VENDOR_ID: Final = 0x01
-_NAA: Final = 0x03
+REFERRALS: Final = Struct(
+    "reserved" / Const(bytes(4)),
+    "user_data_segment_size" / Int32ub,
+    "user_data_segment_multiplier" / Int32ub,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,72 +59,38 @@ class VpdPage:
 
     Args:
         code, name: PAGE CODE and name in the standard.
-        body: makes the page without its four-byte header.
+        body: makes the page without its four-byte header, for the nexus that asks.
         peripherals: the kinds of logical unit that have it.
     """
 
     code: int
     name: str
-    body: Callable[[DeviceServer], bytes]
+    body: Callable[[ItlNexus], bytes]
     peripherals: frozenset[Peripheral] = DISKS
 
-    def encode(self, server: DeviceServer) -> bytes:
+    def encode(self, nexus: ItlNexus) -> bytes:
         """The whole page."""
-        body = self.body(server)
-        header = {"peripheral": server.unit.peripheral, "page_code": self.code, "page_length": len(body)}
+        body = self.body(nexus)
+        header = {"peripheral": nexus.unit.peripheral, "page_code": self.code, "page_length": len(body)}
         return PAGE_HEADER.build(header) + body
 
 
-def find_page(server: DeviceServer, code: int) -> VpdPage | None:
+def find_page(unit: LogicalUnit, code: int) -> VpdPage | None:
     """The page with this code, where the logical unit has it."""
-    return next((page for page in _pages_of(server) if page.code == code), None)
+    return next((page for page in _pages_of(unit) if page.code == code), None)
 
 
-def _pages_of(server: DeviceServer) -> list[VpdPage]:
-    return [page for page in PAGES if server.unit.peripheral in page.peripherals]
+def _pages_of(unit: LogicalUnit) -> list[VpdPage]:
+    return [page for page in PAGES if unit.peripheral in page.peripherals]
 
 
-def _supported_pages(server: DeviceServer) -> bytes:
-    return bytes(page.code for page in _pages_of(server))
+def _supported_pages(nexus: ItlNexus) -> bytes:
+    return bytes(page.code for page in _pages_of(nexus.unit))
 
 
-def _unit_serial_number(server: DeviceServer) -> bytes:
-    return server.unit.identity.serial.encode("ascii")
-
-
-def t10_vendor_designator(identity: Identity) -> bytes:
-    """T10 vendor identification and what the vendor adds: product and serial number (SPC-4 7.8.6.4)."""
-    text = f"{identity.vendor:<8}{identity.product:<16}{identity.serial}"
-    return DESIGNATOR.build(
-        {
-            "code_set": _ASCII,
-            "association_and_type": _T10_VENDOR_ID,
-            "designator_length": len(text),
-            "designator": text.encode("ascii"),
-        }
-    )
-
-
-def naa_designator(identity: Identity) -> bytes:
-    """NAA designator of the logical unit (SPC-4 7.8.6.6)."""
-    return DESIGNATOR.build(
-        {
-            "code_set": _BINARY,
-            "association_and_type": _NAA,
-            "designator_length": len(identity.naa),
-            "designator": identity.naa,
-        }
-    )
-
-
-def _device_identification(server: DeviceServer) -> bytes:
-    identity = server.unit.identity
-    return naa_designator(identity) + t10_vendor_designator(identity)
-
-
-def _block_limits(server: DeviceServer) -> bytes:
+def _block_limits(nexus: ItlNexus) -> bytes:
     # Zero is "not supported" or "not reported" in every field: no COMPARE AND WRITE, PREFETCH, UNMAP and WRITE SAME.
-    unit = server.unit
+    unit = nexus.unit
     granularity = unit.physical_block_bytes // unit.block_bytes
     return BLOCK_LIMITS.build(
         {
@@ -149,17 +109,17 @@ def _block_limits(server: DeviceServer) -> bytes:
     )
 
 
-def _offers_block_erase(server: DeviceServer) -> bool:
-    return server.commands.find_service_action(0x48, 0x02) is not None
+def _offers_block_erase(nexus: ItlNexus) -> bool:
+    return nexus.server.commands.find_service_action(0x48, 0x02) is not None
 
 
-def _block_device_characteristics(server: DeviceServer) -> bytes:
+def _block_device_characteristics(nexus: ItlNexus) -> bytes:
     return BLOCK_DEVICE_CHARACTERISTICS.build(
         {
-            "medium_rotation_rate": server.unit.medium_rotation_rate,
+            "medium_rotation_rate": nexus.unit.medium_rotation_rate,
             "product_type": 0,
             # WABEREQ 01b: after BLOCK ERASE reads are answered, with zeros.
-            "wabereq_wacereq_and_form_factor": _offers_block_erase(server) << 6,
+            "wabereq_wacereq_and_form_factor": _offers_block_erase(nexus) << 6,
             "fuab_and_vbuls": 0,
         }
     )
@@ -168,8 +128,8 @@ def _block_device_characteristics(server: DeviceServer) -> bytes:
 _THIN_PROVISIONED: Final = 2
 
 
-def _logical_block_provisioning(server: DeviceServer) -> bytes:
-    managed = provisioning(server.unit, server.commands)
+def _logical_block_provisioning(nexus: ItlNexus) -> bytes:
+    managed = provisioning(nexus.unit, nexus.server.commands)
     lbprz_bit = 2
     return LOGICAL_BLOCK_PROVISIONING.build(
         {
@@ -181,12 +141,22 @@ def _logical_block_provisioning(server: DeviceServer) -> bytes:
     )
 
 
+def _referrals(_nexus: ItlNexus) -> bytes:
+    # R_SUP is zero: no user data segments, for every port reaches all of the disk.
+    return REFERRALS.build({"user_data_segment_size": 0, "user_data_segment_multiplier": 0})
+
+
 # Ascending by code, as VPD page 00h lists them (SPC-4 7.8.15).
 PAGES: Final = (
     VpdPage(0x00, "Supported VPD Pages", _supported_pages, ANY_LUN),
-    VpdPage(0x80, "Unit Serial Number", _unit_serial_number),
-    VpdPage(0x83, "Device Identification", _device_identification),
+    VpdPage(0x80, "Unit Serial Number", vpd_device.unit_serial_number),
+    VpdPage(0x83, "Device Identification", vpd_device.device_identification, LOGICAL_UNITS),
+    VpdPage(0x85, "Management Network Addresses", vpd_device.management_network_addresses),
+    VpdPage(0x86, "Extended INQUIRY Data", vpd_device.extended_inquiry_data),
+    VpdPage(0x87, "Mode Page Policy", vpd_device.mode_page_policy),
+    VpdPage(0x88, "SCSI Ports", vpd_device.scsi_ports),
     VpdPage(0xB0, "Block Limits", _block_limits),
     VpdPage(0xB1, "Block Device Characteristics", _block_device_characteristics),
     VpdPage(0xB2, "Logical Block Provisioning", _logical_block_provisioning),
+    VpdPage(0xB3, "Referrals", _referrals),
 )

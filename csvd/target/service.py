@@ -108,6 +108,7 @@ class TargetService:
         self._portals[group.tag] = opened
         addresses = [portal.address for portal in opened]
         self.entity.groups[group.tag] = PortalGroup(group.tag, tuple(addresses))
+        self._ports_changed()
         for portal in opened:
             portal.startReading()
         return addresses
@@ -117,15 +118,19 @@ class TargetService:
         del self.entity.groups[portal_group_tag]
         for portal in self._portals.pop(portal_group_tag):
             portal.close()
+        self._ports_changed()
+
+    def _ports_changed(self) -> None:
+        """The portal groups through which a target is reached are its target ports."""
+        for name, device in self.devices.items():
+            node = self.entity.targets[name]
+            device.set_ports([tag for tag in self._portals if node.reached_through(tag)])
 
     def add_target(self, export: Export) -> None:
         """Serve one more target; its name must be free."""
         device = TargetDevice(
             {unit.number: unit for unit in export.logical_units},
             name=export.name,
-            portal_group_tags=lambda: (
-                self.entity.groups if export.portal_group_tags is None else export.portal_group_tags
-            ),
             reservations=self._reservations.of,
         )
         node = TargetNode(
@@ -142,6 +147,7 @@ class TargetService:
         self._executors[node.name] = executor
         executor.resume()
         self.entity.add_target(node)
+        self._ports_changed()
 
     async def remove_target(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Serve a target no more: its sessions end at once, and what its disks are at is waited for."""

@@ -21,6 +21,7 @@ from csvd.scsi.commands import (
     start_stop,
     supported,
     synchronize_cache,
+    target_port_groups,
 )
 
 COMMANDS: Final = (
@@ -39,6 +40,7 @@ COMMANDS: Final = (
     *reserve_release.COMMANDS,
     *persistent_reserve_in.COMMANDS,
     *persistent_reserve_out.COMMANDS,
+    *target_port_groups.COMMANDS,
 )
 
 TABLES: Final = tables(COMMANDS)

@@ -45,7 +45,9 @@ def _request_sense(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcom
     else:
         condition = (
             nexus.take_attention()
+            or nexus.nexus.device.ports.condition(nexus)
             or nexus.server.medium_operation.condition()
+            or nexus.server.medium_state.condition()
             or CheckCondition(SenseKey.NO_SENSE, Asc.NO_ADDITIONAL_SENSE_INFORMATION)
         )
     return Reply(Status.GOOD, encode_sense(condition, descriptor=bool(flags & _DESC))[:allocation_length])

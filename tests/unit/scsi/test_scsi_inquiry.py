@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from csvd.scsi.designators import DESIGNATOR
 from csvd.scsi.logical_unit import Identity
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN
+from csvd.scsi.target_device import TargetDevice
+from csvd.scsi.target_ports import TargetPorts
 from tests.unit.scsi.application_client import (
     INVALID_FIELD_IN_CDB,
     ApplicationClient,
@@ -33,7 +36,8 @@ def test_standard_data_has_the_fields_of_spc_4(client: ApplicationClient) -> Non
     assert data[2] == 0x06, "SPC-4"
     assert data[3] == 0x12, "HISUP, response data format 2, no NORMACA"
     assert data[4] == 96 - 5
-    assert data[5:7] == b"\0\0", "no SCCS, TPGS, 3PC, PROTECT"
+    assert data[5] & 0xF7 == 0x30, "TPGS implicit and explicit, no SCCS, no PROTECT"
+    assert data[6] == 0x00, "one port"
     assert data[7] == 0x02, "CMDQUE"
     assert data[8:16] == b"ACME    "
     assert data[16:32] == b"SHARED DISK     "
@@ -73,7 +77,9 @@ def test_an_unknown_page_is_an_invalid_field(client: ApplicationClient) -> None:
 
 def test_supported_pages_are_ascending_and_every_one_answers(client: ApplicationClient) -> None:
     data = client.data(inquiry(0x00))
-    assert data == bytes.fromhex("00 00 00 06 00 80 83 B0 B1 B2")
+    assert data[:4] == bytes((0, 0, 0, len(data) - 4))
+    assert list(data[4:]) == sorted(set(data[4:]))
+    assert {0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xB0, 0xB1, 0xB2, 0xB3} <= set(data[4:])
     for page in data[4:]:
         answer = client.data(inquiry(page))
         assert answer[:2] == bytes((0x00, page))
@@ -84,11 +90,78 @@ def test_unit_serial_number(client: ApplicationClient) -> None:
     assert client.data(inquiry(0x80)) == b"\x00\x80\x00\x0a0123456789"
 
 
-def test_device_identification_has_naa_and_t10_vendor(client: ApplicationClient) -> None:
-    data = client.data(inquiry(0x83))
-    naa = bytes.fromhex("01 03 00 10") + NAA
-    vendor = bytes.fromhex("02 01 00 22") + b"ACME    SHARED DISK     0123456789"
-    assert data == b"\x00\x83" + (len(naa) + len(vendor)).to_bytes(2) + naa + vendor
+def designators(data: bytes) -> list[tuple[int, int, bytes]]:
+    """(protocol and code set, association and type, designator) of each designation descriptor."""
+    found = []
+    while data:
+        parsed = DESIGNATOR.parse(data)
+        found.append((parsed.protocol_and_code_set, parsed.association_and_type, parsed.designator))
+        data = data[4 + parsed.designator_length :]
+    return found
+
+
+def named_client(*tags: int) -> ApplicationClient:
+    identity = Identity(vendor="ACME", product="SHARED DISK", serial="0123456789", naa=NAA)
+    device = TargetDevice({0: a_unit(identity=identity)}, name="iqn.2026-11.test:t", ports=TargetPorts(tags))
+    client = ApplicationClient(device)
+    device.nexus_opened(client.nexus, portal_group_tag=tags[-1])
+    return client.ready()
+
+
+def test_device_identification_names_unit_port_and_device() -> None:
+    found = designators(named_client(1, 0x102).data(inquiry(0x83))[4:])
+    assert found[:2] == [(0x01, 0x03, NAA), (0x02, 0x01, b"ACME    SHARED DISK     0123456789")]
+    code_set, kind, eui_64 = found[2]
+    assert (code_set, kind, len(eui_64), eui_64[:3]) == (0x01, 0x02, 8, bytes.fromhex("024353"))
+    assert found[3:] == [
+        (0x51, 0x94, bytes.fromhex("0000 0102")),
+        (0x51, 0x95, bytes.fromhex("0000 0102")),
+        (0x53, 0x98, b"iqn.2026-11.test:t,t,0x0102\0"),
+        (0x53, 0xA8, b"iqn.2026-11.test:t\0\0"),
+    ]
+
+
+def test_names_are_the_same_after_any_restart_and_differ_between_units() -> None:
+    def names(serial: str) -> bytes:
+        return ApplicationClient.of(a_unit(identity=Identity(serial=serial))).data(inquiry(0x83))
+
+    assert names("a") == names("a")
+    assert (
+        len({designator for serial in "ab" for _, kind, designator in designators(names(serial)[4:]) if kind < 4}) == 6
+    )
+
+
+def test_the_well_known_unit_has_the_names_of_port_and_device_only() -> None:
+    data = named_client(1).data(inquiry(0x83), raw_lun=REPORT_LUNS_WELL_KNOWN)
+    assert [kind for _, kind, _ in designators(data[4:])] == [0x94, 0x95, 0x98, 0xA8]
+
+
+def test_scsi_ports_are_all_ports_of_the_device() -> None:
+    client = named_client(1, 2)
+    data = client.data(inquiry(0x88))
+    name_1, name_2 = (bytes.fromhex("53 98 00 1C") + f"iqn.2026-11.test:t,t,0x000{tag}\0".encode() for tag in (1, 2))
+    assert data[4:] == (
+        bytes.fromhex("0000 0001 0000 0000 0000 0020")
+        + name_1
+        + bytes.fromhex("0000 0002 0000 0000 0000 0020")
+        + name_2
+    )
+    assert client.data(inquiry())[6] == 0x10, "MULTIP"
+
+
+def test_extended_inquiry_data_tells_of_attributes_cache_and_defaults(client: ApplicationClient) -> None:
+    assert client.data(inquiry(0x86)) == bytes.fromhex("00 86 00 3C 00 07 01 01 08") + bytes(55)
+    through = ApplicationClient.of(a_unit(write_cache=False))
+    assert through.data(inquiry(0x86))[6] == 0x00, "no V_SUP"
+
+
+def test_mode_pages_are_shared_and_there_is_no_management_address(client: ApplicationClient) -> None:
+    assert client.data(inquiry(0x87)) == bytes.fromhex("00 87 00 04 3F FF 00 00")
+    assert client.data(inquiry(0x85)) == bytes.fromhex("00 85 00 00")
+
+
+def test_there_are_no_referrals(client: ApplicationClient) -> None:
+    assert client.data(inquiry(0xB3)) == bytes.fromhex("00 B3 00 0C") + bytes(12)
 
 
 def test_block_limits_say_the_maximum_transfer_and_no_unmap() -> None:

@@ -59,6 +59,7 @@ def test_an_ejected_medium_is_flushed_and_gone_until_it_is_loaded() -> None:
     assert [type(request) for request in store.requests] == [Flush]
     assert refused(client, TEST_UNIT_READY) == NO_MEDIUM
     assert refused(client, START) == NO_MEDIUM, "there is nothing to start"
+    assert code(fixed_sense(client.data("03 00 00 00 12"))) == NO_MEDIUM
     good(client, EJECT)
     good(client, LOAD)
     good(client, TEST_UNIT_READY)

@@ -81,7 +81,7 @@ def test_usage_data_of_a_service_action_holds_the_action(client: ApplicationClie
 
 @pytest.mark.parametrize(
     ("option", "operation_code", "action"),
-    [(1, 0x42, 0), (2, 0x7F, 0), (3, 0x93, 0), (2, 0x9E, 0x12), (3, 0xA3, 0x0A), (3, 0x28, 1)],
+    [(1, 0x42, 0), (2, 0x7F, 0), (3, 0x93, 0), (2, 0x9E, 0x12), (3, 0xA3, 0x02), (3, 0x28, 1)],
 )
 @pytest.mark.parametrize("rctd", [False, True])
 def test_a_command_that_is_not_there_is_not_supported(
