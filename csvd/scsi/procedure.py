@@ -95,11 +95,16 @@ class WriteZeroes:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """Ask what of a range is allocated; the answer is a list of `Extent`, ascending, without gaps, and may end early
-    but never before its first extent."""
+    but never before its first extent.
+
+    Args:
+        most_extents: where to end.
+    """
 
     unit: LogicalUnit
     offset_bytes: int
     length_bytes: int
+    most_extents: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +217,15 @@ class Procedure:
     Args:
         steps: the generator.
         claims: the ranges that it claims, granted together before the first step.
+        exact_data_out: it is refused when the initiator means to send more than the CDB asks for.
     """
 
-    __slots__ = ("claims", "steps")
+    __slots__ = ("claims", "exact_data_out", "steps")
 
-    def __init__(self, steps: Steps, claims: Sequence[Claim] = ()) -> None:
+    def __init__(self, steps: Steps, claims: Sequence[Claim] = (), *, exact_data_out: bool = False) -> None:
         self.steps = steps
         self.claims = claims
+        self.exact_data_out = exact_data_out
 
     def __repr__(self) -> str:
         return f"Procedure({getattr(self.steps, '__name__', self.steps)}, {len(self.claims)} claims)"

@@ -18,7 +18,15 @@ from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
 from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
 from csvd.scsi.reservation_store import LocalReservations, ReservationStore
 from csvd.scsi.reservations import Registrant
-from csvd.scsi.sense import AdditionalSense, Asc, CheckCondition, FieldPointer, SenseKey, invalid_field_in_cdb
+from csvd.scsi.sense import (
+    AdditionalSense,
+    Asc,
+    CheckCondition,
+    FieldPointer,
+    SenseKey,
+    illegal_request,
+    invalid_field_in_cdb,
+)
 from csvd.scsi.target_ports import AccessState, StateChange, TargetPorts
 from csvd.scsi.task_management import OFFERED, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
@@ -298,6 +306,12 @@ class TargetDevice:
         """The answer to a command that the transport could not deliver whole: nothing is done."""
         server = self._routes.get(lun, self._absent)
         return server.refuse(CheckCondition(SenseKey(key), Asc(AdditionalSense(code, qualifier))))
+
+    def data_out_too_long(self, lun: int) -> Reply:
+        """The answer to a command that takes its Data-Out exactly, when the initiator means to send more: the CDB
+        and the initiator do not mean the same blocks."""
+        server = self._routes.get(lun, self._absent)
+        return server.refuse(illegal_request(Asc.INVALID_FIELD_IN_CDB))
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
         """LOGICAL UNIT RESET: every other nexus gets a unit attention condition (SAM-5 6.3.3).

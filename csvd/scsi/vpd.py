@@ -6,45 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from construct import Const, GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
+from construct import Const, Int8ub, Int16ub, Int32ub, Padding, Struct
 
-from csvd.scsi import vpd_device
+from csvd.scsi import vpd_block, vpd_device
 from csvd.scsi.command import ANY_LUN, DISKS, LOGICAL_UNITS
 from csvd.scsi.logical_unit import LogicalUnit, Peripheral
-from csvd.scsi.provisioning import provisioning
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import ItlNexus
 
 PAGE_HEADER: Final = Struct("peripheral" / Int8ub, "page_code" / Int8ub, "page_length" / Int16ub)
 
-BLOCK_LIMITS: Final = Struct(
-    "wsnz" / Int8ub,
-    "maximum_compare_and_write_length" / Int8ub,
-    "optimal_transfer_length_granularity" / Int16ub,
-    "maximum_transfer_length" / Int32ub,
-    "optimal_transfer_length" / Int32ub,
-    "maximum_prefetch_length" / Int32ub,
-    "maximum_unmap_lba_count" / Int32ub,
-    "maximum_unmap_block_descriptor_count" / Int32ub,
-    "optimal_unmap_granularity" / Int32ub,
-    "unmap_granularity_alignment" / Int32ub,
-    "maximum_write_same_length" / Int64ub,
-    Padding(20),
-)
 BLOCK_DEVICE_CHARACTERISTICS: Final = Struct(
     "medium_rotation_rate" / Int16ub,
     "product_type" / Int8ub,
     "wabereq_wacereq_and_form_factor" / Int8ub,
     "fuab_and_vbuls" / Int8ub,
     Padding(55),
-)
-LOGICAL_BLOCK_PROVISIONING: Final = Struct(
-    "threshold_exponent" / Int8ub,
-    "flags" / Int8ub,
-    "provisioning_type" / Int8ub,
-    "reserved" / Const(0, Int8ub),
-    "provisioning_group_descriptor" / GreedyBytes,
 )
 REFERRALS: Final = Struct(
     "reserved" / Const(bytes(4)),
@@ -88,27 +66,6 @@ def _supported_pages(nexus: ItlNexus) -> bytes:
     return bytes(page.code for page in _pages_of(nexus.unit))
 
 
-def _block_limits(nexus: ItlNexus) -> bytes:
-    # Zero is "not supported" or "not reported" in every field: no COMPARE AND WRITE, PREFETCH, UNMAP and WRITE SAME.
-    unit = nexus.unit
-    granularity = unit.physical_block_bytes // unit.block_bytes
-    return BLOCK_LIMITS.build(
-        {
-            "wsnz": 0,
-            "maximum_compare_and_write_length": 0,
-            "optimal_transfer_length_granularity": granularity if granularity > 1 else 0,
-            "maximum_transfer_length": unit.maximum_transfer_blocks,
-            "optimal_transfer_length": 0,
-            "maximum_prefetch_length": 0,
-            "maximum_unmap_lba_count": 0,
-            "maximum_unmap_block_descriptor_count": 0,
-            "optimal_unmap_granularity": 0,
-            "unmap_granularity_alignment": 0,
-            "maximum_write_same_length": 0,
-        }
-    )
-
-
 def _offers_block_erase(nexus: ItlNexus) -> bool:
     return nexus.server.commands.find_service_action(0x48, 0x02) is not None
 
@@ -121,22 +78,6 @@ def _block_device_characteristics(nexus: ItlNexus) -> bytes:
             # WABEREQ 01b: after BLOCK ERASE reads are answered, with zeros.
             "wabereq_wacereq_and_form_factor": _offers_block_erase(nexus) << 6,
             "fuab_and_vbuls": 0,
-        }
-    )
-
-
-_THIN_PROVISIONED: Final = 2
-
-
-def _logical_block_provisioning(nexus: ItlNexus) -> bytes:
-    managed = provisioning(nexus.unit, nexus.server.commands)
-    lbprz_bit = 2
-    return LOGICAL_BLOCK_PROVISIONING.build(
-        {
-            "threshold_exponent": 0,
-            "flags": managed.lbpu << 7 | managed.lbpws << 6 | managed.lbpws10 << 5 | managed.lbprz << lbprz_bit,
-            "provisioning_type": _THIN_PROVISIONED if managed.lbpme else 0,
-            "provisioning_group_descriptor": b"",
         }
     )
 
@@ -155,8 +96,8 @@ PAGES: Final = (
     VpdPage(0x86, "Extended INQUIRY Data", vpd_device.extended_inquiry_data),
     VpdPage(0x87, "Mode Page Policy", vpd_device.mode_page_policy),
     VpdPage(0x88, "SCSI Ports", vpd_device.scsi_ports),
-    VpdPage(0xB0, "Block Limits", _block_limits),
+    VpdPage(0xB0, "Block Limits", vpd_block.block_limits),
     VpdPage(0xB1, "Block Device Characteristics", _block_device_characteristics),
-    VpdPage(0xB2, "Logical Block Provisioning", _logical_block_provisioning),
+    VpdPage(0xB2, "Logical Block Provisioning", vpd_block.logical_block_provisioning),
     VpdPage(0xB3, "Referrals", _referrals),
 )

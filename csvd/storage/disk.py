@@ -7,11 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 
 from csvd.errors import CsvdError
+
+MAX_RUNS: Final = 1024
+"""Runs that one question about allocation is answered with."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
@@ -99,10 +102,12 @@ class Disk(Protocol):
     def write_zeroes(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         """Make the range read as zeros; the fastest way that keeps the promise."""
 
-    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
+    def allocation(
+        self, offset_bytes: int, length_bytes: int, most_runs: int = MAX_RUNS
+    ) -> Deferred[list[tuple[int, int, bool]]]:
         """Fires with runs (offset_bytes, length_bytes, allocated) of a range, ascending and without gaps; all that is
         not known to be unallocated counts as allocated. The first run begins at the offset; the last may end before the
-        range does."""
+        range does. There are at most `most_runs`, and never more than `MAX_RUNS`."""
 
     def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         """Have a range at hand soon; fires at once. What can not be had does not matter."""

@@ -12,16 +12,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.pool import DiskPool, Job, Manner
 from csvd.storage.ranges import allocation_of, punch_range, read_range, write_range, zero_range
 
 _log = Logger()
 
 _RWF_NOWAIT: Final = os.RWF_NOWAIT
-
-MAX_RUNS: Final = 1024
-"""Runs that one question about allocation is answered with."""
 
 
 class _FileJob(Job):
@@ -134,13 +131,16 @@ class FileDisk:
         """Make the range read as zeros."""
         return self._change("write zeroes", zero_range, offset_bytes, length_bytes)
 
-    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
-        """Fires with runs of data and holes, at most `MAX_RUNS`; a block device is all data."""
+    def allocation(
+        self, offset_bytes: int, length_bytes: int, most_runs: int = MAX_RUNS
+    ) -> Deferred[list[tuple[int, int, bool]]]:
+        """Fires with runs of data and holes; a block device is all data."""
         refusal = self._check("read", offset_bytes, length_bytes)
         if refusal is not None:
             return fail(refusal)
         runs: list[tuple[int, int, bool]] = []
-        job = _FileJob(lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, MAX_RUNS, self.url)))
+        most = max(1, min(most_runs, MAX_RUNS))
+        job = _FileJob(lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, most, self.url)))
         return self._lane.submit(job, Manner.TOGETHER).addCallback(lambda _: runs)
 
     def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:

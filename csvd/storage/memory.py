@@ -9,7 +9,7 @@ from mmap import mmap
 from twisted.internet.defer import Deferred, fail, succeed
 
 from csvd.errors import ConfigError
-from csvd.storage.disk import Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 
 
 class MemoryDisk:
@@ -84,7 +84,9 @@ class MemoryDisk:
         """Make the range read as zeros."""
         return self._zero("write zeroes", offset_bytes, length_bytes)
 
-    def allocation(self, offset_bytes: int, length_bytes: int) -> Deferred[list[tuple[int, int, bool]]]:
+    def allocation(
+        self, offset_bytes: int, length_bytes: int, most_runs: int = MAX_RUNS
+    ) -> Deferred[list[tuple[int, int, bool]]]:
         """All of it is allocated as far as anybody knows."""
         refusal = self._check("read", offset_bytes, length_bytes)
         return fail(refusal) if refusal is not None else succeed([(offset_bytes, length_bytes, True)])

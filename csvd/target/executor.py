@@ -212,6 +212,10 @@ class Executor:
         self, connection: ServerConnection, task: Task, procedure: Procedure, ended: Callable[[], None]
     ) -> None:
         """Run the steps of a procedure, once its ranges are its own; an aborted task goes no further."""
+        if procedure.exact_data_out and task.expected_length > task.data_out_length:
+            ended()
+            self._reply(connection, task, self._device.data_out_too_long(task.lun))
+            return
         self.executing += 1
 
         def done(reply: Reply | None) -> None:

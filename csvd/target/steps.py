@@ -213,8 +213,9 @@ def _ask_disk(request: Any) -> Deferred[Any]:
             return disk.unmap(offset_bytes, length_bytes)
         case WriteZeroes(_, offset_bytes, length_bytes):
             return disk.write_zeroes(offset_bytes, length_bytes)
-        case Allocation(_, offset_bytes, length_bytes):
-            return disk.allocation(offset_bytes, length_bytes).addCallback(lambda runs: [Extent(*run) for run in runs])
+        case Allocation(_, offset_bytes, length_bytes, most_extents):
+            runs = disk.allocation(offset_bytes, length_bytes, most_extents)
+            return runs.addCallback(lambda runs: [Extent(*run) for run in runs])
         case Prefetch(_, offset_bytes, length_bytes):
             return disk.prefetch(offset_bytes, length_bytes)
         case Usage():

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from csvd.scsi.command import Command, DataDirection
 from csvd.scsi.commands import COMMANDS
+from csvd.scsi.commands.media import COMMANDS as MEDIA
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import LUN_LIMIT, encode_lun, lun_spellings
 from csvd.scsi.outcome import FLUSH, READ, WRITE, Status, Transfer
@@ -15,6 +16,7 @@ from tests.unit.scsi.store import Store
 
 BLOCKS = 5000
 NEXUS = "iqn.2026-11.test:host,i,0x1"
+TRANSFERS = {command.operation_code for command in MEDIA}
 COMMAND_CODES = sorted({command.operation_code for command in COMMANDS})
 
 
@@ -79,7 +81,12 @@ def test_whatever_a_peer_sends_ends_in_a_reply_or_a_transfer_within_the_disk(
     length = target.data_out_length(lun, cdb)
     assert 0 <= length <= 1 << 20
     outcome = target.start(NEXUS, lun, cdb, memoryview(data_out))
-    if isinstance(outcome, Transfer):
+    if isinstance(outcome, Procedure):
+        for claim in outcome.claims:
+            assert 0 <= claim.offset_bytes < claim.offset_bytes + claim.length_bytes <= BLOCKS * 512
+        # The store refuses every request that is not within the disk.
+        assert Store().run(outcome).status in (Status.GOOD, Status.CHECK_CONDITION)
+    elif isinstance(outcome, Transfer):
         assert outcome.offset_bytes >= 0
         assert outcome.length_bytes > 0
         assert outcome.offset_bytes + outcome.length_bytes <= BLOCKS * 512
@@ -88,9 +95,9 @@ def test_whatever_a_peer_sends_ends_in_a_reply_or_a_transfer_within_the_disk(
         assert length == (outcome.length_bytes if outcome.operation == WRITE else 0)
         assert not (read_only and outcome.operation == WRITE)
     else:
-        reply = Store().run(outcome) if isinstance(outcome, Procedure) else outcome
-        assert reply.status in (Status.GOOD, Status.CHECK_CONDITION, Status.RESERVATION_CONFLICT)
-        assert (reply.status == Status.CHECK_CONDITION) == bool(reply.sense)
+        assert outcome.status in (Status.GOOD, Status.CHECK_CONDITION, Status.RESERVATION_CONFLICT)
+        assert (outcome.status == Status.CHECK_CONDITION) == bool(outcome.sense)
+        assert length == 0 or attention or lun != 0 or cdb[0] not in TRANSFERS
 
 
 @given(st.integers(0, LUN_LIMIT - 1))

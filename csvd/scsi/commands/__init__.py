@@ -6,14 +6,17 @@ from typing import Final
 
 from csvd.scsi.command import tables
 from csvd.scsi.commands import (
+    atomic,
     capacity,
     format_unit,
     inquiry,
+    lba_status,
     media,
     mode_select,
     mode_sense,
     persistent_reserve_in,
     persistent_reserve_out,
+    prefetch,
     readiness,
     report_luns,
     reserve_release,
@@ -22,6 +25,9 @@ from csvd.scsi.commands import (
     supported,
     synchronize_cache,
     target_port_groups,
+    unmap,
+    verify,
+    write_same,
 )
 
 COMMANDS: Final = (
@@ -34,6 +40,12 @@ COMMANDS: Final = (
     *start_stop.COMMANDS,
     *media.COMMANDS,
     *synchronize_cache.COMMANDS,
+    *verify.COMMANDS,
+    *atomic.COMMANDS,
+    *write_same.COMMANDS,
+    *unmap.COMMANDS,
+    *lba_status.COMMANDS,
+    *prefetch.COMMANDS,
     *supported.COMMANDS,
     *format_unit.COMMANDS,
     *sanitize.COMMANDS,

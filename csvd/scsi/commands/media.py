@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
     from csvd.scsi.logical_unit import LogicalUnit
 
-_PROTECT: Final = 0xE0
+PROTECT: Final = 0xE0
 """RDPROTECT and WRPROTECT: without protection information, every value but zero is refused (SBC-3)."""
-_DPO: Final = 0x10
-_FUA: Final = 0x08
+DPO: Final = 0x10
+FUA: Final = 0x08
 _LBA_HIGH: Final = 0x1F
 
 _OPERATION_CODE: Final = CdbField("operation_code", Int8ub)
-_FLAGS: Final = CdbField("flags", Int8ub, _PROTECT | _DPO | _FUA)
+# There are no groups to count for (GROUP_SUP is zero), so the field is ignored (SBC-3 4.22).
 _GROUP: Final = CdbField("group_number", Int8ub)
 _CONTROL: Final = CdbField("control", Int8ub, NACA)
 
@@ -38,34 +38,68 @@ TRANSFER_6: Final = CdbLayout(
     CdbField("transfer_length", Int8ub, 0xFF),
     _CONTROL,
 )
-TRANSFER_10: Final = CdbLayout(
-    _OPERATION_CODE,
-    _FLAGS,
-    CdbField("logical_block_address", Int32ub, 0xFFFF_FFFF),
-    _GROUP,
-    CdbField("transfer_length", Int16ub, 0xFFFF),
-    _CONTROL,
-)
-TRANSFER_12: Final = CdbLayout(
-    _OPERATION_CODE,
-    _FLAGS,
-    CdbField("logical_block_address", Int32ub, 0xFFFF_FFFF),
-    CdbField("transfer_length", Int32ub, 0xFFFF_FFFF),
-    _GROUP,
-    _CONTROL,
-)
-TRANSFER_16: Final = CdbLayout(
-    _OPERATION_CODE,
-    _FLAGS,
-    CdbField("logical_block_address", Int64ub, 0xFFFF_FFFF_FFFF_FFFF),
-    CdbField("transfer_length", Int32ub, 0xFFFF_FFFF),
-    _GROUP,
-    _CONTROL,
-)
 
 
-def check_range(layout: CdbLayout, unit: LogicalUnit, lba: int, blocks: int) -> None:
-    """Whether a transfer is within the logical unit and its MAXIMUM TRANSFER LENGTH.
+def transfer_10(flags: int, length: str = "transfer_length") -> CdbLayout:
+    """The layout that most ten-byte block commands share.
+
+    Args:
+        flags: mask of the bits of byte 1 that are evaluated.
+        length: the standard's name of the number of blocks.
+    """
+    return CdbLayout(
+        _OPERATION_CODE,
+        CdbField("flags", Int8ub, flags),
+        CdbField("logical_block_address", Int32ub, 0xFFFF_FFFF),
+        _GROUP,
+        CdbField(length, Int16ub, 0xFFFF),
+        _CONTROL,
+    )
+
+
+def transfer_12(flags: int, length: str = "transfer_length") -> CdbLayout:
+    """The layout that the twelve-byte block commands share; see `transfer_10`."""
+    return CdbLayout(
+        _OPERATION_CODE,
+        CdbField("flags", Int8ub, flags),
+        CdbField("logical_block_address", Int32ub, 0xFFFF_FFFF),
+        CdbField(length, Int32ub, 0xFFFF_FFFF),
+        _GROUP,
+        _CONTROL,
+    )
+
+
+def transfer_16(flags: int, length: str = "transfer_length") -> CdbLayout:
+    """The layout that most sixteen-byte block commands share; see `transfer_10`."""
+    return CdbLayout(
+        _OPERATION_CODE,
+        CdbField("flags", Int8ub, flags),
+        CdbField("logical_block_address", Int64ub, 0xFFFF_FFFF_FFFF_FFFF),
+        CdbField(length, Int32ub, 0xFFFF_FFFF),
+        _GROUP,
+        _CONTROL,
+    )
+
+
+TRANSFER_10: Final = transfer_10(PROTECT | DPO | FUA)
+TRANSFER_12: Final = transfer_12(PROTECT | DPO | FUA)
+TRANSFER_16: Final = transfer_16(PROTECT | DPO | FUA)
+
+
+def check_range(
+    layout: CdbLayout,
+    unit: LogicalUnit,
+    lba: int,
+    blocks: int,
+    *,
+    most: int | None = None,
+    length: str = "transfer_length",
+) -> None:
+    """Whether a transfer is within the logical unit and its limit.
+
+    Args:
+        most: the limit; MAXIMUM TRANSFER LENGTH by default.
+        length: the field that says how many blocks.
 
     Raises:
         CheckCondition: LOGICAL BLOCK ADDRESS OUT OF RANGE, also for no blocks at an address that does not exist;
@@ -73,8 +107,16 @@ def check_range(layout: CdbLayout, unit: LogicalUnit, lba: int, blocks: int) -> 
     """
     if lba + (blocks or 1) > unit.block_count:
         raise illegal_request(Asc.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE, layout.pointer("logical_block_address"))
-    if blocks > unit.maximum_transfer_blocks:
-        raise invalid_field_in_cdb(layout.pointer("transfer_length"))
+    if blocks > (unit.maximum_transfer_blocks if most is None else most):
+        raise invalid_field_in_cdb(layout.pointer(length))
+
+
+def check_no_protection(layout: CdbLayout, flags: int) -> None:
+    """Raises:
+    CheckCondition: INVALID FIELD IN CDB for any RDPROTECT, WRPROTECT or VRPROTECT but zero.
+    """
+    if flags & PROTECT:
+        raise invalid_field_in_cdb(layout.pointer("flags", PROTECT))
 
 
 def check_writable(server: DeviceServer) -> None:
@@ -87,8 +129,7 @@ def check_writable(server: DeviceServer) -> None:
 
 
 def _refuse_or_empty(layout: CdbLayout, unit: LogicalUnit, flags: int, lba: int, blocks: int) -> Reply:
-    if flags & _PROTECT:
-        raise invalid_field_in_cdb(layout.pointer("flags", _PROTECT))
+    check_no_protection(layout, flags)
     check_range(layout, unit, lba, blocks)
     return GOOD
 
@@ -99,10 +140,10 @@ def _read(layout: CdbLayout) -> Handler:
     def read(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
         flags, lba, blocks = unpack(cdb)
         unit = nexus.unit
-        if not 0 < blocks <= unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & _PROTECT:
+        if not 0 < blocks <= unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & PROTECT:
             return _refuse_or_empty(layout, unit, flags, lba, blocks)
         block_bytes = unit.block_bytes
-        return Transfer(READ, unit, lba * block_bytes, blocks * block_bytes, flags & _FUA != 0)
+        return Transfer(READ, unit, lba * block_bytes, blocks * block_bytes, flags & FUA != 0)
 
     return read
 
@@ -115,10 +156,10 @@ def _write(layout: CdbLayout) -> Handler:
         unit, server = nexus.unit, nexus.server
         if server.write_protected:
             check_writable(server)
-        if not 0 < blocks <= unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & _PROTECT:
+        if not 0 < blocks <= unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & PROTECT:
             return _refuse_or_empty(layout, unit, flags, lba, blocks)
         block_bytes = unit.block_bytes
-        return Transfer(WRITE, unit, lba * block_bytes, blocks * block_bytes, flags & _FUA != 0 or server.write_through)
+        return Transfer(WRITE, unit, lba * block_bytes, blocks * block_bytes, flags & FUA != 0 or server.write_through)
 
     return write
 
@@ -129,7 +170,7 @@ def _write_length(layout: CdbLayout) -> Callable[[DeviceServer, bytes], int]:
     def write_length(server: DeviceServer, cdb: bytes) -> int:
         flags, lba, blocks = unpack(cdb)
         unit = server.unit
-        if blocks > unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & _PROTECT:
+        if blocks > unit.maximum_transfer_blocks or lba + blocks > unit.block_count or flags & PROTECT:
             return 0
         return 0 if server.write_protected else int(blocks * unit.block_bytes)
 

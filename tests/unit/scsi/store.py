@@ -100,8 +100,8 @@ class Store:
             case Unmap(unit, offset, length) | WriteZeroes(unit, offset, length):
                 assert offset + length <= len(self.disk(unit))
                 self.disk(unit)[offset : offset + length] = bytes(length)
-            case Allocation(unit, offset, length):
-                return self._allocation(unit, offset, length)
+            case Allocation(unit, offset, length, most):
+                return self._allocation(unit, offset, length)[:most]
             case Usage():
                 return self.used_bytes
             case Keep(unit, name, value):

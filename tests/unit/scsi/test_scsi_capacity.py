@@ -32,8 +32,9 @@ def test_read_capacity_16_returns_all_of_64_bits() -> None:
     assert data[14:] == bytes(18), "not managed (LBPME), aligned at 0"
 
 
-def test_a_thin_unit_without_unmap_is_not_managed() -> None:
-    assert ApplicationClient.of(a_unit(thin=True)).data(READ_CAPACITY_16)[14] == 0
+def test_only_a_thin_unit_is_managed_and_reads_zeros_where_it_is_unmapped() -> None:
+    assert ApplicationClient.of(a_unit(thin=True)).data(READ_CAPACITY_16)[14] == 0xC0
+    assert ApplicationClient.of(a_unit(thin=False)).data(READ_CAPACITY_16)[14] == 0
 
 
 @pytest.mark.parametrize("allocation_length", range(33))

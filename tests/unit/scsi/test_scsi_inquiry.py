@@ -164,26 +164,9 @@ def test_there_are_no_referrals(client: ApplicationClient) -> None:
     assert client.data(inquiry(0xB3)) == bytes.fromhex("00 B3 00 0C") + bytes(12)
 
 
-def test_block_limits_say_the_maximum_transfer_and_no_unmap() -> None:
-    client = ApplicationClient.of(a_unit(maximum_transfer_bytes=4 << 20, physical_block_bytes=4096))
-    data = client.data(inquiry(0xB0))
-    assert len(data) == 64
-    assert data[2:4] == b"\x00\x3c"
-    assert int.from_bytes(data[6:8]) == 8, "granularity: a physical block"
-    assert int.from_bytes(data[8:12]) == 8192
-    assert data[4:6] == b"\0\0"
-    assert data[12:] == bytes(52), "no prefetch, UNMAP, WRITE SAME or atomic write"
-
-
 def test_block_device_characteristics_have_the_rotation_rate() -> None:
     data = ApplicationClient.of(a_unit(medium_rotation_rate=1)).data(inquiry(0xB1))
     assert data == bytes.fromhex("00 B1 00 3C 00 01") + bytes(58)
-
-
-@pytest.mark.parametrize("thin", [False, True])
-def test_logical_block_provisioning_says_no_unmap(thin: bool) -> None:
-    data = ApplicationClient.of(a_unit(thin=thin)).data(inquiry(0xB2))
-    assert data == bytes.fromhex("00 B2 00 04 00 00 00 00")
 
 
 def test_an_unknown_lun_answers_with_qualifier_3_and_type_1f(client: ApplicationClient) -> None:

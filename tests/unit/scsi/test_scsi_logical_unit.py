@@ -9,7 +9,7 @@ from csvd.errors import ConfigError
 from csvd.scsi.command import CommandTable
 from csvd.scsi.commands.synchronize_cache import COMMANDS as SYNCHRONIZE
 from csvd.scsi.logical_unit import Identity
-from csvd.scsi.provisioning import provisioning
+from csvd.scsi.provisioning import Provisioning, provisioning
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey
 from tests.unit.scsi.application_client import a_unit
 
@@ -58,9 +58,11 @@ def test_a_thin_unit_is_managed_as_soon_as_a_command_can_unmap() -> None:
     row = SYNCHRONIZE[0]
     with_unmap = CommandTable([row, replace(row, name="UNMAP", operation_code=0x42)])
     without = CommandTable([row])
-    assert provisioning(a_unit(thin=True), with_unmap) == (True, True, True, False, False)
-    assert provisioning(a_unit(thin=True), without) == (False,) * 5
-    assert provisioning(a_unit(thin=False), with_unmap) == (False,) * 5
+    nothing = Provisioning(lbpme=False, lbprz=False, lbpu=False, lbpws=False, lbpws10=False, anc_sup=False)
+    managed = nothing._replace(lbpme=True, lbprz=True, lbpu=True, anc_sup=True)
+    assert provisioning(a_unit(thin=True), with_unmap) == managed
+    assert provisioning(a_unit(thin=True), without) == nothing
+    assert provisioning(a_unit(thin=False), with_unmap) == nothing
 
 
 def test_a_check_condition_reads_as_its_names() -> None:

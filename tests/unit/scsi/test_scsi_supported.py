@@ -81,13 +81,21 @@ def test_usage_data_of_a_service_action_holds_the_action(client: ApplicationClie
 
 @pytest.mark.parametrize(
     ("option", "operation_code", "action"),
-    [(1, 0x42, 0), (2, 0x7F, 0), (3, 0x93, 0), (2, 0x9E, 0x12), (3, 0xA3, 0x02), (3, 0x28, 1)],
+    [(1, 0x42, 0), (2, 0x7F, 0), (3, 0x92, 0), (2, 0x9E, 0x1F), (3, 0xA3, 0x02), (3, 0x28, 1)],
 )
 @pytest.mark.parametrize("rctd", [False, True])
 def test_a_command_that_is_not_there_is_not_supported(
     client: ApplicationClient, option: int, operation_code: int, action: int, rctd: bool
 ) -> None:
     assert client.data(rsoc(option, operation_code, action, rctd=rctd)) == b"\x00\x01\x00\x00"
+
+
+def test_a_command_is_supported_where_the_unit_offers_it() -> None:
+    thin, full = ApplicationClient.of(a_unit(thin=True)), ApplicationClient.of(a_unit())
+    assert thin.data(rsoc(1, 0x42)) == bytes.fromhex("00 03 00 0A 42 01 00000000 00 FFFF 04")
+    assert full.data(rsoc(1, 0x42)) == b"\x00\x01\x00\x00"
+    assert b"\x42\0\0\0\0\0\0\x0a" in thin.data(rsoc(0))
+    assert b"\x42\0\0\0\0\0\0\x0a" not in full.data(rsoc(0))
 
 
 @pytest.mark.parametrize("option", [4, 5, 6, 7])

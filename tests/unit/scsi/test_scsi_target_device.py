@@ -149,14 +149,14 @@ def test_an_attention_repeated_ten_thousand_times_is_queued_once(client: Applica
 # Errors
 
 
-@pytest.mark.parametrize("operation_code", [0x42, 0x7F, 0x89, 0xC0, 0xFF])
+@pytest.mark.parametrize("operation_code", [0x42, 0x7F, 0x92, 0xC0, 0xFF])
 def test_a_command_without_a_row_is_an_invalid_operation_code(client: ApplicationClient, operation_code: int) -> None:
     sense = client.refusal(bytes((operation_code, 0x10)))
     assert code(sense) == INVALID_OPERATION_CODE
     assert cdb_pointer(sense) == (0, None)
 
 
-@pytest.mark.parametrize("cdb", ["9E 12", "A3 1F"])
+@pytest.mark.parametrize("cdb", ["9E 1F", "A3 1F"])
 def test_an_unknown_service_action_is_an_invalid_field(client: ApplicationClient, cdb: str) -> None:
     sense = client.refusal(cdb)
     assert code(sense) == INVALID_FIELD_IN_CDB
