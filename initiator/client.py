@@ -25,6 +25,8 @@ from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
 
 NAME_PREFIX: Final = "iqn.2026-11.org.csvd:initiator."
 MAX_REDIRECTS: Final = 4
+CHALLENGE_BYTES: Final = 1 + 32
+"""CHAP_I and CHAP_C for a target that has to prove itself."""
 DEFAULTS: Final = SessionOptions()
 
 
@@ -45,6 +47,7 @@ async def connect(
     *,
     reactor: Any,
     credentials: Credentials | None = None,
+    target_credentials: Credentials | None = None,
     initiator_name: str = "",
     timeout_s: float | None = None,
     options: SessionOptions = DEFAULTS,
@@ -55,6 +58,7 @@ async def connect(
         url: ``iscsi://[user[%secret]@]host[:port]/target-name[/lun]``.
         reactor: any reactor with addReader and addWriter.
         credentials: CHAP user and secret; they go before those of the URL.
+        target_credentials: by what the target has to prove itself (mutual CHAP).
         initiator_name: what we are called; by default :func:`default_initiator_name`.
         timeout_s: the deadline of the login and of every call that names none; goes before that of ``options``.
         options: queue depth, keepalive and what is proposed to the target.
@@ -74,6 +78,7 @@ async def connect(
         place,
         reactor=reactor,
         credentials=credentials,
+        target_credentials=target_credentials,
         initiator_name=initiator_name,
         timeout_s=timeout_s,
         options=options,
@@ -90,6 +95,7 @@ async def login(
     *,
     reactor: Any,
     credentials: Credentials | None = None,
+    target_credentials: Credentials | None = None,
     initiator_name: str = "",
     timeout_s: float | None = None,
     options: SessionOptions = DEFAULTS,
@@ -102,6 +108,8 @@ async def login(
         initiator_name=check_iscsi_name(initiator_name or default_initiator_name()),
         target_name=place.target_name,
         credentials=_credentials(place, credentials),
+        target_credentials=target_credentials,
+        target_challenge=os.urandom(CHALLENGE_BYTES),
         offer=options.offer,
     )
     return await _open(place.portal, settings, options, reactor)
@@ -112,6 +120,7 @@ async def discover(
     *,
     reactor: Any,
     credentials: Credentials | None = None,
+    target_credentials: Credentials | None = None,
     initiator_name: str = "",
     timeout_s: float | None = None,
     options: SessionOptions = DEFAULTS,
@@ -122,6 +131,8 @@ async def discover(
     settings = LoginSettings(
         initiator_name=check_iscsi_name(initiator_name or default_initiator_name()),
         credentials=credentials,
+        target_credentials=target_credentials,
+        target_challenge=os.urandom(CHALLENGE_BYTES),
         offer=options.offer,
     )
     place = parse_portal(portal) if isinstance(portal, str) else portal
@@ -153,6 +164,7 @@ async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions
 async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
     sock = await dial(portal, reactor=reactor, timeout_s=options.timeout_s)
     session = Session(portal, settings.target_name, options, reactor=reactor)
+    settings = replace(settings, target_challenge=os.urandom(CHALLENGE_BYTES))  # fresh at every portal
     engine = InitiatorConnection(SessionState(new_isid()), settings)
     await session.attach(engine, Link(sock, engine, session, reactor=reactor))
     return session

@@ -241,6 +241,11 @@ class TargetConnection:
             old.wake()
         return session
 
+    def change(self, parameters: SessionParameters) -> None:
+        """Take what the initiator declared after its login: another MaxRecvDataSegmentLength."""
+        self.parameters = parameters
+        self._full_feature.parameters_changed()
+
     # Time
 
     def tick(self, now_s: float) -> None:

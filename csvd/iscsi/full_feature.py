@@ -65,7 +65,7 @@ class FullFeature:
     def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
         """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
         self._session = session
-        self._segment_bytes = self._connection.parameters.max_recv_data_segment_length
+        self.parameters_changed()
         self._burst_bytes = session.parameters.max_burst_length
         handlers = {
             Opcode.NOP_OUT: self._in_order(self._nop_out),
@@ -79,6 +79,10 @@ class FullFeature:
                 Opcode.TASK_MANAGEMENT_REQUEST: self._in_order(self._task_management.request),
             }
         return {int(opcode): handler for opcode, handler in handlers.items()}
+
+    def parameters_changed(self) -> None:
+        """Take what now holds for this connection; the next answer obeys it."""
+        self._segment_bytes = self._connection.parameters.max_recv_data_segment_length
 
     def _in_order(self, handler: Callable[[bytes, bytes], None]) -> Callable[[memoryview, int, int, int], None]:
         """Make a handler that obeys the CmdSN order from one that takes a header and its data.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +18,7 @@ from initiator.url import Portal
 @options.json_option
 def discover(
     portal: Portal,
-    chap_user: str | None,
-    chap_secret_file: Path | None,
+    chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
     data_digest: bool,
@@ -35,13 +33,14 @@ def discover(
       csv-initiator discover [2001:db8::7]:3261 --json
       csv-initiator discover san.example --chap-user joe --chap-secret-file joe.secret
     """
-    credentials = options.credentials_of(chap_user, chap_secret_file)
+    credentials, target_credentials = chap.settle()
 
     async def work(reactor: Any) -> list[DiscoveredTarget]:
         return await client.discover(
             portal,
             reactor=reactor,
             credentials=credentials,
+            target_credentials=target_credentials,
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
             options=options.session_of(header_digest, data_digest),

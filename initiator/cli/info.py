@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -34,8 +33,7 @@ _ASSOCIATIONS = ("unit", "port", "target", "reserved")
 @options.json_option
 def info(
     url: IscsiUrl,
-    chap_user: str | None,
-    chap_secret_file: Path | None,
+    chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
     data_digest: bool,
@@ -49,13 +47,14 @@ def info(
       csv-initiator info iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
       csv-initiator info iscsi://joe@192.0.2.7/iqn.2026-11.org.csvd:disk/0 --chap-secret-file joe.secret --json
     """
-    credentials = options.credentials_of(chap_user, chap_secret_file, url.user)
+    credentials, target_credentials = chap.settle(url.user)
 
     async def work(reactor: Any) -> dict[str, Any]:
         disk = await client.connect(
             url,
             reactor=reactor,
             credentials=credentials,
+            target_credentials=target_credentials,
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
             options=options.session_of(header_digest, data_digest),

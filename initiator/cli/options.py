@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -64,8 +65,38 @@ def iscsi_name(value: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
-def session_options(command: _Command) -> _Command:
-    """Add the options of a login."""
+@dataclass(frozen=True, slots=True)
+class Chap:
+    """What the options say of CHAP: who we are, and who the target has to be."""
+
+    user: str | None
+    secret_file: Path | None
+    target_user: str | None
+    target_secret_file: Path | None
+
+    def settle(self, url_user: str = "") -> tuple[Credentials | None, Credentials | None]:
+        """Give our credentials and the target's; our options go before the user of the URL.
+
+        Raises:
+            click.UsageError: a user without a secret, a secret without a user, or a target to be proved by itself.
+            Failed: a secret can not be read.
+        """
+        ours = credentials_of(self.user, self.secret_file, url_user)
+        if self.target_user is None and self.target_secret_file is None:
+            return ours, None
+        if self.target_user is None or self.target_secret_file is None:
+            raise click.UsageError("--chap-target-user and --chap-target-secret-file go together")
+        if self.user is None and not url_user:
+            raise click.UsageError("a target proves itself only to who proves himself: give --chap-user, too")
+        try:
+            return ours, Credentials(self.target_user, read_secret(self.target_secret_file))
+        except ConfigError as error:
+            raise Failed(str(error)) from error
+
+
+def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a login; those of CHAP come as one ``chap``."""
+    command = _with_chap(command)
     for option in reversed(
         (
             click.option("--chap-user", metavar="USER", help="Prove by CHAP to be this user."),
@@ -74,6 +105,17 @@ def session_options(command: _Command) -> _Command:
                 type=click.Path(path_type=Path),
                 metavar="FILE",
                 help="The user's secret, in a file that only you may read.",
+            ),
+            click.option(
+                "--chap-target-user",
+                metavar="USER",
+                help="Have the target prove to be this user (mutual CHAP).",
+            ),
+            click.option(
+                "--chap-target-secret-file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="The target's secret, in a file that only you may read.",
             ),
             click.option(
                 "--initiator-name",
@@ -114,6 +156,22 @@ def session_of(header_digest: bool, data_digest: bool) -> SessionOptions:
         data_digest=CRC32C if data_digest else "None",
     )
     return SessionOptions(offer=offer)
+
+
+def _with_chap(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        chap_user: str | None,
+        chap_secret_file: Path | None,
+        chap_target_user: str | None,
+        chap_target_secret_file: Path | None,
+        **others: Any,
+    ) -> Any:
+        chap = Chap(chap_user, chap_secret_file, chap_target_user, chap_target_secret_file)
+        return command(*args, chap=chap, **others)
+
+    return run
 
 
 def json_option(command: _Command) -> _Command:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
@@ -36,8 +35,7 @@ def read(
     offset_bytes: int,
     length_bytes: int | None,
     output: str,
-    chap_user: str | None,
-    chap_secret_file: Path | None,
+    chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
     data_digest: bool,
@@ -55,13 +53,14 @@ def read(
         raise click.UsageError("--json prints on stdout, and so does the data: give -o FILE")
     if output == "-" and sys.stdout.isatty():
         raise click.UsageError("the data of a disk is not for a terminal: give -o FILE, or a pipe")
-    credentials = options.credentials_of(chap_user, chap_secret_file, url.user)
+    credentials, target_credentials = chap.settle(url.user)
 
     async def work(reactor: Any) -> Report:
         disk = await client.connect(
             url,
             reactor=reactor,
             credentials=credentials,
+            target_credentials=target_credentials,
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
             options=options.session_of(header_digest, data_digest),

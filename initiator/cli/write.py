@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
@@ -36,8 +35,7 @@ def write(
     file: str,
     offset_bytes: int,
     fua: bool,
-    chap_user: str | None,
-    chap_secret_file: Path | None,
+    chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
     data_digest: bool,
@@ -53,7 +51,7 @@ def write(
       csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 system.img
       zstdcat system.img.zst | csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 - --offset 1M
     """
-    credentials = options.credentials_of(chap_user, chap_secret_file, url.user)
+    credentials, target_credentials = chap.settle(url.user)
 
     async def work(reactor: Any) -> Report:
         with _open(file) as source:
@@ -61,6 +59,7 @@ def write(
                 url,
                 reactor=reactor,
                 credentials=credentials,
+                target_credentials=target_credentials,
                 initiator_name=initiator_name or "",
                 timeout_s=timeout_s,
                 options=options.session_of(header_digest, data_digest),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from csvd.errors import ConfigError
 from csvd.iscsi import chap, text
 from csvd.iscsi.chap import Algorithm, Credentials
 from csvd.iscsi.codes import CONTINUE, FINAL, IMMEDIATE, LoginStatus, Opcode, Stage
@@ -19,6 +20,9 @@ from initiator.errors import AuthenticationFailed, LoginRedirected, LoginRefused
 ALGORITHMS: Final = (Algorithm.SHA3_256, Algorithm.MD5, Algorithm.SHA256)
 """CHAP algorithms in the order in which we prefer them. MD5 goes before SHA-256 because tgt and IET take the number of
 SHA-256, 7, for SHA-1, which had none when they were written: were it first, no login with them would succeed."""
+
+MIN_CHALLENGE_BYTES: Final = 1 + 16
+"""CHAP_I and CHAP_C for a target: as hard to guess as a response of MD5."""
 
 MAX_ROUNDS: Final = 40
 """Login Responses until we give up. A login with CHAP takes 4."""
@@ -43,9 +47,28 @@ class LoginSettings:
     target_name: str = ""
     initiator_alias: str = ""
     credentials: Credentials | None = None
+    target_credentials: Credentials | None = None
+    """By what the target has to prove itself (mutual CHAP); it wants ``credentials``, and ``target_challenge``."""
+    target_challenge: bytes = field(default=b"", repr=False)
+    """CHAP_I and CHAP_C for the target: unpredictable bytes, fresh for each login."""
     algorithms: tuple[Algorithm, ...] = ALGORITHMS
     offer: SessionParameters = OFFER
     connection_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.target_credentials is None:
+            return
+        if self.credentials is None:
+            raise ConfigError(
+                "a target proves itself only to who proves himself",
+                hint="give a CHAP user and its secret, too",
+            )
+        if chap.same_secret(self.target_credentials, self.credentials):
+            raise ConfigError(
+                "one secret for both directions of CHAP", hint="who knew one could play both: give each its own"
+            )
+        if len(self.target_challenge) < MIN_CHALLENGE_BYTES:
+            raise ConfigError("the challenge for the target is too short to be hard to guess")
 
     @property
     def discovery(self) -> bool:
@@ -81,6 +104,9 @@ class LoginExchange:
         self._first = True
         self._transit = False
         self._unsent: list[bytes] = []
+        self._algorithm = Algorithm.MD5
+        self._unproven = settings.target_credentials is not None
+        """The target has not proved itself, and has to."""
         if settings.credentials is None:
             self._stage, self._expect = Stage.LOGIN_OPERATIONAL_NEGOTIATION, _Expect.KEYS
         else:
@@ -98,7 +124,8 @@ class LoginExchange:
             pairs += [("SessionType", "Normal"), ("TargetName", settings.target_name)]
         if self._expect is _Expect.METHOD:
             # One-way CHAP proves us to the target, not the target to us: to offer None beside it gives nothing away.
-            return self._request([*pairs, ("AuthMethod", "CHAP,None")], transit=False)
+            methods = "CHAP,None" if settings.target_credentials is None else "CHAP"
+            return self._request([*pairs, ("AuthMethod", methods)], transit=False)
         return self._request(pairs + self._proposal.pairs(), transit=True)
 
     def answer(self, header: bytes | bytearray, at: int, data: bytes) -> list[bytes]:
@@ -162,6 +189,8 @@ class LoginExchange:
             raise ProtocolViolation("the target's login text is malformed", why=str(error)) from error
         self._text.clear()
         self._declarations(keys)
+        if self._unproven and self._expect is _Expect.TRANSIT:
+            self._check_proof(keys)
         if self._expect is _Expect.KEYS:
             return self._operational(keys, tsih, transit)
         if transit:
@@ -193,10 +222,10 @@ class LoginExchange:
                 self._expect = _Expect.CHALLENGE
                 offered = ",".join(str(int(algorithm)) for algorithm in self._settings.algorithms)
                 return self._request([("CHAP_A", offered)], transit=False)
-            if method == "None":
+            if method == "None" and self._settings.target_credentials is None:
                 self._expect = _Expect.TRANSIT
                 return self._request([], transit=True)
-            raise AuthenticationFailed(f"the target answers AuthMethod={(method or '')[:40]!r} to CHAP,None", hint="")
+            raise AuthenticationFailed(f"the target answers AuthMethod={(method or '')[:40]!r} to our offer", hint="")
         if self._expect is _Expect.CHALLENGE:
             self._expect = _Expect.TRANSIT
             return self._request(self._chap_answer(keys), transit=True)
@@ -214,8 +243,30 @@ class LoginExchange:
             raise ProtocolViolation("the target's CHAP challenge is malformed") from error
         if number not in self._settings.algorithms or identifier > 0xFF:
             raise ProtocolViolation(f"the target chose CHAP_A={number} CHAP_I={identifier}, which was not offered")
-        answer = chap.response(Algorithm(number), identifier, credentials.secret, challenge)
-        return [("CHAP_N", credentials.user), ("CHAP_R", chap.encode_binary(answer))]
+        self._algorithm = Algorithm(number)
+        answer = chap.response(self._algorithm, identifier, credentials.secret, challenge)
+        pairs = [("CHAP_N", credentials.user), ("CHAP_R", chap.encode_binary(answer))]
+        if self._unproven:
+            ours = self._settings.target_challenge
+            if challenge == ours[1:]:
+                raise ProtocolViolation("the target's CHAP challenge is the one that we are going to send")
+            pairs += [("CHAP_I", str(ours[0])), ("CHAP_C", chap.encode_binary(ours[1:]))]
+        return pairs
+
+    def _check_proof(self, keys: dict[str, str]) -> None:
+        """See that the target knows its secret, before anything else is said to it."""
+        expected, ours = self._settings.target_credentials, self._settings.target_challenge
+        assert expected is not None, "it is asked for a proof only by these"
+        try:
+            name, answer = keys.pop("CHAP_N"), chap.decode_binary(keys.pop("CHAP_R"))
+        except KeyError as error:
+            raise AuthenticationFailed("the target does not prove itself", hint="") from error
+        except TextError as error:
+            raise ProtocolViolation("the target's CHAP response is malformed") from error
+        right = chap.verify(self._algorithm, ours[0], expected.secret, ours[1:], answer)
+        if not right or name != expected.user:
+            raise AuthenticationFailed(f"the target, as {name[:80]!r}, did not prove itself", hint="")
+        self._unproven = False
 
     def _operational(self, keys: dict[str, str], tsih: int, transit: bool) -> list[bytes]:
         replies = []
