@@ -142,8 +142,9 @@ class Wire:
         """Leave tasks in execution until :meth:`finish`."""
         self.held: list[Any] = []
 
-    def connect(self) -> End:
-        return End(self)
+    def connect(self, **connection: Any) -> End:
+        """Connect; ``connection`` goes to :class:`TargetConnection`."""
+        return End(self, **connection)
 
     def run(self, connection: TargetConnection) -> None:
         """Execute what is ready, as the adapter does."""
@@ -177,9 +178,10 @@ class Wire:
 class End:
     """The initiator's end of one connection."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, **connection: Any) -> None:
         self.wire = wire
-        self.engine = TargetConnection(wire.entity, local_address="127.0.0.1:3260", peer="test", now_s=0.0)
+        values: dict[str, Any] = {"local_address": "127.0.0.1:3260", "peer": "test", "now_s": 0.0} | connection
+        self.engine = TargetConnection(wire.entity, **values)
         self.cmd_sn = 1
 
     def feed(self, data: bytes, now_s: float = 0.0) -> None:

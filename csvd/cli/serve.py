@@ -33,6 +33,8 @@ class ServeSettings:
     block_bytes: int
     chap_user: str | None
     chap_secret_file: Path | None
+    chap_target_user: str | None
+    chap_target_secret_file: Path | None
     state_directory: Path | None
 
 
@@ -68,6 +70,17 @@ class ServeSettings:
     help="Its secret, 12 to 255 bytes, in a file that only you may read.",
 )
 @click.option(
+    "--chap-target-user",
+    metavar="USER",
+    help="As whom the target proves itself to an initiator that asks (mutual CHAP).",
+)
+@click.option(
+    "--chap-target-secret-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The target's own secret, another one than the user's.",
+)
+@click.option(
     "--state-directory",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
@@ -89,6 +102,7 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
       csvd serve a.img b.img --portal 127.0.0.1:0 --iqn iqn.2026-11.com.example:ab
       csvd serve golden.img --read-only
       csvd serve disk.img --chap-user joe --chap-secret-file secret
+      csvd serve disk.img --chap-user joe --chap-secret-file secret --chap-target-user me --chap-target-secret-file mine
       csvd serve disk.img --state-directory state
     """
     from csvd import runtime
@@ -115,12 +129,24 @@ def access_of(settings: ServeSettings) -> Access:
     from csvd.iscsi.chap import Credentials, check_secret
     from csvd.secret_file import read_secret
 
-    if settings.chap_user is None and settings.chap_secret_file is None:
+    def credentials(user: str | None, path: Path | None, options: str) -> Credentials | None:
+        if user is None and path is None:
+            return None
+        if user is None or path is None:
+            raise ConfigError(f"{options} go together")
+        return Credentials(user, check_secret(read_secret(path), str(path)))
+
+    user = credentials(settings.chap_user, settings.chap_secret_file, "--chap-user and --chap-secret-file")
+    proof = credentials(
+        settings.chap_target_user,
+        settings.chap_target_secret_file,
+        "--chap-target-user and --chap-target-secret-file",
+    )
+    if user is None:
+        if proof is not None:
+            raise ConfigError("a target proves itself only to who proves himself", hint="give --chap-user, too")
         return OPEN
-    if settings.chap_user is None or settings.chap_secret_file is None:
-        raise ConfigError("--chap-user and --chap-secret-file go together")
-    secret = check_secret(read_secret(settings.chap_secret_file), str(settings.chap_secret_file))
-    return Access(credentials={settings.chap_user: Credentials(settings.chap_user, secret)})
+    return Access(credentials={user.user: user}, proof=proof)
 
 
 async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable[None]]:

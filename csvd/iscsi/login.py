@@ -151,10 +151,7 @@ class Login:
         answer: list[tuple[str, str]] = []
         if self._stage is None:
             self._begin(request, pairs)
-            if self._target is not None:
-                answer.append(("TargetPortalGroupTag", str(self._origin.portal_group_tag)))
-                if self._target.alias:
-                    answer.append(("TargetAlias", self._target.alias))
+            self._declare(pairs, answer)
         else:
             self._drop_repeated(pairs)
         self._stage = request.current_stage
@@ -231,6 +228,16 @@ class Login:
         else:
             self._negotiation = Negotiation(discovery=True)
 
+    def _declare(self, pairs: dict[str, str], answer: list[tuple[str, str]]) -> None:
+        """Say what this target is, once; it is not the initiator's to say."""
+        if self._target is None:
+            return
+        answer.append(("TargetPortalGroupTag", str(self._origin.portal_group_tag)))
+        if self._target.alias:
+            answer.append(("TargetAlias", self._target.alias))
+        for name, _ in answer:
+            pairs.pop(name, None)
+
     def _choose_target(self, target_name: str) -> None:
         if not target_name:
             raise LoginFailure(LoginStatus.MISSING_PARAMETER, "no TargetName in a normal session")
@@ -287,7 +294,7 @@ class Login:
         if not self._authenticated:
             raise _chap_is_demanded()
         self._negotiate(pairs, answer)
-        if not self._declared:
+        if not self._declared and all(name != "MaxRecvDataSegmentLength" for name, _ in answer):
             self._declared = True
             # What this side takes in one PDU; without it 8192 holds, and writes are two to three times slower.
             ours = self._target.offer if self._target is not None else SessionParameters()

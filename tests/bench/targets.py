@@ -26,10 +26,12 @@ class TargetFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chap:
-    """The name and secret that an initiator must prove (RFC 7143 section 12.1.3)."""
+    """The name and secret that an initiator must prove (RFC 7143 section 12.1.3), and the target's own, if any."""
 
     user: str
     secret: str
+    target_user: str = ""
+    target_secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,12 @@ class Target:
         return self._log.read_text(errors="replace")
 
 
+def _secret_file(path: Path, secret: str) -> str:
+    path.touch(mode=0o600)
+    path.write_text(secret + "\n")
+    return str(path)
+
+
 def start_csvd(export: Export, folder: Path) -> Target:
     """Start `csvd serve` and wait for its `ready` lines. `folder` takes its secret file and its output.
 
@@ -155,10 +163,11 @@ def start_csvd(export: Export, folder: Path) -> Target:
     if export.read_only:
         command.append("--read-only")
     if export.chap is not None:
-        secret_file = folder / "chap-secret"
-        secret_file.touch(mode=0o600)
-        secret_file.write_text(export.chap.secret + "\n")
-        command += ["--chap-user", export.chap.user, "--chap-secret-file", str(secret_file)]
+        secret_file = _secret_file(folder / "chap-secret", export.chap.secret)
+        command += ["--chap-user", export.chap.user, "--chap-secret-file", secret_file]
+        if export.chap.target_user:
+            secret_file = _secret_file(folder / "chap-target-secret", export.chap.target_secret)
+            command += ["--chap-target-user", export.chap.target_user, "--chap-target-secret-file", secret_file]
     command += export.options
     output, log = folder / "csvd.stdout", folder / "csvd.stderr"
     process = _start(command, output, log)

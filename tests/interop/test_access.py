@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,52 @@ def test_wrong_credentials_are_refused(guarded: Target, user: str, secret: str) 
 
     assert AUTHENTICATION_FAILURE in refuse("iscsi-readcapacity16", url)
     assert AUTHENTICATION_FAILURE in refuse("qemu-io", "-f", "raw", "-c", "read 0 512", url)
+
+
+MUTUAL = Chap("alice", "correct-horse-12", "the-target", "battery-staple-34")
+
+
+def test_libiscsi_logs_in_to_a_target_that_proves_itself(serve: Serve) -> None:
+    target = serve("a.img", create="64M", chap=MUTUAL)
+    environment = {
+        "LIBISCSI_CHAP_USERNAME": MUTUAL.user,
+        "LIBISCSI_CHAP_PASSWORD": MUTUAL.secret,
+        "LIBISCSI_CHAP_TARGET_USERNAME": MUTUAL.target_user,
+        "LIBISCSI_CHAP_TARGET_PASSWORD": MUTUAL.target_secret,
+    }
+    asked = "iscsi-readcapacity16", "-s", target.url
+
+    assert succeed(*asked, environment=environment) == "67108864\n"
+    assert "Type:DIRECT_ACCESS" in succeed("iscsi-ls", "-s", f"iscsi://{target.portal}", environment=environment)
+    # One way is still enough for who asks for no proof.
+    assert capacity_bytes(target.url_for(MUTUAL.user, MUTUAL.secret)) == 64 << 20
+
+
+def test_libiscsi_does_not_log_in_to_a_target_that_proves_something_else(serve: Serve) -> None:
+    target = serve("a.img", create="64M", chap=MUTUAL)
+    environment = {
+        "LIBISCSI_CHAP_USERNAME": MUTUAL.user,
+        "LIBISCSI_CHAP_PASSWORD": MUTUAL.secret,
+        "LIBISCSI_CHAP_TARGET_USERNAME": MUTUAL.target_user,
+        "LIBISCSI_CHAP_TARGET_PASSWORD": "another-staple-34",
+    }
+
+    refuse("iscsi-readcapacity16", "-s", target.url, environment=environment)
+
+
+def test_our_initiator_has_the_target_prove_itself(serve: Serve, scratch: Path) -> None:
+    target = serve("a.img", create="64M", chap=MUTUAL)
+    files = []
+    for name, secret in (("user", MUTUAL.secret), ("target", MUTUAL.target_secret), ("wrong", "another-staple-34")):
+        (scratch / name).touch(mode=0o600)
+        (scratch / name).write_text(secret)
+        files.append(str(scratch / name))
+    program = str(Path(sys.executable).with_name("csv-initiator"))
+    asked = [program, "info", target.url, "--chap-user", MUTUAL.user, "--chap-secret-file", files[0]]
+    asked += ["--chap-target-user", MUTUAL.target_user, "--chap-target-secret-file"]
+
+    assert "64.0 MiB" in succeed(*asked, files[1])
+    assert "did not prove itself" in refuse(*asked, files[2])
 
 
 def test_no_credentials_are_refused(guarded: Target) -> None:

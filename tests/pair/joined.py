@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from csvd.iscsi.access import OPEN, Access
-from csvd.iscsi.chap import Credentials
+from csvd.iscsi.chap import ALGORITHMS, Algorithm, Credentials
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.node import NetworkEntity, TargetNode
@@ -40,6 +40,8 @@ class Pair:
         initiator_offer: SessionParameters = OFFER,
         access: Access = OPEN,
         credentials: Credentials | None = None,
+        target_credentials: Credentials | None = None,
+        algorithms: tuple[Algorithm, ...] = ALGORITHMS,
         target_name: str = TARGET,
         read_only: bool = False,
     ) -> None:
@@ -57,7 +59,13 @@ class Pair:
         self.held_bytes = 0
         self.turn_bytes = 0
         settings = LoginSettings(
-            initiator_name=INITIATOR, target_name=target_name, credentials=credentials, offer=initiator_offer
+            initiator_name=INITIATOR,
+            target_name=target_name,
+            credentials=credentials,
+            target_credentials=target_credentials,
+            target_challenge=self._random.randbytes(33),
+            algorithms=algorithms,
+            offer=initiator_offer,
         )
         self.initiator = InitiatorConnection(SessionState(ISID), settings)
         self.events: list[Event] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from csvd.iscsi import text
 from csvd.iscsi.access import Access
-from csvd.iscsi.chap import Credentials
+from csvd.iscsi.chap import Algorithm, Credentials
 from csvd.iscsi.codes import LoginStatus, TaskManagementFunction
 from csvd.iscsi.keys import OFFER, SessionParameters
 from initiator.engine.requests import Command, ConnectionFailed, LoggedIn, Logout, Ping, TaskManagement, TextExchange
@@ -20,6 +20,7 @@ from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, TARGET, Pair
 
 SECRET = b"sixteen bytes or more"
 JOE = Credentials("joe", SECRET)
+TARGET_PROOF = Credentials("the target", b"what the target knows")
 BLOCKS = DISK_BYTES // BLOCK_BYTES
 
 DIGESTS = st.sampled_from(["None", "CRC32C", "CRC32C,None", "None,CRC32C"])
@@ -131,6 +132,30 @@ def test_chap_keeps_out_who_does_not(credentials: Credentials | None) -> None:
     assert isinstance(event, ConnectionFailed)
     assert isinstance(event.error, AuthenticationFailed)
     assert pair.engine.closing
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_both_sides_prove_themselves(algorithm: Algorithm) -> None:
+    access = Access(credentials={"joe": JOE}, proof=TARGET_PROOF)
+    logged_in(Pair(access=access, credentials=JOE, target_credentials=TARGET_PROOF, algorithms=(algorithm,)))
+
+
+@pytest.mark.parametrize(
+    "proof", [None, Credentials("the target", b"not what it should know"), Credentials("another", TARGET_PROOF.secret)]
+)
+def test_a_target_that_does_not_prove_itself_is_not_logged_in_to(proof: Credentials | None) -> None:
+    access = Access(credentials={"joe": JOE}, proof=proof)
+    pair = Pair(access=access, credentials=JOE, target_credentials=TARGET_PROOF)
+    (event,) = pair.run()
+    assert isinstance(event, ConnectionFailed)
+    assert isinstance(event.error, AuthenticationFailed)
+    assert not pair.initiator.logged_in
+
+
+def test_a_target_without_chap_is_not_believed_by_who_wants_a_proof() -> None:
+    (event,) = Pair(credentials=JOE, target_credentials=TARGET_PROOF).run()
+    assert isinstance(event, ConnectionFailed)
+    assert isinstance(event.error, AuthenticationFailed)
 
 
 def test_a_target_that_is_not_there_is_not_found() -> None:

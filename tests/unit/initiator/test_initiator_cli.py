@@ -288,6 +288,8 @@ def test_an_interrupted_read_logs_out_and_says_so(number: int) -> None:
         ["write", f"iscsi://host/{NAME}/0"],
         ["info", f"iscsi://host/{NAME}/0", "--chap-user", "joe"],
         ["info", f"iscsi://host/{NAME}/0", "--chap-secret-file", "x"],
+        ["info", f"iscsi://host/{NAME}/0", "--chap-target-user", "disk"],
+        ["info", f"iscsi://host/{NAME}/0", "--chap-target-user", "disk", "--chap-target-secret-file", "x"],
         ["info", f"iscsi://host/{NAME}/0", "--initiator-name", "me"],
         ["info", f"iscsi://host/{NAME}/0", "--timeout", "0"],
     ],

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from csvd.errors import ConfigError
 from csvd.iscsi.chap import Algorithm, Credentials
 from csvd.iscsi.codes import LoginStatus, Opcode
 from initiator.engine.login import MAX_ROUNDS
@@ -255,6 +256,79 @@ def test_a_target_that_skips_the_proof_that_it_asked_for_is_not_believed() -> No
     (first,) = script.sent()
     events = script.say(script.login_response(first, {"AuthMethod": "CHAP"}, SECURITY_DONE))
     assert isinstance(failure(events), ProtocolViolation)
+
+
+DISK = Credentials("disk", b"what the disk knows")
+OURS = bytes(range(17))
+
+
+def proof(secret: bytes = DISK.secret) -> str:
+    return "0x" + hashlib.md5(OURS[:1] + secret + OURS[1:]).hexdigest()
+
+
+def to_proof(script: Script) -> Pdu:
+    """Go to where the target has to prove itself; give the request that asks for it."""
+    (first,) = script.sent()
+    assert first.keys["AuthMethod"] == "CHAP", "None is not good enough"
+    script.say(script.login_response(first, {"AuthMethod": "CHAP"}, SECURITY))
+    (second,) = script.sent()
+    keys = {"CHAP_A": "5", "CHAP_I": "1", "CHAP_C": "0x00112233445566778899aabbccddeeff"}
+    script.say(script.login_response(second, keys, SECURITY))
+    (third,) = script.sent()
+    assert (third.keys["CHAP_I"], third.keys["CHAP_C"]) == ("0", "0x" + OURS[1:].hex())
+    return third
+
+
+def test_a_target_proves_itself_and_the_login_goes_on() -> None:
+    script = chap_script(target_credentials=DISK, target_challenge=OURS)
+    keys = {"CHAP_N": "disk", "CHAP_R": proof()}
+    script.say(script.login_response(to_proof(script), keys, SECURITY_DONE))
+    (fourth,) = script.sent()
+    assert fourth.flags == DONE
+    script.say(script.login_response(fourth, {}))
+    assert script.engine.logged_in
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"CHAP_N": "disk"},
+        {"CHAP_R": proof()},
+        {"CHAP_N": "disk", "CHAP_R": proof(b"another secret")},
+        {"CHAP_N": "floppy", "CHAP_R": proof()},
+    ],
+)
+@pytest.mark.parametrize("flags", [SECURITY, SECURITY_DONE])
+def test_a_target_that_does_not_prove_itself_is_told_nothing_more(keys: dict[str, str], flags: int) -> None:
+    script = chap_script(target_credentials=DISK, target_challenge=OURS)
+    events = script.say(script.login_response(to_proof(script), keys, flags))
+    assert isinstance(failure(events), AuthenticationFailed)
+    assert script.sent() == []
+
+
+def test_a_target_that_sends_our_own_challenge_is_not_answered() -> None:
+    script = chap_script(target_credentials=DISK, target_challenge=OURS)
+    (first,) = script.sent()
+    script.say(script.login_response(first, {"AuthMethod": "CHAP"}, SECURITY))
+    (second,) = script.sent()
+    keys = {"CHAP_A": "5", "CHAP_I": "0", "CHAP_C": "0x" + OURS[1:].hex()}
+    assert isinstance(failure(script.say(script.login_response(second, keys, SECURITY))), ProtocolViolation)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"credentials": None},
+        {"target_credentials": Credentials("disk", JOE.secret)},
+        {"target_challenge": b""},
+    ],
+)
+def test_settings_of_mutual_chap_that_prove_nothing_are_refused(wrong: dict[str, object]) -> None:
+    right: dict[str, object] = {"credentials": JOE, "target_credentials": DISK, "target_challenge": OURS}
+    settings(**right)
+    with pytest.raises(ConfigError):
+        settings(**(right | wrong))
 
 
 def test_secrets_stand_in_no_error_and_no_repr() -> None:
