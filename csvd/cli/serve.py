@@ -72,7 +72,7 @@ class ServeSettings:
 @click.option(
     "--chap-target-user",
     metavar="USER",
-    help="As whom the target proves itself to an initiator that asks (mutual CHAP).",
+    help="As whom the target proves itself when it is asked to (mutual CHAP).",
 )
 @click.option(
     "--chap-target-secret-file",
