@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from csvd.iscsi import text
@@ -104,9 +104,13 @@ class Router:
         self.nexuses: set[str] = set()
         self.resets: list[str] = []
         self.cleared: set[str] = set()
+        self.tas = False
+        self.attention: bytes | None = None
         self.terminated: list[tuple[str, set[int]]] = []
 
-    def nexus_opened(self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int) -> None:
+    def nexus_opened(
+        self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int, protocol_level: int
+    ) -> None:
         self.nexuses.add(nexus)
 
     def nexus_lost(self, nexus: str) -> None:
@@ -125,6 +129,19 @@ class Router:
 
     def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None:
         self.terminated.append((nexus, set(luns)))
+
+    def luns_of(self, nexus: str, lun: int) -> Collection[int]:
+        # By peripheral and by flat addressing.
+        return (0, 0x4000 << 48) if lun in (0, 0x4000 << 48) else ()
+
+    def aborted_status(self, lun: int) -> bool:
+        return self.tas
+
+    def i_t_nexus_reset(self, nexus: str) -> None:
+        self.resets.append(nexus)
+
+    def pending_attention(self, nexus: str, lun: int) -> bytes | None:
+        return self.attention
 
     def target_reset(self, by_nexus: str) -> None:
         self.resets.append(by_nexus)

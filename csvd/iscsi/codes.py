@@ -107,6 +107,11 @@ class TaskManagementFunction(IntEnum):
     TARGET_WARM_RESET = 6
     TARGET_COLD_RESET = 7
     TASK_REASSIGN = 8
+    QUERY_TASK = 9
+    """This one and those below: RFC 7144 section 6.3.1, from iSCSIProtocolLevel 2 on."""
+    QUERY_TASK_SET = 10
+    I_T_NEXUS_RESET = 11
+    QUERY_ASYNCHRONOUS_EVENT = 12
 
 
 class TaskManagementResponse(IntEnum):
@@ -119,6 +124,8 @@ class TaskManagementResponse(IntEnum):
     TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED = 4
     FUNCTION_NOT_SUPPORTED = 5
     FUNCTION_AUTHORIZATION_FAILED = 6
+    FUNCTION_SUCCEEDED = 7
+    """RFC 7144 section 6.3.2: what was asked for is there."""
     FUNCTION_REJECTED = 255
 
 

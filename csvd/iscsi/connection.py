@@ -16,9 +16,11 @@ from typing import Final
 
 from csvd.iscsi import text
 from csvd.iscsi.access import Origin
+from csvd.iscsi.answers import Answers
 from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, LoginStatus, Opcode, RejectReason
 from csvd.iscsi.digests import CRC32C, Buffer, digest_of, padding_and_digest
 from csvd.iscsi.errors import ConnectionFailure, IscsiError, LoginFailure, PduRejected
+from csvd.iscsi.events import Event, EventKind
 from csvd.iscsi.full_feature import FullFeature
 from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
@@ -79,13 +81,14 @@ class TargetConnection:
         """Called when this connection has output, tasks or an end that its own input did not cause."""
         self.paused = False
         """There are whole PDUs left that were not taken, for there is much to send: call ``received(0, …)`` then."""
-        self.events: list[str] = []
+        self.events: list[Event] = []
         """What an operator should read in the log; the adapter takes it."""
         self.add_header: Callable[[bytes], None] = self.output.append
         """Put a header out; with digests, its digest too."""
         self.add_data: Callable[[Buffer], None] = self._add_data
         """Put a data segment behind the header just put out, with its padding; with digests, its digest too."""
         self._login: Login | None = Login(entity, self.origin, local_address)
+        self.answers = Answers(self)
         self._full_feature = FullFeature(self)
         self._input = PduInput(self, Receiver(), {Opcode.LOGIN_REQUEST: self._login_request})
         self._born_s = self._heard_s = self._asked_s = now_s
@@ -212,8 +215,8 @@ class TargetConnection:
         self.parameters = outcome.parameters
         self._login = None
         self._input.handlers = self._full_feature.begin(session)
-        name = target.name if target else "discovery"
-        self.events.append(f"login: {outcome.initiator_name} to {name}, connection {outcome.cid}")
+        digests = f"header digest {self.parameters.header_digest}, data digest {self.parameters.data_digest}"
+        self.tell(EventKind.LOGIN, f"connection {outcome.cid}, {digests}")
         return session
 
     def _open(self, outcome: LoginOutcome, target: TargetNode, cmd_sn: int) -> Session:
@@ -236,7 +239,7 @@ class TargetConnection:
         session.connections[outcome.cid] = self
         if old is not None:
             # Connection reinstatement: as if the old one had been logged out (RFC 7143 section 6.3.4).
-            old.events.append(f"connection {outcome.cid} is reinstated from {self.peer}")
+            old.tell(EventKind.LOGOUT, f"connection {outcome.cid} is reinstated from {self.peer}")
             old.end()
             old.wake()
         return session
@@ -305,15 +308,19 @@ class TargetConnection:
         The buffer goes out as it is: it must not change until the adapter has sent it. ``size`` is what the command
         would transfer, where the buffer holds only the part of it that the initiator expects.
         """
-        self._full_feature.data_in(task, data, len(data) if size is None else size)
+        self.answers.data_in(task, data, len(data) if size is None else size)
 
     def respond(self, task: Task, status: int, sense: bytes = b"") -> None:
         """Answer a task without data by a SCSI Response (RFC 7143 section 11.4)."""
-        self._full_feature.respond(task, status, sense)
+        self.answers.respond(task, status, sense)
+
+    def abandon(self, task: Task) -> None:
+        """End an aborted task."""
+        self.answers.abandon(task)
 
     def ready_to_transfer(self, task: Task) -> None:
         """Ask for the next burst of a task by an R2T (RFC 7143 section 11.8)."""
-        self._full_feature.ready_to_transfer(task)
+        self.answers.ready_to_transfer(task)
         self.wake()
 
     def _add_data(self, data: Buffer) -> None:
@@ -346,7 +353,7 @@ class TargetConnection:
     def rejected(self, error: PduRejected, header: bytes) -> None:
         """Answer a PDU that is refused, and tell of it."""
         self.reject(error.reason, header)
-        self.events.append(f"reject: {error}")
+        self.tell(EventKind.REJECT, str(error))
 
     def reject(self, reason: RejectReason, header: bytes) -> None:
         """Send a Reject that carries the header it refuses (RFC 7143 section 11.17)."""
@@ -377,9 +384,24 @@ class TargetConnection:
 
     # End
 
+    def tell(self, kind: EventKind, text: str) -> None:
+        """Note an event, with who is at both ends."""
+        session = self.session
+        if session is not None:
+            target = session.target.name if session.target is not None else "discovery"
+            text = f"{text}; {session.initiator_name} at {target}, session {session.tsih:#06x}"
+        self.events.append(Event(kind, text))
+
     def _fail(self, error: IscsiError) -> None:
         self.failure = error
-        self.events.append(str(error))
+        failed_login = isinstance(error, LoginFailure)
+        self.tell(EventKind.LOGIN_FAILURE if failed_login else EventKind.CONNECTION_FAILURE, str(error))
+        self.end()
+
+    def lost(self) -> None:
+        """The adapter has lost the socket."""
+        if not self.closing and self.session is not None:
+            self.tell(EventKind.CONNECTION_LOST, f"connection {self.cid}")
         self.end()
 
     def close(self) -> None:

@@ -15,15 +15,14 @@ from csvd.iscsi.codes import (
     IMMEDIATE,
     RESERVED_TAG,
     CommandFlag,
-    DataInFlag,
     LogoutReason,
     LogoutResponse,
     Opcode,
     RejectReason,
-    ResponseFlag,
     TaskFault,
 )
 from csvd.iscsi.errors import PduRejected
+from csvd.iscsi.events import EventKind
 from csvd.iscsi.layouts import PACKING
 from csvd.iscsi.session import COLLECTING, Session, Task, abort
 from csvd.iscsi.task_management import TaskManagement
@@ -31,7 +30,6 @@ from csvd.iscsi.text_exchange import TextExchange
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import TargetConnection
-    from csvd.iscsi.digests import Buffer
 
 _SCSI_COMMAND: Final = PACKING[Opcode.SCSI_COMMAND]
 _SCSI_RESPONSE: Final = PACKING[Opcode.SCSI_RESPONSE]
@@ -47,6 +45,9 @@ _LOGOUT_RESPONSE: Final = PACKING[Opcode.LOGOUT_RESPONSE]
 _READ: Final = int(CommandFlag.READ)
 _WRITE: Final = int(CommandFlag.WRITE)
 
+_ACA: Final = 0x04
+"""Of the ATTR field: set in ACA and in what is reserved."""
+
 IMMEDIATE_TASKS: Final = 16
 """Immediate commands taken beyond the window, which does not bound them (RFC 7143 section 4.2.2.1)."""
 
@@ -59,14 +60,14 @@ class FullFeature:
     def __init__(self, connection: TargetConnection) -> None:
         self._connection = connection
         self._session: Session = None  # type: ignore[assignment]  # set by begin(), before any handler can run
+        self._answers = connection.answers
         self._task_management = TaskManagement(connection)
         self._text = TextExchange(connection)
 
     def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
         """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
         self._session = session
-        self.parameters_changed()
-        self._burst_bytes = session.parameters.max_burst_length
+        self._answers.begin(session)
         handlers = {
             Opcode.NOP_OUT: self._in_order(self._nop_out),
             Opcode.TEXT_REQUEST: self._in_order(self._text.request),
@@ -77,12 +78,13 @@ class FullFeature:
                 Opcode.SCSI_COMMAND: self._scsi_command,
                 Opcode.DATA_OUT: self._data_out,
                 Opcode.TASK_MANAGEMENT_REQUEST: self._in_order(self._task_management.request),
+                Opcode.SNACK_REQUEST: self._snack_request,
             }
         return {int(opcode): handler for opcode, handler in handlers.items()}
 
     def parameters_changed(self) -> None:
         """Take what now holds for this connection; the next answer obeys it."""
-        self._segment_bytes = self._connection.parameters.max_recv_data_segment_length
+        self._answers.begin(self._session)
 
     def _in_order(self, handler: Callable[[bytes, bytes], None]) -> Callable[[memoryview, int, int, int], None]:
         """Make a handler that obeys the CmdSN order from one that takes a header and its data.
@@ -142,13 +144,23 @@ class FullFeature:
         task.delivered = bool(opcode & IMMEDIATE)
         if flags & _WRITE:
             self._expect_data_out(task, data_bytes)
+            if flags & _READ and expected_length:
+                self._refuse(task, TaskFault.BIDIRECTIONAL)
         elif data_bytes:
             raise PduRejected(RejectReason.PROTOCOL_ERROR, "immediate data with a command that does not write")
         elif not flags & _READ:
             # A command that moves data although the initiator expects none gets its residual all the same.
             task.data_out_length = self._data_out_length(task)
+        if flags & _ACA:
+            self._refuse(task, TaskFault.ACA_WITHOUT_CONDITION)
         session.tasks[tag] = task
         return task
+
+    def _refuse(self, task: Task, fault: TaskFault) -> None:
+        """Let a new task fail, once its unsolicited data has been read over; a Reject would leave a gap in CmdSN."""
+        task.fault = fault
+        task.wanted = task.data_out_length = 0
+        task.data = b""
 
     def _expect_data_out(self, task: Task, immediate_bytes: int) -> None:
         session = self._session
@@ -198,36 +210,10 @@ class FullFeature:
             self._session.ready(task)
         elif task.r2t_bytes:
             # It has its share of the budget: behind a task that waits for one it would wait for itself.
-            self.ready_to_transfer(task)
+            self._answers.ready_to_transfer(task)
         else:
             self._session.r2t_waiting[task] = None
             self._session.grant()
-
-    def ready_to_transfer(self, task: Task) -> None:
-        """Send one R2T (RFC 7143 section 11.8). It carries the next StatSN without taking it."""
-        session = self._session
-        session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
-        length = min(self._burst_bytes, task.wanted - task.received)
-        task.target_transfer_tag = session.next_transfer_tag
-        task.burst_end = task.received + length
-        task.data_sn = 0
-        self._connection.add_header(
-            _R2T.pack(
-                Opcode.R2T,
-                FINAL,
-                0,
-                task.lun,
-                task.initiator_task_tag,
-                task.target_transfer_tag,
-                self._connection.stat_sn,
-                session.exp_cmd_sn,
-                session.max_cmd_sn,
-                task.r2t_sn,
-                task.received,
-                length,
-            )
-        )
-        task.r2t_sn += 1
 
     def place(
         self, opcode: int, view: memoryview, start: int, data_bytes: int
@@ -330,7 +316,7 @@ class FullFeature:
         """Let a task fail when its burst has come to its end; until then the rest of it is only read over."""
         if task.fault is None:
             task.fault = fault
-            self._connection.events.append(f"{what}: task {task.initiator_task_tag:#x} fails")
+            self._connection.tell(EventKind.TASK_FAILURE, f"{what}: task {task.initiator_task_tag:#x} fails")
         if final:
             task.unsolicited = False
             task.target_transfer_tag = RESERVED_TAG
@@ -347,125 +333,18 @@ class FullFeature:
         task.data_sn = 0
         self._go_on(task)
 
-    # Answers
+    # NOP, SNACK and Logout
 
-    def data_in(self, task: Task, data: Buffer, size: int) -> None:
-        """See :meth:`TargetConnection.data_in`."""
-        expected = task.expected_length
-        send = min(size, expected) if task.flags & _READ else 0
-        if not send:
-            self._scsi_response(task, 0, b"", size)
-            return
-        connection, session = self._connection, self._session
-        if task.aborted or connection.closing:
-            self._drop(task)
-            return
-        session.end(task)
-        add_header = connection.add_header
-        exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
-        segment, burst = self._segment_bytes, self._burst_bytes
-        offset = data_sn = 0
-        view = data if len(data) == send <= segment else memoryview(data)
-        while True:
-            length = min(segment, send - offset, burst - offset % burst)
-            end = offset + length
-            if end == send:
-                break
-            flags = FINAL if end % burst == 0 else 0
-            add_header(
-                _DATA_IN.pack(
-                    Opcode.DATA_IN,
-                    flags,
-                    0,
-                    length,
-                    0,
-                    task.initiator_task_tag,
-                    RESERVED_TAG,
-                    0,
-                    exp_cmd_sn,
-                    max_cmd_sn,
-                    data_sn,
-                    offset,
-                    0,
-                )
-            )
-            connection.add_data(view[offset:end])
-            offset = end
-            data_sn += 1
-        flags = DATA_IN_LAST
-        residual = 0
-        if size != expected:
-            flags |= DataInFlag.OVERFLOW if size > expected else DataInFlag.UNDERFLOW
-            residual = abs(size - expected)
-        add_header(
-            _DATA_IN.pack(
-                Opcode.DATA_IN,
-                flags,
-                0,
-                length,
-                0,
-                task.initiator_task_tag,
-                RESERVED_TAG,
-                connection.next_stat_sn(),
-                exp_cmd_sn,
-                max_cmd_sn,
-                data_sn,
-                offset,
-                residual,
-            )
-        )
-        connection.add_data(view[offset:send] if offset or len(view) != send else view)
-
-    def respond(self, task: Task, status: int, sense: bytes) -> None:
-        """See :meth:`TargetConnection.respond`."""
-        self._scsi_response(task, status, sense, task.data_out_length if status == 0 else 0)
-
-    def _scsi_response(self, task: Task, status: int, sense: bytes, transferred: int) -> None:
-        """``transferred``: the bytes that the command moves, or would move into a long enough buffer."""
-        connection, session = self._connection, self._session
-        if task.aborted or connection.closing:
-            self._drop(task)
-            return
-        session.end(task)
-        flags, residual = int(FINAL), 0
-        if transferred != task.expected_length:
-            flags |= ResponseFlag.OVERFLOW if transferred > task.expected_length else ResponseFlag.UNDERFLOW
-            residual = abs(transferred - task.expected_length)
-        data = len(sense).to_bytes(2) + sense if sense else b""
-        connection.add_header(
-            _SCSI_RESPONSE.pack(
-                Opcode.SCSI_RESPONSE,
-                flags,
-                0,
-                status,
-                len(data),
-                task.initiator_task_tag,
-                0,
-                connection.next_stat_sn(),
-                session.exp_cmd_sn,
-                session.max_cmd_sn,
-                0,
-                0,
-                residual,
-            )
-        )
-        if data:
-            connection.add_data(data)
-
-    def _drop(self, task: Task) -> None:
-        """End a task whose answer nobody waits for: it was aborted while a disk worked on it."""
-        task.session.end(task)
-        for ended in task.on_end:
-            ended()
-
-    # NOP and Logout
+    def _snack_request(self, view: memoryview, start: int, header_bytes: int, data_bytes: int) -> None:
+        raise PduRejected(RejectReason.SNACK_REJECT, "nothing is sent again at ErrorRecoveryLevel 0")
 
     def _nop_out(self, header: bytes, data: bytes) -> None:
-        _, _, _, lun, tag, _, _, _ = _NOP_OUT.unpack(header)
+        _, _, _, lun, tag, transfer_tag, _, _ = _NOP_OUT.unpack(header)
         if tag == RESERVED_TAG:  # the answer to a NOP-In of ours, or a mere ExpStatSN (RFC 7143 section 11.18)
-            self._connection.answered()
+            if transfer_tag != RESERVED_TAG:
+                self._connection.answered()
             return
-        echo = data[: self._segment_bytes]
+        echo = data[: self._connection.parameters.max_recv_data_segment_length]
         exp_cmd_sn, max_cmd_sn = self._connection.window()
         self._connection.add_header(
             _NOP_IN.pack(
@@ -517,13 +396,10 @@ class FullFeature:
             )
         )
         for each in leaving:
-            each.events.append(f"logout: {session.initiator_name}, connection {each.cid}")
+            each.tell(EventKind.LOGOUT, f"connection {each.cid}")
             each.end()
             each.wake()
         connection.wake()
-
-
-DATA_IN_LAST: Final = int(FINAL | DataInFlag.STATUS)
 
 
 def _ignore(sound: bool) -> None:

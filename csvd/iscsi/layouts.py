@@ -166,7 +166,8 @@ TASK_MANAGEMENT_RESPONSE = Struct(
     "response" / Int8ub,
     Padding(1),
     "lengths" / Int32ub,
-    Padding(8),
+    "additional_response_information" / Bytes(3),
+    Padding(5),
     "initiator_task_tag" / Int32ub,
     Padding(4),
     "stat_sn" / Int32ub,
@@ -174,7 +175,7 @@ TASK_MANAGEMENT_RESPONSE = Struct(
     "max_cmd_sn" / Int32ub,
     Padding(12),
 )
-"""RFC 7143 section 11.6."""
+"""RFC 7143 section 11.6, RFC 7144 section 6.3.2."""
 
 LOGIN_RESPONSE = Struct(
     "opcode" / Int8ub,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from csvd.iscsi.access import OPEN, Access, Origin
+from csvd.iscsi.async_messages import announce_session_drop
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
@@ -31,7 +32,9 @@ TARGET_OFFER: Final = replace(OFFER, max_connections=8)
 class TaskRouter(Protocol):
     """What the iSCSI layer asks of the SCSI target device behind a target."""
 
-    def nexus_opened(self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int) -> None: ...
+    def nexus_opened(
+        self, nexus: str, initiator_name: str, isid: bytes, portal_group_tag: int, protocol_level: int
+    ) -> None: ...
     def nexus_lost(self, nexus: str) -> None: ...
     def data_out_length(self, lun: int, cdb: bytes) -> int:
         """Bytes of Data-Out that a command takes; negative: the CDB does not say, but no more than that many."""
@@ -40,6 +43,10 @@ class TaskRouter(Protocol):
     def target_reset(self, by_nexus: str) -> None: ...
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool: ...
     def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None: ...
+    def luns_of(self, nexus: str, lun: int) -> Collection[int]: ...
+    def aborted_status(self, lun: int) -> bool: ...
+    def i_t_nexus_reset(self, nexus: str) -> None: ...
+    def pending_attention(self, nexus: str, lun: int) -> bytes | None: ...
 
 
 class TargetNode:
@@ -133,7 +140,8 @@ class TargetNode:
             ]
         )
         self.sessions[session.tsih] = session
-        self.router.nexus_opened(session.nexus, initiator_name, isid, portal_group_tag)
+        level = parameters.iscsi_protocol_level
+        self.router.nexus_opened(session.nexus, initiator_name, isid, portal_group_tag, level)
         return session
 
     def joinable(self, initiator_name: str, isid: bytes, tsih: int, cid: int, portal_group_tag: int) -> Session:
@@ -161,11 +169,23 @@ class TargetNode:
             if self._last_tsih not in self.sessions:
                 return self._last_tsih
 
+    def drop_session(self, session: Session, why: str) -> None:
+        """End a session on the target's own account: its initiator is told, by an Async Message, before the
+        connections close (RFC 7143 section 11.9.1)."""
+        announce_session_drop(session, why)
+        self.close_session(session)
+
+    def drop_all_sessions(self, why: str = "the target is reset") -> None:
+        """End every session (a cold reset does so: RFC 7143 section 11.5.1)."""
+        for session in list(self.sessions.values()):
+            self.drop_session(session, why)
+
     def close_session(self, session: Session) -> None:
         """End a session and its connections; its tasks are aborted without an answer."""
         if self.sessions.pop(session.tsih, None) is None:
             return
         session.held.clear()
+        session.fences.clear()
         session.r2t_waiting.clear()
         self._end_tasks(session, list(session.tasks.values()))
         session.tasks.clear()
@@ -209,8 +229,14 @@ class TargetNode:
             nexuses: whose.
             done: called when none of them can touch the disk any more.
         """
-        tasks = [*(task for session in self.sessions.values() for task in session.tasks.values()), *self.leaving]
-        abort([task for task in tasks if task.lun in luns and task.session.nexus in nexuses], done)
+        tasks = [task for task in self.all_tasks() if task.lun in luns and task.session.nexus in nexuses]
+        for task in tasks:
+            task.abort_is_told = self.router.aborted_status(task.lun)
+        abort(tasks, done)
+
+    def all_tasks(self) -> list[Task]:
+        """The tasks of all sessions, those that have ended too: what a disk still works on can still land."""
+        return [*(task for session in self.sessions.values() for task in session.tasks.values()), *self.leaving]
 
 
 class NetworkEntity:
@@ -245,8 +271,7 @@ class NetworkEntity:
     def remove_target(self, name: str) -> TargetNode:
         """Serve a target no more: its sessions end. What a disk still works on for it is in its ``leaving``."""
         target = self.targets.pop(name)
-        for session in list(target.sessions.values()):
-            target.close_session(session)
+        target.drop_all_sessions("the target is removed")
         self._removed[name] = None
         if len(self._removed) > MAX_REMOVED:
             del self._removed[next(iter(self._removed))]
@@ -258,9 +283,7 @@ class NetworkEntity:
         for session in list(target.sessions.values()):
             origins = [connection.origin for connection in session.connections.values()]
             if not all(access.keeps(session.initiator_name, origin, session.proven) for origin in origins):
-                for connection in session.connections.values():
-                    connection.events.append(f"{session.initiator_name} has no right to {target.name} any more")
-                target.close_session(session)
+                target.drop_session(session, "its initiator has no right to the target any more")
 
     # Login and discovery
 

@@ -22,6 +22,9 @@ EXECUTING: Final = 2
 """The task is with the device server."""
 ENDED: Final = 3
 
+MAX_FENCES: Final = 16
+"""Requests of a session that may wait for the commands before them without being in CmdSN order themselves."""
+
 QUEUE_DEPTH: Final = 64
 """Commands that a session may have outstanding: the CmdSN window. With FirstBurstLength it bounds unsolicited data."""
 
@@ -37,6 +40,7 @@ class Task:
     """One SCSI command from its arrival to its status. ``__slots__`` and no checks: one is made for each command."""
 
     __slots__ = (
+        "abort_is_told",
         "aborted",
         "burst_end",
         "cdb",
@@ -87,6 +91,8 @@ class Task:
         self.aborted = False
         self.leave_queue: Callable[[], None] | None = None
         """Set while it waits in a task set for its turn: takes it out of there."""
+        self.abort_is_told = False
+        """When it was aborted, it is answered with status TASK ABORTED (TAS of the Control mode page)."""
         self.on_end: tuple[Callable[[], None], ...] = ()
         """Called when the execution of an aborted task is over."""
         self.data: Any = b""
@@ -148,6 +154,8 @@ class Session:
         self.tasks: dict[int, Task] = {}
         self.held: dict[int, tuple[Callable[[], None], TargetConnection | None]] = {}
         """What came before its turn, by CmdSN, and by which connection."""
+        self.fences: list[tuple[int, Callable[[], None]]] = []
+        """What waits until all commands before a CmdSN have come."""
         self.connections: dict[int, TargetConnection] = {}
         self.r2t_waiting: dict[Task, None] = {}
         """Tasks that wait for their share of the R2T budget, first come first."""
@@ -178,12 +186,46 @@ class Session:
             return
         self._advance()
         run()
-        while self.held and (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
+        if self.held:
+            self._run_held(connection)
+        if self.fences:
+            self._pass_fences()
+
+    def _run_held(self, connection: TargetConnection | None) -> None:
+        """Run what was held and is due; ``connection`` needs no waking."""
+        while (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:
             self._advance()
             run_waiting, its_connection = waiting
             run_waiting()
             if its_connection is not connection and its_connection is not None:
                 its_connection.wake()
+
+    def when_received(self, cmd_sn: int, run: Callable[[], None]) -> None:
+        """Run when all commands before this CmdSN have come: now, or later (RFC 7143 section 4.2.3.3 b)."""
+        self.fences.append((cmd_sn, run))
+        self._pass_fences()
+
+    def _pass_fences(self) -> None:
+        due = [run for cmd_sn, run in self.fences if not self._is_ahead(cmd_sn)]
+        if due:
+            self.fences = [fence for fence in self.fences if self._is_ahead(fence[0])]
+            for run in due:
+                run()
+
+    def _is_ahead(self, cmd_sn: int) -> bool:
+        """Whether commands before this number are still to come; a number out of reach waits for nothing."""
+        return 0 < (cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK <= self.queue_depth
+
+    def plug(self, cmd_sn: int) -> None:
+        """Take all commands before this CmdSN as received: those that are held run, the others never come."""
+        while self._is_ahead(cmd_sn):
+            waiting = self.held.pop(self.exp_cmd_sn, None)
+            self._advance()
+            if waiting is not None:
+                waiting[0]()
+        self._run_held(None)
+        if self.fences:
+            self._pass_fences()
 
     def in_window(self, cmd_sn: int) -> bool:
         """Whether this CmdSN lies in ExpCmdSN..MaxCmdSN and is not held already."""
@@ -286,6 +328,6 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
     for task in idle:
         if task in task.connection.ready:
             task.connection.ready.remove(task)
-        task.session.end(task)
+        task.connection.abandon(task)
     if waiting == 0:
         done()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from csvd.scsi.background import MediumOperation
@@ -191,6 +191,11 @@ class ItlNexus:
         elif asc not in self._attentions:
             self._attentions.append(asc)
         self.interrupted = True
+
+    @property
+    def attentions(self) -> Sequence[Asc]:
+        """The pending unit attention conditions, the oldest first."""
+        return self._attentions
 
     def take_attention(self) -> CheckCondition | None:
         """Report the oldest unit attention condition and clear it."""

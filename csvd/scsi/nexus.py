@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from csvd.scsi.reservations import Registrant
+from csvd.scsi.task_management import TaskManagementFunction
 
 if TYPE_CHECKING:
     from csvd.scsi.target_device import TargetDevice
@@ -40,12 +41,14 @@ class Nexus:
         name: by which the iSCSI layer speaks of it.
         device: the target device.
         numbers: the LUNs that its initiator may see, ascending.
+        functions: the task management functions that its transport can carry.
     """
 
     name: str
     identity: NexusIdentity
     device: TargetDevice
     numbers: list[int] = field(default_factory=list)
+    functions: tuple[TaskManagementFunction, ...] = ()
     registrant: Registrant = field(init=False)
     """The nexus as reservations know it: its ports by name, whatever session joins them."""
 

@@ -28,7 +28,7 @@ from csvd.scsi.sense import (
     invalid_field_in_cdb,
 )
 from csvd.scsi.target_ports import AccessState, StateChange, TargetPorts
-from csvd.scsi.task_management import OFFERED, TaskManagementFunction
+from csvd.scsi.task_management import OFFERED, OFFERED_AT_LEVEL_2, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.write_through import written_through
 
@@ -115,16 +115,25 @@ class TargetDevice:
     # I_T nexuses
 
     def nexus_opened(
-        self, nexus: str, initiator_name: str = "", isid: bytes = bytes(6), portal_group_tag: int = 1
+        self,
+        nexus: str,
+        initiator_name: str = "",
+        isid: bytes = bytes(6),
+        portal_group_tag: int = 1,
+        protocol_level: int = 1,
     ) -> None:
         """An I_T nexus begins: its first command to each logical unit reports the unit attention condition of power on.
 
         A nexus that is open already begins anew (session reinstatement).
+
+        Args:
+            protocol_level: iSCSIProtocolLevel; from 2 on the task management functions of RFC 7144 can be asked for.
         """
         self.nexus_lost(nexus)
         identity = NexusIdentity(initiator_name, isid, portal_group_tag)
         opened = Nexus(nexus, identity, self)
         opened.numbers = self._visible_numbers(identity)
+        opened.functions = (*self._functions, *(OFFERED_AT_LEVEL_2 if protocol_level >= 2 else ()))
         self.nexuses[nexus] = opened
         self._itls[nexus] = {}
 
@@ -331,6 +340,39 @@ class TargetDevice:
         for server in self.servers.values():
             server.reset()
             server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+
+    def luns_of(self, nexus: str, lun: int) -> Collection[int]:
+        """Every LUN field that addresses the logical unit which this one addresses; none where there is none, or the
+        nexus may not see it."""
+        server = self.server_of(nexus, lun)
+        if server is None:
+            return ()
+        return (lun,) if server.unit.device is None else tuple(lun_spellings(server.unit.number))
+
+    def i_t_nexus_reset(self, nexus: str) -> None:
+        """I_T NEXUS RESET: as if the nexus were lost, at every logical unit; the nexus itself is told (SAM-5 6.3.4)."""
+        opened = self.nexuses[nexus]
+        self._itls[nexus].clear()
+        for server in self.servers.values():
+            itl = server.nexuses.get(nexus)
+            server.nexus_lost(nexus)
+            if itl is not None:
+                power_on = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
+                told = power_on if power_on in itl.attentions else Asc.I_T_NEXUS_LOSS_OCCURRED
+                server.nexuses[nexus] = ItlNexus(server, opened, told)
+
+    def pending_attention(self, nexus: str, lun: int) -> bytes | None:
+        """QUERY ASYNCHRONOUS EVENT: the unit attention condition that the next command would report (SAM-5 7.9).
+
+        Returns:
+            None where there is none; else UADE DEPTH and sense key, additional sense code, and its qualifier.
+        """
+        attentions = self._itl_nexus(nexus, lun).attentions
+        if not attentions:
+            return None
+        depth = 1 if len(attentions) == 1 else 2
+        sense = attentions[0].value
+        return bytes((depth << 4 | SenseKey.UNIT_ATTENTION, sense.code, sense.qualifier))
 
     def aborted_status(self, lun: int) -> bool:
         """TAS of the Control mode page: whether a task that another nexus aborts is answered with TASK ABORTED

@@ -29,3 +29,11 @@ OFFERED: Final = (
     TaskManagementFunction.TARGET_RESET,
 )
 """What RFC 7143 11.5.1 lets an initiator ask for and the target carries out."""
+
+OFFERED_AT_LEVEL_2: Final = (
+    TaskManagementFunction.QUERY_TASK,
+    TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT,
+    TaskManagementFunction.QUERY_TASK_SET,
+    TaskManagementFunction.I_T_NEXUS_RESET,
+)
+"""What comes to it where iSCSIProtocolLevel 2 was agreed (RFC 7144 section 6.3)."""

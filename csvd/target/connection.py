@@ -147,7 +147,7 @@ class ServerConnection(FileDescriptor):
         """Log what the engine tells, but not as fast as a peer can make it tell."""
         events = self.engine.events
         for event in events[: self._log_lines]:
-            self.log.info("{peer}: {event}", peer=self.engine.peer, event=event)
+            self.log.info("{peer}: {event}", peer=self.engine.peer, event=str(event), kind=event.kind)
         self._log_kept += max(0, len(events) - self._log_lines)
         self._log_lines = max(0, self._log_lines - len(events))
         events.clear()
@@ -294,7 +294,8 @@ class ServerConnection(FileDescriptor):
             return
         super().connectionLost(reason)
         self._socket.close()
-        self.engine.end()
+        self.engine.lost()
+        self._log_events()
         self._tasks.clear()
         self._unsent.clear()
         self._unsent_bytes = 0

@@ -46,7 +46,11 @@ _WHOLE_UNIT: Final = (
     TaskManagementFunction.CLEAR_TASK_SET,
     TaskManagementFunction.LOGICAL_UNIT_RESET,
 )
-_WHOLE_TARGET: Final = (TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET)
+_WHOLE_TARGET: Final = (
+    TaskManagementFunction.TARGET_WARM_RESET,
+    TaskManagementFunction.TARGET_COLD_RESET,
+    TaskManagementFunction.I_T_NEXUS_RESET,
+)
 
 _Asked = TypeVar("_Asked", bound=Request)
 _Handler = Callable[[bytes | bytearray, int, bytes], None]
@@ -260,7 +264,7 @@ class InitiatorConnection:
 
     def _task_management_response(self, header: bytes | bytearray, at: int, data: bytes) -> None:
         fields = PACKING[Opcode.TASK_MANAGEMENT_RESPONSE].unpack_from(header, at)
-        _, _, response, _, tag, stat_sn, exp_cmd_sn, max_cmd_sn = fields
+        _, _, response, _, _, tag, stat_sn, exp_cmd_sn, max_cmd_sn = fields
         self._output.status_came(stat_sn)
         self.session.window_moved(exp_cmd_sn, max_cmd_sn)
         asked = self._asked(tag, TaskManagement)

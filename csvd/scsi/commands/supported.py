@@ -148,7 +148,7 @@ def _report_supported_task_management_functions(nexus: ItlNexus, cdb: bytes, _da
     if allocation_length < _FUNCTIONS_BASIC.sizeof():
         raise invalid_field_in_cdb(REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS.pointer("allocation_length"))
     extension = _FUNCTIONS_EXTENSION if flags & _REPD else b""
-    functions: int = reduce(or_, nexus.server.functions, 0)
+    functions: int = reduce(or_, nexus.nexus.functions, 0)
     data = _FUNCTIONS_BASIC.build({"functions": functions, "additional_length": len(extension)}) + extension
     return Reply(Status.GOOD, data[:allocation_length])
 

@@ -386,7 +386,7 @@ def test_an_opcode_that_is_not_served_is_rejected_with_its_header(opcode: int) -
     request = pdu(Opcode.NOP_OUT, bytes(100), opcode=opcode)
     answers = end.ask(request + end.read(0, 1))
     assert [a.opcode for a in answers] == [Opcode.REJECT, Opcode.DATA_IN]
-    assert answers[0].reason == 0x05
+    assert answers[0].reason == (0x03 if opcode == Opcode.SNACK_REQUEST else 0x05)
     assert answers[0].data == request[:48]
 
 
@@ -496,3 +496,51 @@ def test_a_reinstated_session_executes_nothing_before_the_old_one_has_ended_at_t
 def test_the_nexus_is_named_as_spc_4_names_iscsi_ports() -> None:
     end = logged_in()
     assert end.wire.router.nexuses == {f"iqn.2026-11.test:initiator,i,0x{ISID.hex()},{TARGET},t,0x0001"}
+
+
+@pytest.mark.parametrize("attribute", [4, 5, 7])
+@pytest.mark.parametrize("sends_data", [False, True])
+def test_the_aca_attribute_fails_the_task_once_its_data_is_through(attribute: int, sends_data: bool) -> None:
+    end = logged_in()
+    flags = 0x20 | attribute if sends_data else 0xA0 | attribute
+    answers = end.ask(end.write(0, 4, b"x" * 512, flags=flags))
+    if sends_data:
+        assert answers == []
+        answers = end.ask(
+            pdu(
+                Opcode.DATA_OUT,
+                b"x" * 1536,
+                flags=0x80,
+                initiator_task_tag=1,
+                target_transfer_tag=NO_TAG,
+                buffer_offset=512,
+            )
+        )
+    assert [(a.opcode, a.status) for a in answers] == [(Opcode.SCSI_RESPONSE, 2)]
+    assert not any(end.wire.disk)
+    assert end.ask(end.read(0, 1))[0].opcode == Opcode.DATA_IN
+
+
+def test_a_command_that_moves_data_both_ways_fails_and_nothing_is_written() -> None:
+    end = logged_in()
+    (answer,) = end.ask(end.write(0, 1, b"x" * 512, flags=0xE0))
+    assert (answer.opcode, answer.status) == (Opcode.SCSI_RESPONSE, 2)
+    assert not any(end.wire.disk)
+    session = end.engine.session
+    assert session is not None
+    assert not session.tasks
+
+
+def test_both_direction_bits_are_allowed_where_nothing_is_expected() -> None:
+    end = logged_in()
+    (answer,) = end.ask(end.command(bytes(16), flags=0xE0))
+    assert answer.status == 0
+
+
+def test_more_unsolicited_data_than_the_first_burst_fails_the_task() -> None:
+    end = logged_in(FirstBurstLength="1024")
+    assert end.ask(end.write(0, 8, flags=0x20)) == []
+    tags = {"initiator_task_tag": 1, "target_transfer_tag": NO_TAG}
+    (answer,) = end.ask(pdu(Opcode.DATA_OUT, b"x" * 1536, flags=0x80, **tags))
+    assert (answer.opcode, answer.status) == (Opcode.SCSI_RESPONSE, 2)
+    assert not any(end.wire.disk)

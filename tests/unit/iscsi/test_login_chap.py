@@ -198,7 +198,7 @@ def test_no_secret_stands_in_what_is_logged_or_shown() -> None:
     end = wire.connect()
     asked = challenged(end)
     end.ask(end.login_pdu({"CHAP_N": "joe", "CHAP_R": response(asked, b"not the secret of joe")}, flags=0x81))
-    shown = " ".join((*end.engine.events, repr(end.engine), repr(wire.target.access), repr(JOE)))
+    shown = " ".join((*map(str, end.engine.events), repr(end.engine), repr(wire.target.access), repr(JOE)))
     assert SECRET.decode() not in shown
     assert PROOF.secret.decode() not in shown
     assert "CHAP failed for user 'joe'" in shown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from csvd.iscsi.codes import Opcode, TaskManagementFunction, TaskManagementResponse
+from csvd.iscsi.codes import AsyncEvent, Opcode, TaskManagementFunction, TaskManagementResponse
+from csvd.iscsi.node import TARGET_OFFER
 from tests.iscsi_wire import End, Wire, pdu
 from tests.unit.iscsi.test_full_feature import data_out, logged_in
 
@@ -158,8 +159,9 @@ def test_a_reset_of_a_lun_that_is_not_there_says_so() -> None:
 def test_a_cold_reset_ends_every_session_after_its_answer() -> None:
     wire = Wire()
     end, other = logged_in(wire), other_session(wire)
-    (answer,) = end.ask(ask(end, TaskManagementFunction.TARGET_COLD_RESET))
+    answer, notice = end.ask(ask(end, TaskManagementFunction.TARGET_COLD_RESET))
     assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert [a.async_event for a in (notice, *other.answers())] == [AsyncEvent.SESSION_DROP] * 2
     assert end.engine.closing
     assert other.engine.closing
     assert not wire.target.sessions
@@ -177,3 +179,139 @@ def test_what_is_not_supported_says_so(function: int, response: int) -> None:
     end = logged_in()
     (answer,) = end.ask(ask(end, function))
     assert answer.response == response
+
+
+SAM_5_FUNCTIONS = (9, 10, 11, 12)
+
+
+@pytest.mark.parametrize("function", SAM_5_FUNCTIONS)
+def test_the_functions_of_rfc_7144_want_protocol_level_2(function: int) -> None:
+    end = logged_in()
+    (answer,) = end.ask(ask(end, function))
+    assert answer.response == TaskManagementResponse.FUNCTION_NOT_SUPPORTED
+    end = logged_in(iSCSIProtocolLevel="2")
+    (answer,) = end.ask(ask(end, function))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+
+
+def test_query_task_and_query_task_set_tell_whether_tasks_are_there() -> None:
+    wire = Wire()
+    end, other = logged_in(wire, iSCSIProtocolLevel="2"), other_session(wire)
+    other.ask(other.write(1, 1))
+    (answer,) = end.ask(ask(end, TaskManagementFunction.QUERY_TASK_SET))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    (r2t,) = end.ask(end.write(0, 1))
+    for function in (TaskManagementFunction.QUERY_TASK, TaskManagementFunction.QUERY_TASK_SET):
+        (answer,) = end.ask(ask(end, function, r2t.initiator_task_tag))
+        assert answer.response == TaskManagementResponse.FUNCTION_SUCCEEDED
+        (answer,) = end.ask(ask(end, function, r2t.initiator_task_tag, lun=7 << 48))
+        assert answer.response in (
+            TaskManagementResponse.FUNCTION_COMPLETE,
+            TaskManagementResponse.LUN_DOES_NOT_EXIST,
+        )
+    (answer,) = end.ask(data_out(r2t, b"x" * 512))
+    assert answer.status == 0
+
+
+def test_query_asynchronous_event_gives_the_pending_unit_attention() -> None:
+    wire = Wire()
+    end = logged_in(wire, iSCSIProtocolLevel="2")
+    wire.router.attention = b"\x16\x29\x03"
+    (answer,) = end.ask(ask(end, TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT))
+    assert answer.response == TaskManagementResponse.FUNCTION_SUCCEEDED
+    assert answer.additional_response_information == b"\x16\x29\x03"
+
+
+def test_an_i_t_nexus_reset_aborts_the_tasks_of_this_nexus_alone() -> None:
+    wire = Wire()
+    end, other = logged_in(wire, iSCSIProtocolLevel="2"), other_session(wire)
+    (own,) = end.ask(end.write(0, 1))
+    (foreign,) = other.ask(other.write(1, 1))
+    (answer,) = end.ask(ask(end, TaskManagementFunction.I_T_NEXUS_RESET))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert end.ask(data_out(own, b"x" * 512)) == []
+    assert len(other.ask(data_out(foreign, b"y" * 512))) == 1
+    assert wire.router.resets == [end.engine.session.nexus if end.engine.session else ""]
+
+
+def test_abort_task_with_the_lun_of_another_unit_finds_no_task_and_another_spelling_finds_it() -> None:
+    end = logged_in()
+    (r2t,) = end.ask(end.write(0, 1))
+    (answer,) = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, r2t.initiator_task_tag, lun=7 << 48))
+    assert answer.response == TaskManagementResponse.TASK_DOES_NOT_EXIST
+    (answer,) = end.ask(ask(end, TaskManagementFunction.ABORT_TASK, r2t.initiator_task_tag, lun=0x4000 << 48))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+
+
+@pytest.mark.parametrize("tas", [False, True])
+@pytest.mark.parametrize(
+    "function",
+    [
+        TaskManagementFunction.CLEAR_TASK_SET,
+        TaskManagementFunction.LOGICAL_UNIT_RESET,
+        TaskManagementFunction.TARGET_WARM_RESET,
+    ],
+)
+def test_with_tas_the_tasks_of_others_end_with_task_aborted_and_own_ones_silently(function: int, tas: bool) -> None:
+    wire = Wire()
+    wire.router.tas = tas
+    end, other = logged_in(wire), other_session(wire)
+    end.feed(end.write(2, 1))
+    other.feed(other.write(1, 1))
+    wire.hold = True
+    other.feed(other.write(3, 1, b"x" * 512))
+    end.answers(), other.answers()
+    assert end.ask(ask(end, function)) == []
+    waiting = other.answers()
+    wire.finish()
+    told = [(a.opcode, a.status) for a in (*waiting, *other.answers())]
+    assert told == ([(Opcode.SCSI_RESPONSE, 0x40)] * 2 if tas else [])
+    (answer,) = end.answers()
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    if function == TaskManagementFunction.CLEAR_TASK_SET:
+        assert bool(wire.router.cleared) is not tas
+
+
+def test_a_target_reset_counts_what_is_missing_before_it_as_received() -> None:
+    end = logged_in()
+    assert end.ask(end.write(0, 1, b"x" * 512, cmd_sn=3, initiator_task_tag=3)) == []
+    request = bytearray(ask(end, TaskManagementFunction.TARGET_WARM_RESET))
+    request[24:28] = (5).to_bytes(4)
+    (answer,) = end.ask(bytes(request))
+    assert (answer.response, answer.exp_cmd_sn) == (0, 5)
+    assert not any(end.wire.disk)
+    (answer,) = end.ask(end.read(0, 1, cmd_sn=5, initiator_task_tag=5))
+    assert answer.opcode == Opcode.DATA_IN
+
+
+def test_a_reset_waits_for_the_commands_before_it_that_come_by_another_connection() -> None:
+    wire = Wire(offer=TARGET_OFFER)
+    end = logged_in(wire, MaxConnections="2")
+    session = end.engine.session
+    assert session is not None
+    second = wire.connect()
+    names = {"InitiatorName": "iqn.2026-11.test:initiator", "TargetName": wire.target.name}
+    (answer,) = second.ask(second.login_pdu(names, tsih=session.tsih, cid=1))
+    assert answer.status == 0
+    request = bytearray(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET))
+    request[24:28] = (2).to_bytes(4)
+    assert end.ask(bytes(request)) == []
+    assert second.ask(second.write(0, 1, cmd_sn=1, initiator_task_tag=1)) != []
+    (answer,) = end.answers()
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+    assert not session.tasks
+
+
+def test_only_so_many_functions_wait_for_commands() -> None:
+    wire = Wire(offer=TARGET_OFFER)
+    end = logged_in(wire, MaxConnections="2")
+    session = end.engine.session
+    assert session is not None
+    second = wire.connect()
+    names = {"InitiatorName": "iqn.2026-11.test:initiator", "TargetName": wire.target.name}
+    second.ask(second.login_pdu(names, tsih=session.tsih, cid=1))
+    request = bytearray(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET))
+    request[24:28] = (2).to_bytes(4)
+    answers = end.ask(bytes(request) * 40)
+    assert {(a.opcode, a.reason) for a in answers} == {(Opcode.REJECT, 0x06)}
+    assert len(session.fences) == 40 - len(answers)
