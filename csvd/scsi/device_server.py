@@ -7,6 +7,7 @@ from typing import Protocol
 
 from csvd.scsi.background import MediumOperation
 from csvd.scsi.command import Command, CommandTable
+from csvd.scsi.device_buffers import DeviceBuffers
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.medium_state import MediumState
 from csvd.scsi.mode_pages import ModePage
@@ -54,10 +55,12 @@ class DeviceServer:
         guards: asked in their order before a command of an interrupted nexus runs.
         medium_state: whether the medium is there and may be removed.
         medium_operation: the format or sanitize operation that goes on, or has failed.
+        buffers: what WRITE BUFFER filled.
     """
 
     __slots__ = (
         "_reservation_guard",
+        "buffers",
         "commands",
         "descriptor_sense",
         "functions",
@@ -91,6 +94,7 @@ class DeviceServer:
         self._mode_changed()
         self.nexuses: dict[str, ItlNexus] = {}
         self.task_set = TaskSet()
+        self.buffers = DeviceBuffers()
         self.medium_state = MediumState(self)
         self.medium_operation = MediumOperation(self)
         self.reservations = reservations
@@ -127,6 +131,7 @@ class DeviceServer:
         self.mode.reset()
         self._mode_changed()
         self.medium_state.reset()
+        self.buffers.reset()
 
     def nexus_lost(self, name: str) -> None:
         """Drop what is held for an I_T nexus."""
@@ -134,6 +139,7 @@ class DeviceServer:
         if itl is not None:
             self.reservations.end_legacy(itl.nexus.registrant)
         self.medium_state.allow_removal(name)
+        self.buffers.drop_echo(name)
 
     def refuse(self, condition: CheckCondition) -> Reply:
         """CHECK CONDITION with its sense data."""

@@ -117,6 +117,7 @@ class Asc(Enum):
     MEDIUM_NOT_PRESENT = AdditionalSense(0x3A, 0x00)
     MEDIUM_NOT_PRESENT_LOADABLE = AdditionalSense(0x3A, 0x03)
     INQUIRY_DATA_HAS_CHANGED = AdditionalSense(0x3F, 0x03)
+    DEVICE_IDENTIFIER_CHANGED = AdditionalSense(0x3F, 0x05)
     REPORTED_LUNS_DATA_HAS_CHANGED = AdditionalSense(0x3F, 0x0E)
     INTERNAL_TARGET_FAILURE = AdditionalSense(0x44, 0x00)
     PROTOCOL_SERVICE_CRC_ERROR = AdditionalSense(0x47, 0x05)

@@ -7,10 +7,14 @@ from typing import Final
 from csvd.scsi.command import tables
 from csvd.scsi.commands import (
     atomic,
+    buffers,
     capacity,
+    defect_data,
     format_unit,
+    identifying_information,
     inquiry,
     lba_status,
+    log_sense,
     media,
     mode_select,
     mode_sense,
@@ -53,6 +57,10 @@ COMMANDS: Final = (
     *persistent_reserve_in.COMMANDS,
     *persistent_reserve_out.COMMANDS,
     *target_port_groups.COMMANDS,
+    *identifying_information.COMMANDS,
+    *log_sense.COMMANDS,
+    *defect_data.COMMANDS,
+    *buffers.COMMANDS,
 )
 
 TABLES: Final = tables(COMMANDS)
