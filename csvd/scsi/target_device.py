@@ -323,7 +323,7 @@ class TargetDevice:
         return server.refuse(illegal_request(Asc.INVALID_FIELD_IN_CDB))
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
-        """LOGICAL UNIT RESET: every other nexus gets a unit attention condition (SAM-5 6.3.3).
+        """LOGICAL UNIT RESET: every nexus gets a unit attention condition, also who asked for it (SAM-5 6.3.3).
 
         Returns:
             False when there is no such logical unit.
@@ -332,14 +332,14 @@ class TargetDevice:
         if server is None:
             return False
         server.reset()
-        server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+        server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
         return True
 
     def target_reset(self, by_nexus: str) -> None:
         """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
         for server in self.servers.values():
             server.reset()
-            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, except_nexus=by_nexus)
+            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
 
     def luns_of(self, nexus: str, lun: int) -> Collection[int]:
         """Every LUN field that addresses the logical unit which this one addresses; none where there is none, or the

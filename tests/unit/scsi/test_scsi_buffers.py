@@ -50,6 +50,7 @@ def test_each_nexus_has_its_own_echo(client: ApplicationClient) -> None:
     client.target.nexus_lost(other.nexus)
     assert code(another(client).refusal(read(ECHO))) == SEQUENCE_ERROR
     client.target.logical_unit_reset(0, client.nexus)
+    client.ready()
     assert code(client.refusal(read(ECHO))) == SEQUENCE_ERROR
 
 

@@ -170,10 +170,12 @@ def test_a_reset_brings_the_saved_values_back() -> None:
     host.select(control(tas=True), flags=0x11)
     host.select(control(swp=True, d_sense=True))
     host.target.logical_unit_reset(0, host.nexus)
+    host.ready()
     assert host.page(0x0A)[1:] == control(tas=True)[1:]
     assert host.transfer(WRITE_10)
     host.select(control(swp=True))
     host.target.target_reset(host.nexus)
+    host.ready()
     assert host.transfer(WRITE_10)
 
 

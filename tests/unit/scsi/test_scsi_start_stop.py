@@ -125,10 +125,12 @@ def test_prevention_ends_with_its_nexus_and_with_a_reset() -> None:
     good(client, LOAD)
     good(client, PREVENT)
     client.target.logical_unit_reset(0, client.nexus)
+    client.ready()
     good(client, EJECT)
     good(client, LOAD)
     good(client, PREVENT)
     client.target.target_reset(client.nexus)
+    client.ready()
     good(client, EJECT)
 
 
@@ -155,6 +157,7 @@ def test_a_fixed_medium_can_be_stopped_and_started() -> None:
     good(client, TEST_UNIT_READY)
     assert good(client, "1B 00 00 00 04").requests == [], "NO_FLUSH"
     client.target.logical_unit_reset(0, client.nexus)
+    client.ready()
     good(client, TEST_UNIT_READY)
 
 

@@ -91,21 +91,21 @@ def test_opening_an_open_nexus_begins_it_anew(client: ApplicationClient) -> None
     assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
 
 
-def test_a_logical_unit_reset_tells_every_other_nexus_of_that_unit() -> None:
+def test_a_logical_unit_reset_tells_every_nexus_of_that_unit() -> None:
     client = ApplicationClient.of(a_unit(0), a_unit(1))
     other = ApplicationClient(client.target, HOST_B).ready()
     assert client.target.logical_unit_reset(encode_lun(0), client.nexus)
-    client.good(TEST_UNIT_READY)
+    assert code(client.refusal(TEST_UNIT_READY)) == RESET, "also who asked for it"
     other.good(TEST_UNIT_READY, lun=1)
     assert code(other.refusal(TEST_UNIT_READY, lun=0)) == RESET
     other.good(TEST_UNIT_READY, lun=0)
 
 
-def test_a_target_reset_tells_every_other_nexus_of_every_unit() -> None:
+def test_a_target_reset_tells_every_nexus_of_every_unit() -> None:
     client = ApplicationClient.of(a_unit(0), a_unit(1))
     other = ApplicationClient(client.target, HOST_B).ready()
     client.target.target_reset(client.nexus)
-    client.good(TEST_UNIT_READY, lun=1)
+    assert code(client.refusal(TEST_UNIT_READY, lun=1)) == RESET
     assert code(other.refusal(TEST_UNIT_READY, lun=0)) == RESET
     assert code(other.refusal(TEST_UNIT_READY, lun=1)) == RESET
 
