@@ -17,11 +17,13 @@ from typing import Final
 from csvd.iscsi import text
 from csvd.iscsi.access import Origin
 from csvd.iscsi.answers import Answers
+from csvd.iscsi.async_messages import request_logout
 from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, LoginStatus, Opcode, RejectReason
 from csvd.iscsi.digests import CRC32C, Buffer, digest_of, padding_and_digest
 from csvd.iscsi.errors import ConnectionFailure, IscsiError, LoginFailure, PduRejected
 from csvd.iscsi.events import Event, EventKind
 from csvd.iscsi.full_feature import FullFeature
+from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
 from csvd.iscsi.login import VERSION, Login, LoginOutcome, LoginRequest
@@ -30,15 +32,6 @@ from csvd.iscsi.pdu_input import DigestedInput, PduInput
 from csvd.iscsi.portals import peer_address
 from csvd.iscsi.receiver import Receiver
 from csvd.iscsi.session import Session, Task
-
-LOGIN_TIMEOUT_S: Final = 15.0
-KEEPALIVE_S: Final = 30.0
-"""Silence after which a NOP-In asks whether the initiator is there (RFC 7143 section 11.19)."""
-DEAD_PEER_S: Final = 90.0
-"""Silence after which an initiator that has answered a NOP-In before is given up. iPXE never answers one."""
-
-DISCOVERY_IDLE_S: Final = 60.0
-"""Silence after which a discovery session is ended: it has nothing to wait for."""
 
 _LOGIN_REQUEST: Final = PACKING[Opcode.LOGIN_REQUEST]
 _LOGIN_RESPONSE: Final = PACKING[Opcode.LOGIN_RESPONSE]
@@ -55,12 +48,21 @@ class TargetConnection:
         peer: ``host:port`` of the initiator, for messages and access by address.
         now_s: the adapter's monotonic clock.
         portal_group_tag: of the portal.
+        keepalive: its time-outs.
     """
 
     def __init__(
-        self, entity: NetworkEntity, *, local_address: str, peer: str, now_s: float, portal_group_tag: int = 1
+        self,
+        entity: NetworkEntity,
+        *,
+        local_address: str,
+        peer: str,
+        now_s: float,
+        portal_group_tag: int = 1,
+        keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self.entity = entity
+        self.keepalive = keepalive
         self.local_address = local_address
         self.peer = peer
         self.origin = Origin(peer_address(peer), portal_group_tag)
@@ -93,6 +95,7 @@ class TargetConnection:
         self._input = PduInput(self, Receiver(), {Opcode.LOGIN_REQUEST: self._login_request})
         self._born_s = self._heard_s = self._asked_s = now_s
         self._answers_nops = False
+        self._logout_by_s: float | None = None
         self._login_header: tuple[bytes, int, int] | None = None
         """ISID, TSIH and task tag of the last Login Request."""
 
@@ -255,18 +258,26 @@ class TargetConnection:
         """Let time pass; called about once a second."""
         if self.closing:
             return
-        if self._login is not None:
-            if now_s - self._born_s > LOGIN_TIMEOUT_S:
-                self._fail(ConnectionFailure(f"no login within {LOGIN_TIMEOUT_S:.0f} s", where=self.peer))
-            return
-        silent_s = now_s - self._heard_s
-        if self.session is not None and self.session.discovery and silent_s > DISCOVERY_IDLE_S:
+        times, silent_s = self.keepalive, now_s - self._heard_s
+        session = self.session
+        if session is None:
+            if now_s - self._born_s > times.login_s:
+                self._fail(ConnectionFailure(f"no login within {times.login_s:.0f} s", where=self.peer))
+        elif session.discovery and silent_s > times.discovery_s:
             self._fail(ConnectionFailure(f"an idle discovery session, {silent_s:.0f} s", where=self.peer))
-        elif self._answers_nops and silent_s > DEAD_PEER_S:
+        elif (self._answers_nops or self._input.in_a_pdu) and silent_s > times.dead_s:
             self._fail(ConnectionFailure(f"silent for {silent_s:.0f} s", where=self.peer))
-        elif silent_s > KEEPALIVE_S and now_s - self._asked_s > KEEPALIVE_S:
+        elif self._logout_by_s is not None and now_s > self._logout_by_s:
+            assert session.target is not None
+            session.target.drop_session(session, "it was not logged out when it was asked to be")
+        elif silent_s > times.idle_s and now_s - self._asked_s > times.idle_s:
             self._asked_s = now_s
             self._ask()
+
+    def request_logout(self, grace_s: int, now_s: float) -> None:
+        """Ask the initiator to log out; when it has not after ``grace_s`` seconds, its session is dropped."""
+        self._logout_by_s = now_s + grace_s
+        request_logout(self, grace_s)
 
     def _ask(self) -> None:
         """Send a NOP-In that wants an answer; it does not advance StatSN (RFC 7143 section 11.19.1)."""

@@ -15,7 +15,7 @@ from csvd.iscsi.errors import LoginFailure
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.names import normalize
 from csvd.iscsi.portals import PortalGroup, Redirect
-from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task, abort
+from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task, abort, withdraw
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import TargetConnection
@@ -219,7 +219,8 @@ class TargetNode:
                 left.append(task)
             else:
                 session.end(task)
-        return left
+        withdraw(left)
+        return [task for task in left if task.state == EXECUTING]
 
     def abort_tasks(self, luns: Collection[int], nexuses: Collection[str], done: Callable[[], None]) -> None:
         """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6).

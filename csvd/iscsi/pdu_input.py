@@ -91,6 +91,12 @@ class PduInput:
                     continue
             receiver.start = start + total
 
+    @property
+    def in_a_pdu(self) -> bool:
+        """Whether a PDU has come in part."""
+        receiver = self.receiver
+        return receiver.start != receiver.end or receiver.placing is not None or receiver.skip > 0
+
     def _too_long(self, data_bytes: int) -> None:
         raise ConnectionFailure(
             f"a data segment of {data_bytes} bytes where {self.max_data_segment_bytes} are allowed",
@@ -187,6 +193,11 @@ class DigestedInput(PduInput):
                     receiver.skip = total - data_offset
                     continue
             receiver.start = start + total
+
+    @property
+    def in_a_pdu(self) -> bool:
+        """See :attr:`PduInput.in_a_pdu`."""
+        return self._tail is not None or super().in_a_pdu
 
     def _check_header(self, start: int, header_bytes: int) -> None:
         """A header that is not what was sent has no length to trust: where the next PDU begins is not known, and at

@@ -90,7 +90,7 @@ class Task:
         self.delivered = False
         self.aborted = False
         self.leave_queue: Callable[[], None] | None = None
-        """Set while it waits in a task set for its turn: takes it out of there."""
+        """Set while it waits for its turn in a task set, or for a range of its disk: takes it out of there."""
         self.abort_is_told = False
         """When it was aborted, it is answered with status TASK ABORTED (TAS of the Control mode page)."""
         self.on_end: tuple[Callable[[], None], ...] = ()
@@ -306,8 +306,11 @@ class Session:
 
 
 def abort(tasks: list[Task], done: Callable[[], None]) -> None:
-    """Abort tasks; call ``done`` when the last of those that are being executed has ended, whoever aborted it first."""
-    waiting = 0
+    """Abort tasks; call ``done`` when the last of those that are being executed has ended, whoever aborted it first.
+
+    What only waits, in a task set or for a range of its disk, ends at once, whatever it waits for.
+    """
+    waiting = 1
 
     def one_ended() -> None:
         nonlocal waiting
@@ -315,19 +318,27 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
         if waiting == 0:
             done()
 
-    idle = []
+    idle, executing = [], []
     for task in tasks:
         if task.state == EXECUTING:
             waiting += 1
             task.on_end += (one_ended,)
             task.aborted = True
+            executing.append(task)
         elif not task.aborted:
             task.aborted = True
             idle.append(task)
-    # All are marked before one goes: in a task set its going may let another have its turn.
+    # All are marked before one goes: its going may let another have its turn.
     for task in idle:
         if task in task.connection.ready:
             task.connection.ready.remove(task)
         task.connection.abandon(task)
-    if waiting == 0:
-        done()
+    withdraw(executing)
+    one_ended()
+
+
+def withdraw(tasks: list[Task]) -> None:
+    """Have aborted tasks that are with the device server, but only wait there, end at once."""
+    for task in tasks:
+        if task.leave_queue is not None:
+            task.leave_queue()

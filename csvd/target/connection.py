@@ -16,8 +16,9 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 
-from csvd.iscsi.connection import DEAD_PEER_S, TargetConnection
+from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.digests import Buffer
+from csvd.iscsi.events import EventKind
 from csvd.iscsi.session import Task
 
 if TYPE_CHECKING:
@@ -192,8 +193,9 @@ class ServerConnection(FileDescriptor):
         if not self._wants_input():
             self.engine.not_listening(now_s)
         self.engine.tick(now_s)
-        if self._unsent and now_s - self._sent_s > DEAD_PEER_S:
-            self.log.warn("{peer}: has read nothing for {time:.0f} s", peer=self.engine.peer, time=DEAD_PEER_S)
+        dead_s = self.engine.keepalive.dead_s
+        if self._unsent and now_s - self._sent_s > dead_s:
+            self.engine.tell(EventKind.CONNECTION_FAILURE, f"it has read nothing for {dead_s:.0f} s")
             self.abort()
             return
         if self._log_kept:

@@ -191,6 +191,7 @@ class Executor:
 
         def done(result: Failure | None) -> None:
             self.executing -= 1
+            task.leave_queue = None
             connection.held_bytes -= held_bytes
             claims.release()
             ended()
@@ -201,11 +202,10 @@ class Executor:
             connection.proceed()
 
         def begin() -> None:
-            if task.aborted:  # while it waited for its range
-                done(None)
-            else:
-                work().addBoth(done)
+            task.leave_queue = None
+            work().addBoth(done)
 
+        task.leave_queue = lambda: done(None)
         claims.acquire(begin)
 
     def _proceed(
@@ -220,11 +220,14 @@ class Executor:
 
         def done(reply: Reply | None) -> None:
             self.executing -= 1
+            task.leave_queue = None
             ended()
             self._reply(connection, task, reply or GOOD)
             connection.proceed()
 
-        self._runner.run(procedure, done, lambda: task.aborted)
+        take_back = self._runner.run(procedure, done, lambda: task.aborted)
+        if task.state == EXECUTING:
+            task.leave_queue = take_back
 
     def _failed(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""

@@ -10,9 +10,12 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
 from csvd.errors import CsvdError
+from csvd.iscsi.keepalive import Keepalive
 
 BACKLOG: Final = 256
 ACCEPTS_A_TURN: Final = 32
+PROBES: Final = 6
+"""Probes of TCP before a silent peer is given up."""
 PAUSE_S: Final = 0.5
 """How long a portal rests when there are no file descriptors left."""
 
@@ -50,6 +53,18 @@ def format_address(address: Any) -> str:
     if host.startswith("::ffff:") and "." in host:  # IPv4 through a portal of both: its initiators know no IPv6
         host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bound_silence(sock: socket.socket, keepalive: Keepalive) -> None:
+    """Have TCP find out that a peer's host is gone, also where the peer owes no answer: the kernel asks a silent one,
+    and gives up what it does not acknowledge for ``dead_s``."""
+    idle_s = max(1, int(keepalive.idle_s))
+    probe_s = max(1, int((keepalive.dead_s - keepalive.idle_s) / PROBES))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(keepalive.dead_s * 1000)))
 
 
 class Portal(FileDescriptor):
@@ -107,7 +122,6 @@ class Portal(FileDescriptor):
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             try:
                 local = format_address(sock.getsockname())
             except OSError:

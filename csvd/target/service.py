@@ -15,14 +15,16 @@ from twisted.logger import Logger
 
 from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
+from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.portals import PortalGroup, Redirect
+from csvd.iscsi.session import Session
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
-from csvd.target.listener import Portal
+from csvd.target.listener import Portal, bound_silence
 from csvd.target.shared_reservations import SharedReservations
 from csvd.target.steps import Keeper, StepRunner
 
@@ -30,6 +32,8 @@ MAX_CONNECTIONS: Final = 1024
 MAX_HALF_OPEN: Final = 128
 """Connections that have not logged in. When there are more, the oldest goes, so slow logins lock nobody out."""
 DRAIN_S: Final = 10.0
+FAREWELL_S: Final = 1.0
+"""How long initiators may take to read that their session ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,10 @@ class TargetService:
         *,
         discovery_access: Access = OPEN,
         keeper: Keeper | None = None,
+        keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._reactor = reactor
+        self._keepalive = keepalive
         self._executors: dict[str, Executor] = {}
         self.devices: dict[str, TargetDevice] = {}
         """The SCSI devices by the name of their target."""
@@ -184,6 +190,37 @@ class TargetService:
             for session in target.sessions.values()
         ]
 
+    def drop_session(self, target: str, tsih: int, why: str = "an operator drops it") -> bool:
+        """End a session now: its initiator is told, and what a disk works on for it ends without an answer.
+
+        Returns:
+            False where there is no such session.
+        """
+        session = self._session(target, tsih)
+        if session is None:
+            return False
+        self.entity.targets[target].drop_session(session, why)
+        return True
+
+    def request_logout(self, target: str, tsih: int, grace_s: int) -> bool:
+        """Ask the initiator of a session to log out; it is dropped when it has not after ``grace_s`` (0 to 3600).
+
+        open-iscsi and libiscsi log out and at once in again: to keep an initiator out, change its rights first.
+
+        Returns:
+            False where there is no such session.
+        """
+        session = self._session(target, tsih)
+        if session is None:
+            return False
+        for connection in list(session.connections.values()):
+            connection.request_logout(grace_s, self._reactor.seconds())
+        return True
+
+    def _session(self, target: str, tsih: int) -> Session | None:
+        node = self.entity.targets.get(target)
+        return None if node is None else node.sessions.get(tsih)
+
     def _accepted(self, portal_group_tag: int, sock: socket.socket, peer: str, local: str) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_discovery()
@@ -197,7 +234,9 @@ class TargetService:
             peer=peer,
             now_s=self._reactor.seconds(),
             portal_group_tag=portal_group_tag,
+            keepalive=self._keepalive,
         )
+        bound_silence(sock, self._keepalive)
         connection = ServerConnection(self._reactor, sock, engine, self._executor_of, self._lost)
         self._connections[connection] = None
         self._half_open[connection] = None
@@ -274,6 +313,15 @@ class TargetService:
             executor.stop()
         deadline = self._reactor.seconds() + drain_s
         while not self._drained and self._reactor.seconds() < deadline:
+            await task.deferLater(self._reactor, 0.01)
+        # Not a request to log out: open-iscsi, libiscsi and Windows answer it by a logout and a login, as they do
+        # when the session is dropped; but meanwhile they would go on with their commands, and who does not know the
+        # message (iPXE) would hold up the end for as long as the grace. What was taken is answered by now, so the
+        # notice loses nothing: what an initiator has sent since, it sends again after its login.
+        for node in self.entity.targets.values():
+            node.drop_all_sessions("the node stops")
+        deadline = self._reactor.seconds() + FAREWELL_S
+        while self._connections and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)
         for connection in list(self._connections):
             connection.abort()

@@ -84,20 +84,39 @@ class StepRunner:
         self.under_way = 0
         """Background steps that have not ended."""
 
-    def run(self, procedure: Procedure, done: Callable[[Reply | None], None], is_aborted: Callable[[], bool]) -> None:
+    def run(
+        self, procedure: Procedure, done: Callable[[Reply | None], None], is_aborted: Callable[[], bool]
+    ) -> Callable[[], None]:
         """Run the steps once the claims are granted.
 
         Args:
             done: called with the reply, or with None when it was aborted; before this returns where that is at once.
             is_aborted: asked before each step.
+
+        Returns:
+            What aborts it while it waits for its claims; later it does nothing.
         """
         claims = Claims(procedure.claims)
+        waits = True
 
         def ended(reply: Reply | None) -> None:
             claims.release()
             done(reply)
 
-        claims.acquire(lambda: self._step(procedure.steps, None, ended, is_aborted))
+        def begin() -> None:
+            nonlocal waits
+            waits = False
+            self._step(procedure.steps, None, ended, is_aborted)
+
+        def take_back() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                procedure.steps.close()
+                ended(None)
+
+        claims.acquire(begin)
+        return take_back
 
     def begin(self, background: Background) -> None:
         """Run steps that belong to no task, once their claims are granted; they begin in a later turn."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from csvd.iscsi.codes import Opcode
-from csvd.iscsi.connection import DEAD_PEER_S, TargetConnection
+from csvd.iscsi.connection import TargetConnection
+from csvd.iscsi.keepalive import KEEPALIVE
 from csvd.iscsi.session import EXECUTING, Task
 from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
 from tests.iscsi_wire import End, Pdu, Wire, parse_pdus, pdu
@@ -199,9 +200,9 @@ def test_a_peer_that_reads_nothing_for_long_is_given_up(rig: Rig) -> None:
     for _ in range(8):
         rig.peer.sendall(rig.requests.read(0, 512))
         rig.reactor.turn()
-    rig.connection.tick(DEAD_PEER_S - 1)
+    rig.connection.tick(KEEPALIVE.dead_s - 1)
     assert not rig.lost
-    rig.connection.tick(DEAD_PEER_S + 1)
+    rig.connection.tick(KEEPALIVE.dead_s + 1)
     assert rig.lost == [rig.connection]
 
 

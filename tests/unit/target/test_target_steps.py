@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -63,8 +63,8 @@ class Rig:
         self.replies: list[Reply | None] = []
         self.aborted = False
 
-    def run(self, steps: Steps, *claims: Claim) -> None:
-        self.runner.run(Procedure(steps, claims), self.replies.append, lambda: self.aborted)
+    def run(self, steps: Steps, *claims: Claim) -> Callable[[], None]:
+        return self.runner.run(Procedure(steps, claims), self.replies.append, lambda: self.aborted)
 
 
 def test_every_request_is_carried_out_and_answered() -> None:
@@ -273,3 +273,30 @@ def test_when_the_target_stops_background_steps_go_no_further() -> None:
     rig.clock.advance(1)
     assert ended == ["closed"]
     assert rig.runner.under_way == 0
+
+
+def test_steps_that_wait_for_a_range_can_be_taken_back_and_those_that_have_begun_can_not() -> None:
+    rig = Rig()
+    whole = Claim(rig.unit.locks, 0, 65536, True)
+
+    def writes() -> Steps:
+        yield Write(rig.unit, 0, b"x" * 512)
+        return GOOD
+
+    def waits() -> Steps:
+        yield Pause(5.0)
+        return GOOD
+
+    take_back_first = rig.run(waits(), whole)
+    take_back_second = rig.run(writes(), whole)
+    take_back_first()
+    assert rig.replies == []
+    take_back_second()
+    take_back_second()
+    assert rig.replies == [None]
+    rig.clock.advance(5.0)
+    assert rig.replies == [None, GOOD]
+    assert rig.unit.locks.held == rig.unit.locks.waiting == {}
+    buffer = memoryview(bytearray(512))
+    assert rig.disk.read_nowait(buffer, 0)
+    assert not any(buffer)
