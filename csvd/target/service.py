@@ -320,6 +320,10 @@ class TargetService:
         # notice loses nothing: what an initiator has sent since, it sends again after its login.
         for node in self.entity.targets.values():
             node.drop_all_sessions("the node stops")
+        for connection in list(self._connections):
+            session = connection.engine.session
+            if session is None or session.discovery:
+                connection.abort()
         deadline = self._reactor.seconds() + FAREWELL_S
         while self._connections and self._reactor.seconds() < deadline:
             await task.deferLater(self._reactor, 0.01)

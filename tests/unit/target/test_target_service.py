@@ -1,0 +1,146 @@
+"""The service of targets: sessions that are dropped or asked to log out, and the end of it all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from csvd.iscsi.codes import AsyncEvent, Opcode
+from csvd.iscsi.keepalive import Keepalive
+from csvd.scsi.logical_unit import Identity, LogicalUnit
+from csvd.storage.memory import MemoryDisk
+from csvd.target.listener import parse_portal
+from csvd.target.service import FAREWELL_S, Export, TargetService
+from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus, pdu
+from tests.unit.target.fake_reactor import FakeReactor
+
+
+class Rig:
+    """A service at a free port of the loopback, on a reactor that the test turns."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        unit = LogicalUnit(0, MemoryDisk(1 << 20), 512, 2048, Identity())
+        self.service = TargetService(
+            self.reactor, [Export(TARGET, [unit])], keepalive=Keepalive(idle_s=5.0, dead_s=20.0)
+        )
+        (self.address,) = self.service.start(["127.0.0.1:0"])
+        self.requests = End(Wire())
+        """Builds the requests."""
+        self.socks: list[socket.socket] = []
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(parse_portal(self.address))
+        sock.settimeout(5.0)
+        self.socks.append(sock)
+        self.reactor.turn()
+        return sock
+
+    def login(self) -> socket.socket:
+        sock = self.connect()
+        names = {"InitiatorName": "iqn.2026-11.test:i", "TargetName": TARGET}
+        sock.sendall(self.requests.login_pdu(names))
+        self.turns()
+        (answer,) = self.received(sock)
+        assert answer.status == 0
+        return sock
+
+    def turns(self) -> None:
+        for _ in range(5):
+            self.reactor.turn()
+
+    def received(self, sock: socket.socket) -> list[Pdu]:
+        return parse_pdus(sock.recv(1 << 16))
+
+    def tsih(self) -> int:
+        (session,) = self.service.sessions()
+        tsih: int = session["tsih"]
+        return tsih
+
+    def close(self) -> None:
+        for sock in self.socks:
+            sock.close()
+        stopped = Deferred.fromCoroutine(self.service.stop(drain_s=0.0))
+        self.reactor.pump([0.1] * 20)
+        assert stopped.called
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def test_a_session_is_dropped_and_its_initiator_told(rig: Rig) -> None:
+    sock = rig.login()
+    assert rig.service.drop_session(TARGET, rig.tsih())
+    rig.turns()
+    (notice,) = rig.received(sock)
+    assert (notice.opcode, notice.async_event) == (Opcode.ASYNC_MESSAGE, AsyncEvent.SESSION_DROP)
+    assert sock.recv(1) == b""
+    assert rig.service.sessions() == []
+
+
+def test_an_initiator_is_asked_to_log_out_and_dropped_after_the_grace(rig: Rig) -> None:
+    sock = rig.login()
+    assert rig.service.request_logout(TARGET, rig.tsih(), 3)
+    rig.turns()
+    (request,) = rig.received(sock)
+    assert (request.async_event, request.parameter3) == (AsyncEvent.LOGOUT_REQUEST, 3)
+    rig.reactor.pump([1.0] * 5)
+    rig.turns()
+    (notice,) = rig.received(sock)
+    assert notice.async_event == AsyncEvent.SESSION_DROP
+    assert sock.recv(1) == b""
+
+
+def test_a_session_that_is_not_there_is_not_dropped(rig: Rig) -> None:
+    assert not rig.service.drop_session(TARGET, 77)
+    assert not rig.service.request_logout("iqn.2026-11.test:none", 1, 3)
+
+
+def test_when_a_target_is_removed_its_initiators_are_told(rig: Rig) -> None:
+    sock = rig.login()
+    Deferred.fromCoroutine(rig.service.remove_target(TARGET))
+    rig.turns()
+    (notice,) = rig.received(sock)
+    assert notice.async_event == AsyncEvent.SESSION_DROP
+
+
+def test_the_stop_answers_what_was_taken_tells_every_session_and_waits_for_no_reader(rig: Rig) -> None:
+    sock, silent = rig.login(), rig.connect()
+    ping = pdu(Opcode.NOP_OUT, opcode=0x40, flags=0x80, initiator_task_tag=9, target_transfer_tag=0xFFFFFFFF)
+    sock.sendall(ping)
+    rig.turns()
+    stopped = Deferred.fromCoroutine(rig.service.stop())
+    rig.reactor.pump([0.02] * 20)
+    assert stopped.called
+    answers = rig.received(sock)
+    assert [answer.opcode for answer in answers] == [Opcode.NOP_IN, Opcode.ASYNC_MESSAGE]
+    assert sock.recv(1) == b""
+    assert silent.recv(1) == b""
+
+
+def test_the_stop_waits_only_so_long_for_who_does_not_read(rig: Rig) -> None:
+    sock = rig.login()
+    for _ in range(40):
+        sock.sendall(rig.requests.read(0, 2048))
+        rig.turns()
+    stopped = Deferred.fromCoroutine(rig.service.stop(drain_s=0.5))
+    rig.reactor.pump([0.05] * int((FAREWELL_S + 1.0) / 0.05))
+    assert stopped.called
+
+
+def test_the_kernel_finds_out_that_a_host_is_gone(rig: Rig) -> None:
+    rig.login()
+    (connection,) = rig.service._connections
+    near = connection._socket
+    assert near.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+    probes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+    assert 5 + probes * near.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) <= 20
