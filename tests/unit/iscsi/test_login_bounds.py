@@ -8,8 +8,8 @@ from csvd.iscsi import text
 from csvd.iscsi.access import Access
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus, Opcode
-from csvd.iscsi.connection import LOGIN_TIMEOUT_S
 from csvd.iscsi.errors import TextError
+from csvd.iscsi.keepalive import KEEPALIVE
 from csvd.iscsi.login import MAX_REQUESTS
 from csvd.iscsi.text_exchange import MAX_TEXT_REQUESTS
 from tests.iscsi_wire import INITIATOR, ISID, SECRET, TARGET, End, Pdu, Wire, pdu
@@ -90,9 +90,9 @@ def test_a_login_shorter_than_its_header_waits_for_the_rest_until_the_time_is_up
     end = Wire().connect()
     end.feed(login_data(b"")[:size])
     assert end.answers() == []
-    end.engine.tick(LOGIN_TIMEOUT_S - 1)
+    end.engine.tick(KEEPALIVE.login_s - 1)
     assert not end.engine.closing
-    end.engine.tick(LOGIN_TIMEOUT_S + 1)
+    end.engine.tick(KEEPALIVE.login_s + 1)
     assert end.engine.closing
 
 
