@@ -19,6 +19,7 @@ from csvd.scsi.reservation_store import ReservationStore
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
 from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
+from csvd.scsi.threshold_watch import ThresholdWatch
 
 _POWER_ON = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
 _RESETS = frozenset({_POWER_ON, Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED})
@@ -51,6 +52,7 @@ class DeviceServer:
         descriptor_sense: D_SENSE of the Control mode page.
         nexuses: its I_T_L nexuses by the name of the I_T nexus.
         task_set: which tasks may begin.
+        threshold_watch: tells when a thin logical unit uses more than its soft threshold.
         reservations: the reservations of its logical unit.
         guards: asked in their order before a command of an interrupted nexus runs.
         medium_state: whether the medium is there and may be removed.
@@ -71,6 +73,7 @@ class DeviceServer:
         "nexuses",
         "reservations",
         "task_set",
+        "threshold_watch",
         "unit",
         "write_protected",
         "write_through",
@@ -87,6 +90,7 @@ class DeviceServer:
         self.unit = unit
         self.commands = commands
         self.functions = functions
+        self.threshold_watch = ThresholdWatch(self)
         self.mode = ModeParameters(unit)
         self.write_protected = unit.read_only
         self.write_through = False
@@ -176,8 +180,8 @@ class ItlNexus:
     __slots__ = ("_attentions", "commands", "interrupted", "nexus", "server", "unit")
 
     def __init__(self, server: DeviceServer, nexus: Nexus, attention: Asc | None = None) -> None:
-        self.server = server
-        self.nexus = nexus
+        self.server: DeviceServer = server
+        self.nexus: Nexus = nexus
         self.unit = server.unit
         self.commands = server.commands.by_operation_code
         self._attentions: list[Asc] = []

@@ -88,6 +88,8 @@ class LogicalUnit:
         maximum_transfer_bytes: MAXIMUM TRANSFER LENGTH of VPD page B0h; a longer transfer is refused.
         thin: the disk allocates blocks when they are written and can give them back. LBPME and VPD page B2h say so as
             soon as the command table holds a command that unmaps.
+        soft_threshold_percent: of a thin one, how full it is when initiators are told so: THIN PROVISIONING SOFT
+            THRESHOLD REACHED. 0 for never. It is the default of the mode page, which MODE SELECT may change.
         physical_block_bytes: what the disk writes at once; 0 for the logical block length.
         medium_rotation_rate: VPD page B1h: 0 not reported, 1 non-rotating.
         keeps: whether what must outlive a restart (saved mode pages, APTPL reservations) has a place to be kept.
@@ -108,6 +110,7 @@ class LogicalUnit:
     removable: bool = False
     maximum_transfer_bytes: int = 8 << 20
     thin: bool = False
+    soft_threshold_percent: int = 0
     physical_block_bytes: int = 0
     medium_rotation_rate: int = 0
     peripheral: Peripheral = Peripheral.DISK
@@ -131,6 +134,8 @@ class LogicalUnit:
             raise ConfigError(
                 f"physical blocks of {self.physical_block_bytes} bytes are not 2**n logical blocks", where=where
             )
+        if not 0 <= self.soft_threshold_percent <= 100:
+            raise ConfigError(f"a soft threshold of {self.soft_threshold_percent} percent is not 0 to 100", where=where)
         if not 1 <= self.maximum_transfer_blocks <= 0xFFFF_FFFF:
             raise ConfigError(
                 f"a maximum transfer of {self.maximum_transfer_bytes} bytes is not 1 to 2**32-1 blocks", where=where

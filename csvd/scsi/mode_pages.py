@@ -10,6 +10,7 @@ from construct import Const, Int8ub, Int16ub, Int32ub, Padding, Struct
 
 if TYPE_CHECKING:
     from csvd.scsi.logical_unit import LogicalUnit
+from csvd.scsi.provisioning import default_threshold_count
 
 ALL_PAGES: Final = 0x3F
 ALL_SUBPAGES: Final = 0xFF
@@ -189,13 +190,13 @@ def _is_thin(unit: LogicalUnit) -> bool:
     return unit.thin
 
 
-def _provisioning(_unit: LogicalUnit) -> bytes:
+def _provisioning(unit: LogicalUnit) -> bytes:
     return LOGICAL_BLOCK_PROVISIONING.build(
         {
             "situa": 0,
-            "enabled_type_and_arming": _ARMED_INCREASING,
+            "enabled_type_and_arming": _ARMED_INCREASING | (THRESHOLD_ENABLED if unit.soft_threshold_percent else 0),
             "threshold_resource": _USED_LBA_MAPPING_RESOURCES,
-            "threshold_count": 0,
+            "threshold_count": default_threshold_count(unit),
         }
     )
 
@@ -215,7 +216,7 @@ READ_WRITE_ERROR_RECOVERY_PAGE: Final = ModePage(
     0x01,
     0x00,
     "Read-Write Error Recovery",
-    lambda unit: _error_recovery(0),
+    lambda unit: _error_recovery(LBPERE if unit.thin and unit.soft_threshold_percent else 0),
     lambda unit: _error_recovery(LBPERE if unit.thin else 0),
 )
 CACHING_PAGE: Final = ModePage(0x08, 0x00, "Caching", _caching, _caching)

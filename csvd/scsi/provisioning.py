@@ -59,6 +59,12 @@ def threshold_exponent(unit: LogicalUnit) -> int:
     return exponent
 
 
+def default_threshold_count(unit: LogicalUnit) -> int:
+    """THRESHOLD COUNT that stands for `LogicalUnit.soft_threshold_percent`; zero for none."""
+    total = resource_counts(unit, 0).available
+    return -(-total * unit.soft_threshold_percent // 100)
+
+
 def resource_counts(unit: LogicalUnit, used_bytes: int) -> ResourceCounts:
     """What is used and what is left of a logical unit.
 

@@ -14,7 +14,7 @@ from csvd.scsi.device_server import DeviceServer, ItlNexus
 from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
 from csvd.scsi.nexus import Nexus, NexusIdentity, target_port_name
-from csvd.scsi.outcome import OPERATION_NAMES, Outcome, Reply, Transfer
+from csvd.scsi.outcome import GOOD, OPERATION_NAMES, Outcome, Reply, Transfer
 from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
 from csvd.scsi.reservation_store import LocalReservations, ReservationStore
 from csvd.scsi.reservations import Registrant
@@ -267,17 +267,38 @@ class TargetDevice:
         except CheckCondition as condition:
             return itl.server.refuse(condition)
         if type(outcome) is Procedure:
-            outcome.steps = self._guarded(itl.server, outcome.steps)
+            outcome.steps = self._guarded(itl.server, nexus, outcome.steps)
         return outcome
 
-    def _guarded(self, server: DeviceServer, steps: Steps) -> Steps:
+    def _guarded(self, server: DeviceServer, nexus: str, steps: Steps) -> Steps:
         """The steps of a procedure, which end in a reply whatever happens."""
+        due: dict[DeviceServer, None] = {}
+
+        def changed(unit: LogicalUnit, length_bytes: int) -> None:
+            other = self.servers.get(unit.number)
+            if other is not None and other.threshold_watch.changed(length_bytes):
+                due[other] = None
+
         try:
-            return (yield from written_through(steps, self._is_written_through))
+            reply = yield from written_through(steps, self._is_written_through, changed)
+            for each in due:
+                yield from each.threshold_watch.look(nexus)
+            return reply
         except CheckCondition as condition:
             return server.refuse(condition)
         except DiskFault as fault:
             return server.refuse(fault_condition(fault))
+
+    def written(self, transfer: Transfer, nexus: str) -> Background | None:
+        """A WRITE is done on the disk and answered.
+
+        Returns:
+            Steps to run behind it, to see whether the soft threshold is reached; None for most.
+        """
+        server = self.servers.get(transfer.logical_unit.number)
+        if server is None or not server.threshold_watch.changed(transfer.length_bytes):
+            return None
+        return Background(_look(server, nexus))
 
     def _is_written_through(self, unit: LogicalUnit) -> bool:
         server = self.servers.get(unit.number)
@@ -418,7 +439,7 @@ class TargetDevice:
         except CheckCondition as condition:
             return itl.server.refuse(condition)
         if type(outcome) is Procedure:
-            outcome.steps = self._guarded(itl.server, outcome.steps)
+            outcome.steps = self._guarded(itl.server, nexus, outcome.steps)
         return outcome
 
     def _itl_nexus(self, nexus: str, lun: int) -> ItlNexus:
@@ -439,6 +460,11 @@ class TargetDevice:
             server.nexuses[nexus] = itl
         by_lun[lun] = itl
         return itl
+
+
+def _look(server: DeviceServer, nexus: str) -> Steps:
+    yield from server.threshold_watch.look(nexus)
+    return GOOD
 
 
 def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:

@@ -10,11 +10,20 @@ from csvd.scsi.outcome import Reply
 from csvd.scsi.procedure import DiskFault, Flush, Steps, Unmap, Write, WriteZeroes
 
 
-def written_through(steps: Steps, is_needed: Callable[[LogicalUnit], bool]) -> Steps:
+def _nothing(_unit: LogicalUnit, _length_bytes: int) -> None:
+    return None
+
+
+def written_through(
+    steps: Steps,
+    is_needed: Callable[[LogicalUnit], bool],
+    changed_by: Callable[[LogicalUnit, int], None] = _nothing,
+) -> Steps:
     """The same steps, and after them a flush of every disk that they changed and that needs it.
 
     Args:
         is_needed: whether a logical unit's writes must be durable when they are answered.
+        changed_by: told of each change, with its length in bytes.
     """
     changed: dict[LogicalUnit, None] = {}
     answer: Any = None
@@ -28,6 +37,10 @@ def written_through(steps: Steps, is_needed: Callable[[LogicalUnit], bool]) -> S
                 break
             if isinstance(request, Unmap | WriteZeroes) or (isinstance(request, Write) and not request.fua):
                 changed[request.unit] = None
+            if isinstance(request, Unmap | WriteZeroes):
+                changed_by(request.unit, request.length_bytes)
+            elif isinstance(request, Write):
+                changed_by(request.unit, len(request.data))
             answer = fault = None
             try:
                 answer = yield request

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.scsi.outcome import FLUSH, GOOD, READ, Reply, Transfer
+from csvd.scsi.outcome import FLUSH, GOOD, READ, WRITE, Reply, Transfer
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
@@ -170,7 +170,14 @@ class Executor:
                 data = data[: len(data) // block_bytes * block_bytes]
             return disk.write_from((data,), transfer.offset_bytes, fua=transfer.fua)
 
-        self._answer_when(change, lambda: connection.engine.respond(task, 0), connection, task, transfer, ended)
+        self._answer_when(change, lambda: self._changed(connection, task, transfer), connection, task, transfer, ended)
+
+    def _changed(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
+        connection.engine.respond(task, 0)
+        if transfer.operation == WRITE and transfer.logical_unit.thin:
+            look = self._device.written(transfer, task.session.nexus)
+            if look is not None:
+                self._runner.begin(look)
 
     def _answer_when(
         self,
