@@ -101,7 +101,7 @@ class DeviceServer:
         self.buffers = DeviceBuffers()
         self.medium_state = MediumState(self)
         self.medium_operation = MediumOperation(self)
-        self.reservations = reservations
+        self.reservations: ReservationStore = reservations
         self._reservation_guard = ReservationGuard(self, reservations, nexuses)
         self.guards: list[Guard] = [self._reservation_guard, self.medium_operation, self.medium_state]
 

@@ -48,6 +48,7 @@ class DiskCapabilities:
         fence: how a dead node can be kept off it; "none" where that takes waiting for its lease.
         shared_between: who may use it at once: "processes of a host" or "hosts".
         physical_block_bytes: the unit in which it writes; smaller writes cost a read.
+        keeps_data: what was written can be read again: of every disk but one for measuring.
     """
 
     discard: bool
@@ -56,6 +57,7 @@ class DiskCapabilities:
     fence: str
     shared_between: str
     physical_block_bytes: int
+    keeps_data: bool = True
 
 
 class Disk(Protocol):

@@ -1,4 +1,4 @@
-"""FileDisk: a regular file or a block device through the page cache."""
+"""FileDisk: a regular file or a block device, through the page cache or past it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.storage.direct import BounceBuffers, read_direct, write_direct
 from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.pool import DiskPool, Job, Manner
 from csvd.storage.ranges import allocation_of, punch_range, read_range, write_range, zero_range
@@ -42,6 +43,8 @@ class FileDisk:
     then which acknowledged writes are on the disk: every later flush and every FUA write fails with the same errno,
     until the disk is opened anew. Reads and plain writes go on.
 
+    With `direct` its descriptor is one of O_DIRECT: nothing is cached here, and every transfer goes to the pool.
+
     Several processes of one host may have the same file open: they share its page cache.
     """
 
@@ -55,6 +58,7 @@ class FileDisk:
         capabilities: DiskCapabilities,
         identity: str,
         pool: DiskPool,
+        direct: bool = False,
     ) -> None:
         self.url = url
         self.size_bytes = size_bytes
@@ -63,7 +67,8 @@ class FileDisk:
         self._fd = fd
         self._identity = identity
         self._lane = pool.lane(self._run)
-        self._can_read_nowait = True
+        self._bounce = BounceBuffers() if direct else None
+        self._can_read_nowait = not direct
         self._refuses = False
         self._closers: list[Deferred[None]] = []
         self._lost_writes: StorageError | None = None
@@ -95,11 +100,12 @@ class FileDisk:
         if refusal is not None:
             return fail(refusal)
         job = _FileJob(
-            lambda: read_range(self._fd, buffer, offset_bytes, self.url),
+            lambda: self._read(buffer, offset_bytes),
             length_bytes=buffer.nbytes,
         )
         # What the page cache did not have waits for the device, so it is worth a thread of its own.
-        return self._lane.submit(job, Manner.APART if self._can_read_nowait else Manner.TOGETHER)
+        apart = self._can_read_nowait or self._bounce is not None
+        return self._lane.submit(job, Manner.APART if apart else Manner.TOGETHER)
 
     def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
         """Write the buffers one after the other; fires when they are written, with `fua` when they are durable."""
@@ -108,7 +114,7 @@ class FileDisk:
         if refusal is not None:
             return fail(refusal)
         job = _FileJob(
-            lambda: write_range(self._fd, buffers, offset_bytes, self.url),
+            lambda: self._write(buffers, offset_bytes),
             length_bytes=length_bytes,
             durable=fua,
         )
@@ -198,6 +204,20 @@ class FileDisk:
             return succeed(None)
         job = _FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url))
         return self._lane.submit(job, Manner.TOGETHER)
+
+    def _read(self, buffer: memoryview, offset_bytes: int) -> None:
+        """In a thread."""
+        if self._bounce is None:
+            read_range(self._fd, buffer, offset_bytes, self.url)
+        else:
+            read_direct(self._fd, buffer, offset_bytes, self.url, self._bounce)
+
+    def _write(self, buffers: Sequence[Buffer], offset_bytes: int) -> None:
+        """In a thread."""
+        if self._bounce is None:
+            write_range(self._fd, buffers, offset_bytes, self.url)
+        else:
+            write_direct(self._fd, buffers, offset_bytes, self.url, self._bounce)
 
     def _run(self, batch: Sequence[_FileJob]) -> None:
         """In a thread: each job, then one fdatasync for all that must be durable."""

@@ -13,8 +13,10 @@ from typing import Final
 from urllib.parse import unquote
 
 from csvd.errors import ConfigError
+from csvd.storage.direct import direct_unit_bytes
 from csvd.storage.disk import Disk, DiskCapabilities
 from csvd.storage.file import FileDisk
+from csvd.storage.null import NullDisk, null_size_bytes
 from csvd.storage.pool import DiskPool
 from csvd.storage.ranges import can_punch, can_zero
 
@@ -40,20 +42,25 @@ def open_disk(
     read_only: bool = False,
     block_bytes: int = 512,
     serial: str | None = None,
+    direct: bool = False,
 ) -> Disk:
     """Open a disk.
 
     Args:
-        url: a path, or `file:///` and a path: a regular file or a block device.
+        url: a path, or `file:///` and a path: a regular file or a block device; or `null:` and a size, as in
+            `null:10G`, for a disk that keeps nothing.
         pool: where it blocks.
         create_bytes: create a sparse file of this size; one that is there is never overwritten.
         read_only: refuse writes; the file need not be writable.
         block_bytes: logical block length; the size must be a whole number of blocks.
+        direct: go past the page cache (O_DIRECT), which a store may offer for whole 512-byte or 4096-byte blocks only.
         serial: its identity; by default a hash of the absolute real path, the same wherever the disk is at that path.
 
     Raises:
         ConfigError: it is missing, exists already, is a directory or no disk, is not permitted, or has a wrong size.
     """
+    if url.startswith("null:"):
+        return _null_disk(url, create_bytes, read_only=read_only, block_bytes=block_bytes)
     path = _path_of(url)
     if create_bytes is not None:
         _check_size(path, create_bytes, block_bytes)
@@ -61,10 +68,22 @@ def open_disk(
     else:
         fd = _open(path, read_only=read_only)
     try:
-        return _file_disk(fd, url, path, pool=pool, read_only=read_only, block_bytes=block_bytes, serial=serial)
+        if direct:
+            _go_direct(fd, path, block_bytes)
+        return _file_disk(
+            fd, url, path, pool=pool, read_only=read_only, block_bytes=block_bytes, serial=serial, direct=direct
+        )
     except BaseException:
         os.close(fd)
         raise
+
+
+def _null_disk(url: str, create_bytes: int | None, *, read_only: bool, block_bytes: int) -> NullDisk:
+    if create_bytes is not None:
+        raise ConfigError("a null disk can not be created", where=url, hint="leave out --create: its name has its size")
+    size_bytes = null_size_bytes(url)
+    _check_size(url, size_bytes, block_bytes)
+    return NullDisk(size_bytes, url=url, read_only=read_only)
 
 
 def _path_of(url: str) -> str:
@@ -146,7 +165,15 @@ def _check_size(path: str, size_bytes: int, block_bytes: int) -> None:
 
 
 def _file_disk(
-    fd: int, url: str, path: str, *, pool: DiskPool, read_only: bool, block_bytes: int, serial: str | None
+    fd: int,
+    url: str,
+    path: str,
+    *,
+    pool: DiskPool,
+    read_only: bool,
+    block_bytes: int,
+    serial: str | None,
+    direct: bool,
 ) -> FileDisk:
     status = os.fstat(fd)
     _check_kind(path, status.st_mode)
@@ -178,7 +205,29 @@ def _file_disk(
         capabilities=capabilities,
         identity=serial or identity_of_path(path),
         pool=pool,
+        direct=direct,
     )
+
+
+def _go_direct(fd: int, path: str, block_bytes: int) -> None:
+    """Turn direct I/O on for a file descriptor.
+
+    Raises:
+        ConfigError: the store can not do it, or not in blocks of this length.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+        unit_bytes = direct_unit_bytes(fd)
+    except OSError as error:
+        raise _config_error(path, error, "direct I/O is not possible") from error
+    if unit_bytes is None:
+        raise ConfigError("direct I/O is not possible", where=path, hint="serve it through the page cache")
+    if block_bytes % unit_bytes:
+        raise ConfigError(
+            f"direct I/O goes by {unit_bytes} bytes there",
+            where=path,
+            hint=f"use blocks of {unit_bytes} bytes, or serve it through the page cache",
+        )
 
 
 def identity_of_path(path: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from csvd.storage.disk import Buffer, StorageError
+from csvd.storage.unwritten import unwritten_runs
 
 IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 
@@ -113,7 +114,10 @@ def allocation_of(
                     raise
                 data = end  # a hole to the end of the file
             if data > at:
-                runs.append((at, data - at, False))
+                runs.extend(_hole(fd, at, data - at, most_runs - len(runs)))
+                at = runs[-1][0] + runs[-1][1]
+                if at < data:
+                    break
             if data < end and len(runs) < most_runs:
                 hole = min(os.lseek(fd, data, os.SEEK_HOLE), end)
                 runs.append((data, hole - data, True))
@@ -124,6 +128,24 @@ def allocation_of(
             return [(offset_bytes, length_bytes, True)]
         raise _failed("read", error, url, at) from error
     return runs
+
+
+def _hole(fd: int, offset_bytes: int, length_bytes: int, most_runs: int) -> list[tuple[int, int, bool]]:
+    """A hole, with what of it is allocated all the same: zeros that were asked to have their place."""
+    runs: list[tuple[int, int, bool]] = []
+    at, end = offset_bytes, offset_bytes + length_bytes
+    unwritten = unwritten_runs(fd, offset_bytes, length_bytes, most_runs)
+    for begin, run_bytes in unwritten:
+        if begin > at:
+            runs.append((at, begin - at, False))
+        if runs and runs[-1][2] and runs[-1][0] + runs[-1][1] == begin:
+            runs[-1] = (runs[-1][0], runs[-1][1] + run_bytes, True)
+        else:
+            runs.append((begin, run_bytes, True))
+        at = begin + run_bytes
+    if at < end and len(unwritten) < most_runs:
+        runs.append((at, end - at, False))
+    return runs[:most_runs]
 
 
 def fallocate(fd: int, mode: int, offset_bytes: int, length_bytes: int) -> None:
