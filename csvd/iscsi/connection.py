@@ -30,7 +30,7 @@ from csvd.iscsi.login import VERSION, Login, LoginOutcome, LoginRequest
 from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.pdu_input import DigestedInput, PduInput
 from csvd.iscsi.portals import peer_address
-from csvd.iscsi.receiver import Receiver
+from csvd.iscsi.receiver import BUFFER_BYTES, Receiver
 from csvd.iscsi.session import Session, Task
 
 _LOGIN_REQUEST: Final = PACKING[Opcode.LOGIN_REQUEST]
@@ -213,6 +213,7 @@ class TargetConnection:
         else:
             session = self._join(outcome, target) if outcome.tsih else self._open(outcome, target, cmd_sn)
             self._input.max_data_segment_bytes = target.offer.max_recv_data_segment_length
+            self._input.receiver.use(BUFFER_BYTES)
         self.session = session
         self.cid = outcome.cid
         self.parameters = outcome.parameters
@@ -436,6 +437,10 @@ class TargetConnection:
             session.target.connection_lost(session, self)
         else:
             session.target.close_session(session)
+
+    def forget_input(self) -> None:
+        """Let go of the receive buffer: the socket is closed. What else refers to this object may live on for long."""
+        self._input.receiver.use(0)
 
 
 def _nothing() -> None:

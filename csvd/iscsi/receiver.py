@@ -12,12 +12,14 @@ from typing import Final
 from csvd.iscsi.codes import BHS_BYTES
 
 BUFFER_BYTES: Final = 128 * 1024
+LOGIN_BUFFER_BYTES: Final = 8 * 1024
+"""Until the login is through, which is cheap to begin and to leave lying about."""
 
 
 class Receiver:
     """The receive buffer of one connection: ``buffer[start:end]`` holds what was not parsed yet."""
 
-    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, buffer_bytes: int = LOGIN_BUFFER_BYTES) -> None:
         self._usual_bytes = buffer_bytes
         self.buffer = bytearray(buffer_bytes)
         self.view = memoryview(self.buffer)
@@ -32,12 +34,23 @@ class Receiver:
         """Give where to receive: the destination of a placed segment first, then the own buffer."""
         if self.start == self.end:
             self.start = self.end = 0
-            if len(self.buffer) > self._usual_bytes:
+            if len(self.buffer) != self._usual_bytes:
                 self._resize(self._usual_bytes)
         elif self.end == len(self.buffer):
             self._make_room()
         own = self.view[self.end :]
         return [own] if self.placing is None else [self.placing, own]
+
+    def use(self, buffer_bytes: int) -> None:
+        """Receive into a buffer of this length from the next call of :meth:`buffers` on, once the present one is empty.
+
+        With 0 nothing is received any more: what is there is forgotten.
+        """
+        self._usual_bytes = buffer_bytes
+        if not buffer_bytes:
+            self.start = self.end
+            self.placing = None
+            self._resize(0)
 
     def received(self, count: int) -> bool:
         """Take ``count`` received bytes; give whether a placed segment is complete with them, or none was under way."""

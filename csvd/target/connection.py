@@ -297,6 +297,7 @@ class ServerConnection(FileDescriptor):
         super().connectionLost(reason)
         self._socket.close()
         self.engine.lost()
+        self.engine.forget_input()
         self._log_events()
         self._tasks.clear()
         self._unsent.clear()

@@ -77,6 +77,8 @@ class TargetService:
         self._portals: dict[int, list[Portal]] = {}
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
+        self._turned_away = 0
+        """Connections that were closed for want of room since the last tick."""
         self._ticker = task.LoopingCall(self._tick)
         self._ticker.clock = reactor
         self._keeper = keeper
@@ -225,7 +227,7 @@ class TargetService:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_discovery()
         if len(self._connections) >= MAX_CONNECTIONS:
-            self.log.warn("{peer}: refused, {count} connections are open", peer=peer, count=MAX_CONNECTIONS)
+            self._turned_away += 1
             sock.close()
             return
         engine = TargetConnection(
@@ -254,9 +256,8 @@ class TargetService:
             if connection.engine.session is not None:
                 del self._half_open[connection]
         while len(self._half_open) > MAX_HALF_OPEN:
-            oldest = next(iter(self._half_open))
-            self.log.warn("{peer}: dropped, too many are logging in", peer=oldest.engine.peer)
-            oldest.abort()
+            self._turned_away += 1
+            next(iter(self._half_open)).abort()
 
     def _abort(self, unit: LogicalUnit, nexuses: Sequence[str], done: Callable[[], None]) -> None:
         """Abort the tasks of I_T nexuses on a logical unit, at all targets that export it; see `steps.Abort`."""
@@ -287,6 +288,15 @@ class TargetService:
 
     def _tick(self) -> None:
         now_s = self._reactor.seconds()
+        if self._turned_away:
+            # One line a second: who comes in thousands shall not fill the log, too.
+            self.log.warn(
+                "{count} connections turned away in a second: more than {half_open} are logging in, or {all} are open",
+                count=self._turned_away,
+                half_open=MAX_HALF_OPEN,
+                all=MAX_CONNECTIONS,
+            )
+            self._turned_away = 0
         for connection in list(self._connections):
             if connection.engine.session is not None:
                 self._half_open.pop(connection, None)
