@@ -27,6 +27,7 @@ class How(TypedDict, total=False):
     chap: Chap
     block_bytes: int
     port: int
+    options: tuple[str, ...]
 
 
 class Serve(Protocol):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from initiator.url import parse_url
 from tests.interop.conftest import Serve
 from tests.interop.libiscsi import capacity_bytes
 from tests.interop.programs import refuse, succeed
-from tests.interop.qemu import qemu_io
+from tests.interop.qemu import check_output, qemu_io
 
 pytestmark = pytest.mark.interop
 
@@ -99,6 +100,21 @@ def test_blocks_of_4096_bytes_carry_data_as_well(serve: Serve) -> None:
     # QEMU turns what is shorter than a block into a read, a change and a write.
     qemu_io(url, "write -P 0x55 0 1M", "write -P 0xc3 512 512", "write -P 0xc4 8k 4M", "flush")
     qemu_io(url, "read -P 0x55 0 512", "read -P 0xc3 512 512", "read -P 0x55 1k 7k", "read -P 0xc4 8k 4M")
+
+
+@pytest.mark.parametrize("header_digest", ["crc32c", "crc32c-none"])
+def test_a_pattern_is_read_back_with_a_digest_behind_every_header(serve: Serve, header_digest: str) -> None:
+    target = serve("disk.img", create="64M", options=("--log-level", "info"))
+    place = parse_url(target.url)
+    image = (
+        f"driver=iscsi,transport=tcp,portal={place.portal},target={place.target_name},lun={place.lun},"
+        f"header-digest={header_digest}"
+    )
+    commands = ("write -P 0x31 0 4k", "write -P 0x32 1M 8M", "flush", "read -P 0x31 0 4k", "read -P 0x32 1M 8M")
+    arguments = [word for command in commands for word in ("-c", command)]
+    printed = succeed("qemu-io", "--image-opts", *arguments, image)
+    check_output(printed, commands)
+    assert "header digest CRC32C" in target.log()
 
 
 @pytest.mark.parametrize("size", [512, 4 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB])
