@@ -544,3 +544,25 @@ def test_more_unsolicited_data_than_the_first_burst_fails_the_task() -> None:
     (answer,) = end.ask(pdu(Opcode.DATA_OUT, b"x" * 1536, flags=0x80, **tags))
     assert (answer.opcode, answer.status) == (Opcode.SCSI_RESPONSE, 2)
     assert not any(end.wire.disk)
+
+
+def test_an_immediate_command_overtakes_what_waits_in_cmd_sn_order_and_takes_no_number() -> None:
+    end = logged_in()
+    assert end.ask(end.read(0, 1, cmd_sn=2, initiator_task_tag=2)) == []
+    (answer,) = end.ask(end.read(0, 1, opcode=0x41, cmd_sn=1, initiator_task_tag=50))
+    assert (answer.initiator_task_tag, answer.exp_cmd_sn) == (50, 1)
+    answers = end.ask(end.read(0, 1, cmd_sn=1, initiator_task_tag=1))
+    assert [answer.initiator_task_tag for answer in answers] == [1, 2]
+
+
+def test_a_data_out_for_a_tag_that_is_used_again_is_known_by_its_transfer_tag() -> None:
+    end = logged_in()
+    (old,) = end.ask(end.write(0, 1, initiator_task_tag=7))
+    end.ask(pdu(Opcode.TASK_MANAGEMENT_REQUEST, opcode=0x42, function=0x81, referenced_task_tag=7))
+    (new,) = end.ask(end.write(8, 1, initiator_task_tag=7))
+    (answer,) = end.ask(data_out(old, b"old" + bytes(509)))
+    assert answer.opcode == Opcode.REJECT
+    (answer,) = end.ask(data_out(new, b"new" + bytes(509)))
+    assert answer.status == 0
+    assert end.wire.disk[8 * BLOCK_BYTES : 8 * BLOCK_BYTES + 3] == b"new"
+    assert end.wire.disk[:3] == bytes(3)
