@@ -402,6 +402,8 @@ class TargetConnection:
         if session is not None:
             target = session.target.name if session.target is not None else "discovery"
             text = f"{text}; {session.initiator_name} at {target}, session {session.tsih:#06x}"
+        elif self._login is not None and self._login.who:
+            text = f"{text}; {self._login.who}"
         self.events.append(Event(kind, text))
 
     def _fail(self, error: IscsiError) -> None:

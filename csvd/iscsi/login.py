@@ -126,6 +126,13 @@ class Login:
         """The session that this connection is going to join."""
         return self._joined
 
+    @property
+    def who(self) -> str:
+        """Who logs in to what, as far as it has been told; empty before that."""
+        if not self._initiator_name:
+            return ""
+        return f"{self._initiator_name} at {self._leading.get('TargetName', 'discovery')[:240]}"
+
     def __repr__(self) -> str:
         return f"<Login of {self._initiator_name or 'nobody yet'} stage={self._stage} {self._chap or ''}>"
 

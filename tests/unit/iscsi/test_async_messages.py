@@ -101,7 +101,9 @@ def test_events_say_who_what_and_of_which_kind() -> None:
 def test_a_refused_login_and_a_lost_connection_are_events() -> None:
     end = Wire().connect()
     end.ask(end.login_pdu({"InitiatorName": INITIATOR, "TargetName": "iqn.2026-11.test:none"}))
-    assert [event.kind for event in end.engine.events] == [EventKind.LOGIN_FAILURE]
+    (event,) = end.engine.events
+    assert event.kind == EventKind.LOGIN_FAILURE
+    assert f"{INITIATOR} at iqn.2026-11.test:none" in event.text
     end = logged_in()
     end.engine.lost()
     assert end.engine.events[-1].kind == EventKind.CONNECTION_LOST
