@@ -413,10 +413,11 @@ class TargetConnection:
         self.end()
 
     def lost(self) -> None:
-        """The adapter has lost the socket."""
+        """The adapter has lost the socket: end, and let go of what would else wait for the garbage collector."""
         if not self.closing and self.session is not None:
             self.tell(EventKind.CONNECTION_LOST, f"connection {self.cid}")
         self.end()
+        self._input.receiver.release()
 
     def close(self) -> None:
         """Close from outside: reinstatement, shutdown."""
@@ -425,7 +426,7 @@ class TargetConnection:
             self.wake()
 
     def end(self) -> None:
-        """End this connection, and its session with the last one. The adapter calls it when the socket is lost."""
+        """End this connection, and its session with the last one."""
         self.closing = self._input.stopped = True
         self.ready.clear()
         session = self.session
