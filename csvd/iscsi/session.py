@@ -219,10 +219,12 @@ class Session:
     def plug(self, cmd_sn: int) -> None:
         """Take all commands before this CmdSN as received: those that are held run, the others never come."""
         while self._is_ahead(cmd_sn):
-            waiting = self.held.pop(self.exp_cmd_sn, None)
+            run, its_connection = self.held.pop(self.exp_cmd_sn, (None, None))
             self._advance()
-            if waiting is not None:
-                waiting[0]()
+            if run is not None:
+                run()
+            if its_connection is not None:
+                its_connection.wake()
         self._run_held(None)
         if self.fences:
             self._pass_fences()
