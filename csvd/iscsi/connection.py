@@ -413,11 +413,10 @@ class TargetConnection:
         self.end()
 
     def lost(self) -> None:
-        """The adapter has lost the socket: end, and let go of what would else wait for the garbage collector."""
+        """The adapter has lost the socket."""
         if not self.closing and self.session is not None:
             self.tell(EventKind.CONNECTION_LOST, f"connection {self.cid}")
         self.end()
-        self._input.receiver.release()
 
     def close(self) -> None:
         """Close from outside: reinstatement, shutdown."""

@@ -109,10 +109,3 @@ class Receiver:
         buffer[:left] = self.view[self.start : self.end]
         self.buffer, self.view = buffer, memoryview(buffer)
         self.start, self.end = 0, left
-
-    def release(self) -> None:
-        """Let the buffer go: nothing more is received. What refers to this object may live until a collection."""
-        self.buffer = bytearray()
-        self.view = memoryview(self.buffer)
-        self.start = self.end = self.skip = 0
-        self.placing = None
