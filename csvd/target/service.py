@@ -17,7 +17,7 @@ from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.node import NetworkEntity, TargetNode
-from csvd.iscsi.portals import PortalGroup, Redirect
+from csvd.iscsi.portals import Address, PortalGroup, Redirect
 from csvd.iscsi.session import Session
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
@@ -30,7 +30,8 @@ from csvd.target.steps import Keeper, StepRunner
 
 MAX_CONNECTIONS: Final = 1024
 MAX_HALF_OPEN: Final = 128
-"""Connections that have not logged in. When there are more, the oldest goes, so slow logins lock nobody out."""
+"""Connections that have not logged in. When there are more, the oldest goes of the address that has the most: slow
+logins lock nobody out, and a crowd from one address only crowds itself out."""
 DRAIN_S: Final = 10.0
 FAREWELL_S: Final = 1.0
 """How long initiators may take to read that their session ends."""
@@ -257,7 +258,7 @@ class TargetService:
                 del self._half_open[connection]
         while len(self._half_open) > MAX_HALF_OPEN:
             self._turned_away += 1
-            next(iter(self._half_open)).abort()
+            oldest_of_crowd(self._half_open).abort()
 
     def _abort(self, unit: LogicalUnit, nexuses: Sequence[str], done: Callable[[], None]) -> None:
         """Abort the tasks of I_T nexuses on a logical unit, at all targets that export it; see `steps.Abort`."""
@@ -344,3 +345,11 @@ class TargetService:
 def _mask_of(node: TargetNode) -> LunMask:
     """Which LUNs an initiator sees, as the target's access says."""
     return lambda identity, number: node.access.shows(identity.initiator_name, number)
+
+
+def oldest_of_crowd(connections: Iterable[ServerConnection]) -> ServerConnection:
+    """Give the oldest connection of the address that has the most of these; they stand in the order of their age."""
+    by_address: dict[Address | None, list[ServerConnection]] = {}
+    for connection in connections:
+        by_address.setdefault(connection.engine.origin.address, []).append(connection)
+    return max(by_address.values(), key=len)[0]

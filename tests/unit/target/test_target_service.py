@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.defer import Deferred
 
+from csvd.iscsi.access import Access, InitiatorRule
 from csvd.iscsi.codes import AsyncEvent, Opcode
 from csvd.iscsi.keepalive import Keepalive
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.memory import MemoryDisk
 from csvd.target.listener import parse_portal
-from csvd.target.service import FAREWELL_S, Export, TargetService
+from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService
 from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -32,8 +33,8 @@ class Rig:
         """Builds the requests."""
         self.socks: list[socket.socket] = []
 
-    def connect(self) -> socket.socket:
-        sock = socket.create_connection(parse_portal(self.address))
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        sock = socket.create_connection(parse_portal(self.address), source_address=(source, 0))
         sock.settimeout(5.0)
         self.socks.append(sock)
         self.reactor.turn()
@@ -144,3 +145,33 @@ def test_the_kernel_finds_out_that_a_host_is_gone(rig: Rig) -> None:
     assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
     probes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
     assert 5 + probes * near.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) <= 20
+
+
+def test_a_crowd_of_slow_logins_crowds_out_itself_and_nobody_from_another_address(rig: Rig) -> None:
+    slow = rig.connect()
+    crowd = [rig.connect("127.0.0.2") for _ in range(MAX_HALF_OPEN + 10)]
+    rig.turns()
+    assert [sock.recv(1) for sock in crowd[:11]] == [b""] * 11, "the oldest of the crowd are gone"
+    crowd[-1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        crowd[-1].recv(1)
+    slow.sendall(rig.requests.login_pdu({"InitiatorName": "iqn.2026-11.test:i", "TargetName": TARGET}))
+    rig.turns()
+    (answer,) = rig.received(slow)
+    assert answer.status == 0
+
+
+def test_a_change_of_access_shows_other_luns_at_once_and_ends_who_has_no_right(rig: Rig) -> None:
+    sock = rig.login()
+    device = rig.service.devices[TARGET]
+    (nexus,) = device.nexuses.values()
+    assert nexus.numbers == [0]
+    rule = InitiatorRule(luns=frozenset({1}))
+    rig.service.change_access(TARGET, Access(rules={"iqn.2026-11.test:i": rule}))
+    assert nexus.numbers == []
+    assert len(rig.service.sessions()) == 1
+    rig.service.change_access(TARGET, Access(initiators=frozenset({"iqn.2026-11.test:other"})))
+    rig.turns()
+    (notice,) = rig.received(sock)
+    assert (notice.opcode, notice.async_event) == (Opcode.ASYNC_MESSAGE, AsyncEvent.SESSION_DROP)
+    assert rig.service.sessions() == []
