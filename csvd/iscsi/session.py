@@ -31,6 +31,9 @@ QUEUE_DEPTH: Final = 64
 R2T_BUDGET_BYTES: Final = 16 * 2**20
 """What the R2Ts of one session may ask for at once; further writes wait for their R2T. One task may exceed it alone."""
 
+NO_DATA: Final = memoryview(b"")
+"""Data-Out of a task that has none."""
+
 _READ: Final = int(CommandFlag.READ)
 _SERIAL_HALF: Final = 2**31
 _SERIAL_MASK: Final = 2**32 - 1
@@ -95,7 +98,7 @@ class Task:
         """When it was aborted, it is answered with status TASK ABORTED (TAS of the Control mode page)."""
         self.on_end: tuple[Callable[[], None], ...] = ()
         """Called when the execution of an aborted task is over."""
-        self.data: Any = b""
+        self.data: Any = NO_DATA
         """Data-Out as far as the command takes it: ``wanted`` bytes, complete when the task is ready."""
         self.data_out_length = 0
         """What the CDB asks for; the difference to ``expected_length`` is the residual."""
@@ -289,7 +292,7 @@ class Session:
     def end(self, task: Task) -> None:
         """Take a task out of the task set and give back what it held."""
         task.state = ENDED
-        task.data = b""
+        task.data = NO_DATA
         if task.leave_queue is not None:
             task.leave_queue()
         if self.tasks.get(task.initiator_task_tag) is task:

@@ -19,6 +19,7 @@ from csvd.scsi.reservation_store import ReservationStore
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
 from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
+from csvd.scsi.third_party_copy import CopyManager
 from csvd.scsi.threshold_watch import ThresholdWatch
 
 _POWER_ON = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
@@ -56,6 +57,7 @@ class DeviceServer:
         reservations: the reservations of its logical unit.
         guards: asked in their order before a command of an interrupted nexus runs.
         medium_state: whether the medium is there and may be removed.
+        copies: its copy manager.
         medium_operation: the format or sanitize operation that goes on, or has failed.
         buffers: what WRITE BUFFER filled.
     """
@@ -64,6 +66,7 @@ class DeviceServer:
         "_reservation_guard",
         "buffers",
         "commands",
+        "copies",
         "descriptor_sense",
         "functions",
         "guards",
@@ -100,6 +103,7 @@ class DeviceServer:
         self.task_set = TaskSet()
         self.buffers = DeviceBuffers()
         self.medium_state = MediumState(self)
+        self.copies = CopyManager()
         self.medium_operation = MediumOperation(self)
         self.reservations: ReservationStore = reservations
         self._reservation_guard = ReservationGuard(self, reservations, nexuses)
@@ -136,6 +140,7 @@ class DeviceServer:
         self._mode_changed()
         self.medium_state.reset()
         self.buffers.reset()
+        self.copies.reset()
 
     def nexus_lost(self, name: str) -> None:
         """Drop what is held for an I_T nexus."""
@@ -144,6 +149,7 @@ class DeviceServer:
             self.reservations.end_legacy(itl.nexus.registrant)
         self.medium_state.allow_removal(name)
         self.buffers.drop_echo(name)
+        self.copies.nexus_lost(name)
 
     def refuse(self, condition: CheckCondition) -> Reply:
         """CHECK CONDITION with its sense data."""

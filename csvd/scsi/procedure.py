@@ -192,6 +192,13 @@ class Pause:
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Ask for unpredictable bytes; the answer is so many of them."""
+
+    length_bytes: int
+
+
 Request: TypeAlias = (
     Read
     | Write
@@ -207,6 +214,7 @@ Request: TypeAlias = (
     | Background
     | Now
     | Pause
+    | Entropy
 )
 Steps: TypeAlias = "Generator[Request, Any, Reply]"
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from csvd.errors import CsvdError
 from csvd.scsi.cdb import CDB_BYTES, NACA
 from csvd.scsi.commands import TABLES
 from csvd.scsi.commands.sanitize import resumption
 from csvd.scsi.device_server import DeviceServer, ItlNexus
+from csvd.scsi.faults import fault_condition
 from csvd.scsi.logical_unit import Identity, LogicalUnit, Peripheral
-from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, lun_spellings
+from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, encode_lun, lun_spellings
 from csvd.scsi.nexus import Nexus, NexusIdentity, target_port_name
 from csvd.scsi.outcome import GOOD, OPERATION_NAMES, Outcome, Reply, Transfer
 from csvd.scsi.procedure import Background, DiskFault, Procedure, Steps
 from csvd.scsi.reservation_store import LocalReservations, ReservationStore
 from csvd.scsi.reservations import Registrant
+from csvd.scsi.rod_tokens import RodTokens
 from csvd.scsi.sense import (
     AdditionalSense,
     Asc,
@@ -31,10 +32,6 @@ from csvd.scsi.target_ports import AccessState, StateChange, TargetPorts
 from csvd.scsi.task_management import OFFERED, OFFERED_AT_LEVEL_2, TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.write_through import written_through
-
-_MEDIUM_ERRORS: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EBADMSG, errno.EUCLEAN})
-_SPACE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_PROTECT_ERRORS: Final = frozenset({errno.EROFS, errno.EPERM, errno.EACCES})
 
 
 class UnknownNexusError(CsvdError):
@@ -75,6 +72,7 @@ class TargetDevice:
         self.name = name
         self.ports = ports or TargetPorts()
         self.nexuses: dict[str, Nexus] = {}
+        self.tokens = RodTokens()
         self.servers: dict[int, DeviceServer] = {}
         self._mask = mask
         self._functions = functions
@@ -158,6 +156,7 @@ class TargetDevice:
     def remove_unit(self, number: int) -> LogicalUnit:
         """Serve a logical unit no more; its tasks are the caller's to end first."""
         server = self.servers.pop(number)
+        self.tokens.revoke(server.unit)
         server.end()
         for spelling in lun_spellings(number):
             del self._routes[spelling]
@@ -221,6 +220,10 @@ class TargetDevice:
                 itl.establish(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
 
     # Commands
+
+    def itl_nexus(self, nexus: str, number: int) -> ItlNexus:
+        """The I_T_L nexus of an open I_T nexus with a LUN that it may see."""
+        return self._itl_nexus(nexus, encode_lun(number))
 
     def data_out_length(self, lun: int, cdb: bytes) -> int:
         """Bytes of Data-Out that a command takes.
@@ -483,22 +486,3 @@ def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:
         if reply is not None:
             return reply
     return command.handler(itl, cdb, data_out)
-
-
-def fault_condition(fault: DiskFault) -> CheckCondition:
-    """The sense data of what a disk could not do (SBC-3 4.21)."""
-    number, operation = fault.error_number, fault.operation
-    if number in _SPACE_ERRORS:
-        return CheckCondition(SenseKey.DATA_PROTECT, Asc.SPACE_ALLOCATION_FAILED_WRITE_PROTECT)
-    if number in _PROTECT_ERRORS and operation != "read":
-        return CheckCondition(SenseKey.DATA_PROTECT, Asc.WRITE_PROTECTED)
-    if number not in _MEDIUM_ERRORS:
-        return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
-    if operation == "flush":
-        # Which of the blocks could not be written is not known.
-        return CheckCondition(SenseKey.MEDIUM_ERROR, Asc.WRITE_ERROR)
-    return CheckCondition(
-        SenseKey.MEDIUM_ERROR,
-        Asc.UNRECOVERED_READ_ERROR if operation == "read" else Asc.WRITE_ERROR,
-        information=fault.offset_bytes // fault.unit.block_bytes,
-    )

@@ -11,6 +11,7 @@ from construct import Const, Int8ub, Int16ub, Int32ub, Padding, Struct
 from csvd.scsi import vpd_block, vpd_device
 from csvd.scsi.command import ANY_LUN, DISKS, LOGICAL_UNITS
 from csvd.scsi.logical_unit import LogicalUnit, Peripheral
+from csvd.scsi.vpd_third_party_copy import third_party_copy
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import ItlNexus
@@ -96,6 +97,7 @@ PAGES: Final = (
     VpdPage(0x86, "Extended INQUIRY Data", vpd_device.extended_inquiry_data),
     VpdPage(0x87, "Mode Page Policy", vpd_device.mode_page_policy),
     VpdPage(0x88, "SCSI Ports", vpd_device.scsi_ports),
+    VpdPage(0x8F, "Third-party Copy", third_party_copy),
     VpdPage(0xB0, "Block Limits", vpd_block.block_limits),
     VpdPage(0xB1, "Block Device Characteristics", _block_device_characteristics),
     VpdPage(0xB2, "Logical Block Provisioning", vpd_block.logical_block_provisioning),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ from csvd.scsi.procedure import (
     Allocation,
     Background,
     DiskFault,
+    Entropy,
     Extent,
     Flush,
     Keep,
@@ -183,6 +185,8 @@ class StepRunner:
         match request:
             case Now():
                 return self._clock.seconds()
+            case Entropy(length_bytes):
+                return os.urandom(length_bytes)
             case Pause(duration_s):
                 return deferLater(self._clock, duration_s)
             case Background():

@@ -127,7 +127,7 @@ def _format_unit(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:
         raise invalid_field_in_cdb(FORMAT_UNIT.pointer("flags", _FMTPINFO))
     wanted = Format(False, _ZEROS)
     if flags & _FMTDATA:
-        wanted = _parse(data_out.tobytes(), server.unit.block_bytes, long=bool(flags & _LONGLIST))
+        wanted = _parse(bytes(data_out), server.unit.block_bytes, long=bool(flags & _LONGLIST))
     elif flags & (_LONGLIST | _CMPLST | _DEFECT_LIST_FORMAT):
         raise invalid_field_in_cdb(FORMAT_UNIT.pointer("flags", flags & (_LONGLIST | _CMPLST | _DEFECT_LIST_FORMAT)))
     check_writable(server)

@@ -84,13 +84,13 @@ def _overwrite_description(unit: LogicalUnit, parameters: memoryview) -> dict[st
     """
     if len(parameters) < _HEADER_BYTES:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
-    header = OVERWRITE_HEADER.parse(parameters[:_HEADER_BYTES].tobytes())
+    header = OVERWRITE_HEADER.parse(bytes(parameters[:_HEADER_BYTES]))
     first, size = header.invert_and_overwrite_count, header.initialization_pattern_length
     if first & _TEST or not first & _OVERWRITE_COUNT:
         raise illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(0, in_cdb=False))
     if not 0 < size <= unit.block_bytes:
         raise illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(2, in_cdb=False))
-    pattern = parameters[_HEADER_BYTES : _HEADER_BYTES + size].tobytes()
+    pattern = bytes(parameters[_HEADER_BYTES : _HEADER_BYTES + size])
     if len(pattern) < size:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     return {

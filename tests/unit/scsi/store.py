@@ -12,6 +12,7 @@ from csvd.scsi.procedure import (
     Allocation,
     Background,
     DiskFault,
+    Entropy,
     Extent,
     Flush,
     Keep,
@@ -53,6 +54,7 @@ class Store:
         self.fault: Callable[[Request], int | None] = lambda request: None
         self.allocated: dict[int, list[Extent]] = {}
         self.used_bytes: int | None = None
+        self.entropy_drawn = 0
 
     def disk(self, unit: LogicalUnit) -> bytearray:
         """The bytes of a logical unit."""
@@ -117,6 +119,9 @@ class Store:
                 assert reached, "nobody else runs here, so there is nothing to wait for"
             case Background(steps, _):
                 self.background.append(steps)
+            case Entropy(length_bytes):
+                self.entropy_drawn += 1
+                return self.entropy_drawn.to_bytes(length_bytes, "little")
             case Pause(duration_s):
                 self.now_s += duration_s
                 self.run_background()

@@ -81,7 +81,7 @@ def test_supported_pages_are_ascending_and_every_one_answers(client: Application
     assert list(data[4:]) == sorted(set(data[4:]))
     assert {0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xB0, 0xB1, 0xB2, 0xB3} <= set(data[4:])
     for page in data[4:]:
-        answer = client.data(inquiry(page))
+        answer = client.data(inquiry(page, 1024))
         assert answer[:2] == bytes((0x00, page))
         assert int.from_bytes(answer[2:4]) == len(answer) - 4
 
