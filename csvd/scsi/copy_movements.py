@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from csvd.scsi.commands.media import check_writable
@@ -11,11 +12,10 @@ from csvd.scsi.copy_list import (
     IDENTIFICATION_DESCRIPTOR,
     THIS_LOGICAL_UNIT,
     CopyList,
-    Cscd,
 )
 from csvd.scsi.copy_steps import Movement, copy_aborted
 from csvd.scsi.designators import DESIGNATOR, eui_64_designator, naa_designator
-from csvd.scsi.logical_unit import Peripheral
+from csvd.scsi.logical_unit import Identity, Peripheral
 from csvd.scsi.sense import Asc, CheckCondition, SegmentPointer
 from csvd.scsi.third_party_copy import MAXIMUM_SEGMENT_BYTES
 
@@ -47,33 +47,35 @@ class _End(NamedTuple):
 
 
 def movements_of(nexus: ItlNexus, asked: CopyList) -> list[Movement]:
-    """What all segments come to.
+    """What all segments come to, with the CSCDs found among the logical units that this nexus may see.
 
     Raises:
         CheckCondition: COPY ABORTED with the number of the first segment that can not be done.
     """
-    ends = {number: _find(nexus, cscd) for number, cscd in enumerate(asked.cscds)}
+    device, name = nexus.nexus.device, nexus.nexus.name
+    # Of two logical units with one name, as a disk that is exported twice has them, the lower LUN is taken.
+    numbers = {
+        designator: number
+        for number in reversed(nexus.nexus.numbers if asked.cscds else ())
+        for designator in _names(device.servers[number].unit.identity)
+    }
+    ends: dict[int, _End | None] = {}
+    for identifier, cscd in enumerate(asked.cscds):
+        found = numbers.get(cscd.designator)
+        ends[identifier] = None if found is None else _End(device.itl_nexus(name, found), cscd.pad)
     ends[THIS_LOGICAL_UNIT] = _End(nexus, pad=False)
     return [_movement(asked, ends, number) for number in range(len(asked.segments))]
 
 
-def _find(nexus: ItlNexus, cscd: Cscd) -> _End | None:
-    """The logical unit that a descriptor names, among those that this nexus may see; None where there is none."""
-    device = nexus.nexus.device
-    for number in nexus.nexus.numbers:
-        if cscd.designator in _names(device.servers[number].unit):
-            return _End(device.itl_nexus(nexus.nexus.name, number), cscd.pad)
-    return None
-
-
-def _names(unit: LogicalUnit) -> set[tuple[int, int, bytes]]:
+@lru_cache(maxsize=1024)
+def _names(identity: Identity) -> frozenset[tuple[int, int, bytes]]:
     """Code set, association with designator type, and designator of the names in page 83h that a descriptor has room
     for; the T10 vendor identification is too long."""
     found = set()
-    for encoded in (naa_designator(unit.identity), eui_64_designator(unit.identity)):
+    for encoded in (naa_designator(identity), eui_64_designator(identity)):
         name = DESIGNATOR.parse(encoded)
         found.add((name.protocol_and_code_set, name.association_and_type, name.designator))
-    return found
+    return frozenset(found)
 
 
 def _movement(asked: CopyList, ends: dict[int, _End | None], number: int) -> Movement:

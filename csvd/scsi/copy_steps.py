@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from csvd.scsi.faults import fault_condition
 from csvd.scsi.outcome import GOOD, Reply, Status
 from csvd.scsi.procedure import DiskFault, Flush, Read, Steps, Write, WriteZeroes
-from csvd.scsi.range_locks import Claim
+from csvd.scsi.range_locks import Claim, RangeLocks
 from csvd.scsi.sense import Asc, CheckCondition, SegmentPointer, SenseKey
 from csvd.scsi.third_party_copy import CopyOperation, CopyStatus
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES: Final = 1 << 20
 """What is read, held and written at once."""
+MOST_RANGES_CLAIMED: Final = 8
+"""Of one disk, read or written; of more, the span is claimed."""
 ZEROES_BYTES: Final = 64 << 20
 """What is made zeros at once."""
 
@@ -38,13 +40,40 @@ class Movement(NamedTuple):
     length_bytes: int
     padding_bytes: int = 0
 
-    def claims(self) -> Iterator[Claim]:
+    def claimed(self) -> Iterator[Claim]:
         """The source shared with readers, the destination for itself."""
         if self.source is not None and self.length_bytes:
             yield Claim(self.source.locks, self.source_offset_bytes, self.length_bytes, exclusive=False)
         written = self.length_bytes + self.padding_bytes
         if written:
             yield Claim(self.destination.locks, self.destination_offset_bytes, written, exclusive=True)
+
+
+def claims_of(movements: Sequence[Movement]) -> list[Claim]:
+    """What all movements claim: ranges that touch are one, and of a disk with many the whole span is claimed, so that
+    nobody can make others wait by claims without number."""
+    by_kind: dict[tuple[RangeLocks, bool], list[tuple[int, int]]] = {}
+    for movement in movements:
+        for claim in movement.claimed():
+            end_bytes = claim.offset_bytes + claim.length_bytes
+            by_kind.setdefault((claim.locks, claim.exclusive), []).append((claim.offset_bytes, end_bytes))
+    claims = []
+    for (locks, exclusive), ranges in by_kind.items():
+        joined = _joined(sorted(ranges))
+        if len(joined) > MOST_RANGES_CLAIMED:
+            joined = [(joined[0][0], joined[-1][1])]
+        claims += [Claim(locks, begin, end - begin, exclusive) for begin, end in joined]
+    return claims
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for begin, end in ranges:
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 def copy_aborted(asc: Asc, segment: int, field: SegmentPointer | None = None) -> CheckCondition:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.bench.machine import ROOT, machine, versions
 from tests.bench.targets import Target
-from tests.conformance.kinds import KINDS, PEER_KINDS, Kind, serve
+from tests.conformance.kinds import KINDS, PEER_KINDS, SIZE, Kind, serve
 from tests.conformance.suite import Result, run_suite
 from tests.conformance.table import failures, never_ran, render
 
@@ -36,10 +36,10 @@ def _run(name: str, kind: Kind) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="csvd-conformance-") as scratch:
         numbers = count()
 
-        def fresh() -> Target:
+        def fresh(size: str | None) -> Target:
             folder = Path(scratch, str(next(numbers)))
             folder.mkdir()
-            return serve(kind, folder)
+            return serve(kind, folder, size or SIZE)
 
         def tell(line: str) -> None:
             sys.stderr.write(f"{name}: {line}\n")

@@ -38,14 +38,14 @@ PEER: Final = "tgtd"
 PEER_KINDS: Final[Mapping[str, Kind]] = {"tgtd": Kind("tgtd")}
 
 
-def serve(kind: Kind, folder: Path) -> Target:
+def serve(kind: Kind, folder: Path, size: str = SIZE) -> Target:
     """Serve one logical unit of a kind, with state that is kept in `folder`.
 
     Raises:
         TargetFailed: as the row of `TARGETS`.
     """
     disk = folder / "disk.img"
-    export = Export((disk,), create=None if kind.read_only else SIZE, read_only=kind.read_only, options=kind.options)
+    export = Export((disk,), create=None if kind.read_only else size, read_only=kind.read_only, options=kind.options)
     if kind.read_only:
         with disk.open("wb") as file:
             file.truncate(256 << 20)

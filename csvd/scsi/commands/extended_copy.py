@@ -14,7 +14,7 @@ from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Handler, Reservation
 from csvd.scsi.copy_list import CopyList, parse_lid1, parse_lid4
 from csvd.scsi.copy_movements import movements_of
-from csvd.scsi.copy_steps import Movement, carried_out
+from csvd.scsi.copy_steps import Movement, carried_out, claims_of
 from csvd.scsi.outcome import GOOD, Outcome
 from csvd.scsi.procedure import Background, Procedure, Steps
 from csvd.scsi.sense import Asc, CheckCondition, illegal_request, invalid_field_in_cdb
@@ -66,7 +66,7 @@ def _copying(service_action: int, parse: Callable[[bytes], CopyList]) -> Handler
             raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
         asked = parse(bytes(data_out[:length]))
         movements = _checked(nexus, service_action, asked)
-        claims = [claim for movement in movements for claim in movement.claims()]
+        claims = claims_of(movements)
         if asked.immediate:
             return Procedure(_behind_the_answer(nexus, service_action, asked, movements))
         return Procedure(_before_the_answer(nexus, service_action, asked, movements), claims)
@@ -96,7 +96,7 @@ def _before_the_answer(nexus: ItlNexus, service_action: int, asked: CopyList, mo
 def _behind_the_answer(nexus: ItlNexus, service_action: int, asked: CopyList, movements: list[Movement]) -> Steps:
     operation = _begin(nexus, service_action, asked)
     operation.status = CopyStatus.IN_BACKGROUND
-    claims = [claim for movement in movements for claim in movement.claims()]
+    claims = claims_of(movements)
     yield Background(carried_out(nexus.server, operation, movements), claims)
     return GOOD
 

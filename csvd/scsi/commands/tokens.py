@@ -17,7 +17,7 @@ from csvd.scsi.commands.receive_copy_results import (
     status_lid4,
 )
 from csvd.scsi.copy_movements import creator_descriptor, refusal_of_transfer
-from csvd.scsi.copy_steps import Movement, carried_out
+from csvd.scsi.copy_steps import Movement, carried_out, claims_of
 from csvd.scsi.outcome import GOOD, Outcome, Reply, Status
 from csvd.scsi.procedure import Background, Entropy, Now, Procedure, Steps
 from csvd.scsi.range_locks import Claim
@@ -127,7 +127,7 @@ def _write_using_token(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -> Out
     except CheckCondition as condition:
         _begin(nexus, list_identifier).end(CopyStatus.FAILED, nexus.server.refuse(condition))
         raise
-    claims = [claim for movement in movements for claim in movement.claims()]
+    claims = claims_of(movements)
     if asked.immediate:
         return Procedure(_behind_the_answer(nexus, list_identifier, asked, token, movements, claims))
     return Procedure(_before_the_answer(nexus, list_identifier, asked, token, movements), claims)

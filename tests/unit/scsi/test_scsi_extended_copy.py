@@ -99,6 +99,16 @@ def test_the_source_is_claimed_with_readers_and_the_destination_alone() -> None:
     ]
 
 
+def test_many_segments_claim_few_ranges() -> None:
+    rig = Rig()
+    apart = lid1(rig.both(), [blocks(0, 1, 1, 4 * number, 8 * number) for number in range(64)])
+    touching = lid1(rig.both(), [blocks(0, 1, 4, 4 * number, 8 + 4 * number) for number in range(64)])
+    for parameters, ends in ((apart, [(0, 253 * 512), (0, 505 * 512)]), (touching, [(0, 1 << 17), (4096, 1 << 17)])):
+        outcome = rig.client.send(extended_copy(parameters), data_out=parameters)
+        assert isinstance(outcome, Procedure)
+        assert [(claim.offset_bytes, claim.length_bytes) for claim in outcome.claims] == ends
+
+
 def test_bytes_go_from_any_offset_to_any_offset_and_leave_the_rest_of_the_block() -> None:
     rig = Rig()
     source, before = bytes(rig.store.disk(rig.first)), bytes(rig.store.disk(rig.second))
