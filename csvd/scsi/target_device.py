@@ -188,7 +188,7 @@ class TargetDevice:
                 server.establish(Asc.INQUIRY_DATA_HAS_CHANGED)
                 server.refresh()
 
-    def access_states_set(self, states: Mapping[int, AccessState], *, by_nexus: str | None = None) -> None:
+    def set_access_states(self, states: Mapping[int, AccessState], *, by_nexus: str | None = None) -> None:
         """Change the asymmetric access states of target port groups; the nexuses are told (SPC-4 5.15.2.3).
 
         Args:

@@ -110,7 +110,7 @@ def _set_target_port_groups(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -
         states[descriptor.target_port_group] = AccessState(state)
     if any(device.ports.groups[tag].state is AccessState.TRANSITIONING for tag in states):
         raise CheckCondition(SenseKey.HARDWARE_ERROR, Asc.SET_TARGET_PORT_GROUPS_COMMAND_FAILED)
-    device.access_states_set(states, by_nexus=nexus.nexus.name)
+    device.set_access_states(states, by_nexus=nexus.nexus.name)
     return GOOD
 
 

@@ -74,13 +74,13 @@ def test_an_implicit_change_is_told_to_all() -> None:
     device = a_device(1, 2)
     one, two = a_host(device, 1), a_host(device, 2)
     device.ports.groups[2].preferred = True
-    device.access_states_set({1: AccessState.ACTIVE_NON_OPTIMIZED})
+    device.set_access_states({1: AccessState.ACTIVE_NON_OPTIMIZED})
     for each in (one, two):
         assert code(each.refusal(TEST_UNIT_READY)) == CHANGED
         each.good(TEST_UNIT_READY)
     assert one.data(RTPG)[9] == 0x02
     assert one.data(RTPG)[16] == 0x80, "preferred"
-    device.access_states_set({1: AccessState.ACTIVE_NON_OPTIMIZED})
+    device.set_access_states({1: AccessState.ACTIVE_NON_OPTIMIZED})
     one.good(TEST_UNIT_READY)
 
 
@@ -88,7 +88,7 @@ def test_an_implicit_change_is_told_to_all() -> None:
 def test_a_state_refuses_what_it_must_and_lets_the_rest_through(state: AccessState) -> None:
     device = a_device(1)
     client = a_host(device, 1)
-    device.access_states_set({1: state})
+    device.set_access_states({1: state})
     client.refusal(TEST_UNIT_READY)
     for cdb in (TEST_UNIT_READY, READ_10, "2A 00 00000000 00 0001 00", "35", "1B 00 00 00 01"):
         assert code(client.refusal(cdb)) == NOT_ACCESSIBLE[state]
@@ -108,7 +108,7 @@ def test_a_state_refuses_what_it_must_and_lets_the_rest_through(state: AccessSta
 
 def test_a_nexus_that_opens_at_a_port_in_standby_is_refused() -> None:
     device = a_device(1, 2)
-    device.access_states_set({2: AccessState.STANDBY})
+    device.set_access_states({2: AccessState.STANDBY})
     late = a_host(device, 2)
     assert code(late.refusal(TEST_UNIT_READY)) == NOT_ACCESSIBLE[AccessState.STANDBY]
 
@@ -116,7 +116,7 @@ def test_a_nexus_that_opens_at_a_port_in_standby_is_refused() -> None:
 def test_a_group_in_transition_is_not_set() -> None:
     device = a_device(1, 2)
     client = a_host(device, 2)
-    device.access_states_set({1: AccessState.TRANSITIONING})
+    device.set_access_states({1: AccessState.TRANSITIONING})
     client.refusal(TEST_UNIT_READY)
     assert set_states(client, (2, 1), (1, 0)) == (0x4, 0x67, 0x0A)
     assert client.data(RTPG)[16] == 0x00, "nothing is changed"
@@ -171,7 +171,7 @@ def test_a_port_that_was_not_told_of_is_a_group_of_its_own() -> None:
 def test_ports_may_come_and_go_and_the_nexuses_are_told() -> None:
     device = a_device(1, 2)
     client = a_host(device, 2)
-    device.access_states_set({2: AccessState.ACTIVE_NON_OPTIMIZED})
+    device.set_access_states({2: AccessState.ACTIVE_NON_OPTIMIZED})
     client.refusal(TEST_UNIT_READY)
     device.set_ports([3, 2])
     assert code(client.refusal(TEST_UNIT_READY)) == (0x6, 0x3F, 0x03)
