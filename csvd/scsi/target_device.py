@@ -253,7 +253,7 @@ class TargetDevice:
             nexus: an open I_T nexus.
             lun: the LUN field as a big-endian integer.
             cdb: the CDB; one below 16 bytes is taken as padded with zeros.
-            data_out: what the initiator sent; READ and WRITE do not look at it.
+            data_out: what the initiator sent, bytes where all of it was immediate; READ and WRITE do not look at it.
 
         Raises:
             UnknownNexusError: the nexus is not open.

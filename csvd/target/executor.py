@@ -14,7 +14,7 @@ from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
 from csvd.storage.disk import Disk, StorageError
-from csvd.target.steps import StepRunner
+from csvd.target.steps import FAULT, StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,10 @@ class Executor:
             ended()
             self._reply(connection, task, self._device.task_failed(task.lun, *task.fault.value))
             return
-        outcome = self._device.start(task.session.nexus, task.lun, task.cdb, task.data)
+        try:
+            outcome = self._device.start(task.session.nexus, task.lun, task.cdb, task.data)
+        except Exception:  # noqa: BLE001 - a fault of a handler costs its command, not the session
+            outcome = self._handler_failed(task)
         if type(outcome) is Transfer:
             if outcome.operation == READ:
                 self._read(connection, task, outcome, ended)
@@ -118,6 +121,11 @@ class Executor:
             assert isinstance(outcome, Reply)
             ended()
             self._reply(connection, task, outcome)
+
+    def _handler_failed(self, task: Task) -> Reply:
+        """A fault of ours, which no peer may cause: it is logged, and a hardware error to them."""
+        self.log.failure("a fault in command {cdb}", cdb=task.cdb.hex())
+        return FAULT
 
     def _reply(self, connection: ServerConnection, task: Task, reply: Reply) -> None:
         if reply.data_in and not reply.status:

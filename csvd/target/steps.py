@@ -157,7 +157,7 @@ class StepRunner:
                 return
             except Exception:  # noqa: BLE001 - a fault of a handler costs its command, not the daemon; it is logged
                 self.log.failure("a fault in {steps}", steps=steps)
-                done(_FAULT)
+                done(FAULT)
                 return
             result = self._begin(request)
             if not isinstance(result, Deferred):
@@ -216,7 +216,7 @@ class StepRunner:
         return keeper.keep(unit, name, value).addCallback(kept)
 
 
-_FAULT = Reply(Status.CHECK_CONDITION, b"", bytes.fromhex("70 00 04 00 00 00 00 0a 00 00 00 00 44 00 00 00 00 00"))
+FAULT = Reply(Status.CHECK_CONDITION, b"", bytes.fromhex("70 00 04 00 00 00 00 0a 00 00 00 00 44 00 00 00 00 00"))
 """HARDWARE ERROR, INTERNAL TARGET FAILURE."""
 
 

@@ -13,8 +13,10 @@ from twisted.internet.task import Clock
 
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.node import NetworkEntity, TargetNode
+from csvd.iscsi.session import Task
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import lun_spellings
+from csvd.scsi.outcome import Reply
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
@@ -34,6 +36,13 @@ DIGESTS: Final = 0x02
 """Flags in the first byte of an input; bits 2 and 3 choose the length of the pieces in which the rest comes."""
 
 
+class _StrictExecutor(Executor):
+    """A fault of a handler is what the fuzzer looks for."""
+
+    def _handler_failed(self, task: Task) -> Reply:
+        raise  # noqa: PLE0704 - it is called while the fault is handled
+
+
 class Room:
     """One target and one connection to it."""
 
@@ -49,7 +58,7 @@ class Room:
         self.node = TargetNode(IQN, self.device)
         entity = NetworkEntity([self.node], entropy=bytes)
         self.engine = TargetConnection(entity, local_address="127.0.0.1:3260", peer="fuzz", now_s=0.0)
-        self.executor: Any = Executor(self.device, StepRunner(self.clock, None, self._abort))
+        self.executor: Any = _StrictExecutor(self.device, StepRunner(self.clock, None, self._abort))
         self.held_bytes = 0
         self.turn_bytes = 0
         self.output_bytes = 0

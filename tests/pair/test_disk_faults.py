@@ -67,3 +67,20 @@ def test_a_fault_of_ours_is_a_hardware_or_medium_error_to_them_and_the_session_g
     command, _ = pair.read(0, 1)
     pair.ask(command)
     assert command.status == 0
+
+
+def test_a_handler_that_fails_costs_its_command_and_not_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = logged_in(Pair())
+
+    def broken(*_: Any) -> Any:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(pair.executor._device, "start", broken)
+    command, _ = pair.read(0, 1)
+    pair.ask(command)
+    assert command.status == 2
+    assert (command.sense[2] & 0xF, command.sense[12]) == (HARDWARE_ERROR, 0x44)
+    monkeypatch.undo()
+    command, _ = pair.read(0, 1)
+    pair.ask(command)
+    assert command.status == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import encode_lun
@@ -14,6 +14,7 @@ from tests.unit.scsi.store import Store
 
 NO_DATA = memoryview(b"")
 BLOCKS = 204_800
+IMMEDIATE_BYTES = 64
 
 
 def a_unit(number: int = 0, **overrides: Any) -> LogicalUnit:
@@ -72,7 +73,9 @@ class ApplicationClient:
         """Send a CDB, given as hexadecimal digits, padded as the iSCSI PDU pads it."""
         octets = (bytes.fromhex(cdb) if isinstance(cdb, str) else cdb).ljust(16, b"\0")
         field = encode_lun(lun) if raw_lun is None else raw_lun
-        return self.target.start(self.nexus, field, octets, memoryview(data_out))
+        # As the iSCSI layer hands it over: bytes where it was all immediate.
+        data = cast(memoryview, data_out) if len(data_out) <= IMMEDIATE_BYTES else memoryview(data_out)
+        return self.target.start(self.nexus, field, octets, data)
 
     def data(self, cdb: str | bytes, *, lun: int = 0, raw_lun: int | None = None) -> bytes:
         """Data-In of a command that must be GOOD."""
