@@ -52,7 +52,7 @@ class TargetPortGroup:
     changed_by: StateChange = field(default=StateChange.NONE)
 
 
-_ACTIVE: Final = frozenset({AccessState.ACTIVE_OPTIMIZED, AccessState.ACTIVE_NON_OPTIMIZED})
+ACTIVE: Final = frozenset({AccessState.ACTIVE_OPTIMIZED, AccessState.ACTIVE_NON_OPTIMIZED})
 
 # Operation codes, and operation codes with a service action (SPC-4 5.15.2.5 to 5.15.2.8).
 _IN_TRANSITION: Final = frozenset({0x03, 0x12, 0xA0, (0xA3, 0x0A)})
@@ -123,12 +123,12 @@ class TargetPorts:
 
     def concerns(self, itl: ItlNexus) -> bool:
         """See `Guard`."""
-        return self.group_of(itl.nexus.identity.portal_group_tag).state not in _ACTIVE
+        return self.group_of(itl.nexus.identity.portal_group_tag).state not in ACTIVE
 
     def condition(self, itl: ItlNexus) -> CheckCondition | None:
         """Why commands of a nexus are refused; None where its port is in an active state."""
         state = self.group_of(itl.nexus.identity.portal_group_tag).state
-        return None if state in _ACTIVE else CheckCondition(SenseKey.NOT_READY, _REFUSALS[state][1])
+        return None if state in ACTIVE else CheckCondition(SenseKey.NOT_READY, _REFUSALS[state][1])
 
     def check(self, itl: ItlNexus, command: Command, _cdb: bytes) -> Reply | None:
         """See `Guard`: what each state lets through."""

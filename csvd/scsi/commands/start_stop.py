@@ -89,6 +89,17 @@ def _prevent_allow_medium_removal(nexus: ItlNexus, cdb: bytes, _data_out: memory
     return GOOD
 
 
+def _start_stop_reservation(cdb: bytes) -> Reservation:
+    """Only a start may run beside the reservation of another (SBC-3 4.17)."""
+    starts = cdb[4] & (_POWER_CONDITION | _LOEJ | _START) == _START
+    return Reservation.ALLOWED if starts else Reservation.CONFLICTS
+
+
+def _prevent_allow_reservation(cdb: bytes) -> Reservation:
+    """Only an allowance may run beside the reservation of another (SPC-4 5.13.1)."""
+    return Reservation.CONFLICTS if cdb[4] & _PREVENT else Reservation.ALLOWED
+
+
 COMMANDS: Final = (
     Command(
         name="START STOP UNIT",
@@ -96,6 +107,7 @@ COMMANDS: Final = (
         layout=START_STOP_UNIT,
         direction=DataDirection.NONE,
         reservation=Reservation.CONFLICTS,
+        reservation_by_cdb=_start_stop_reservation,
         handler=_start_stop_unit,
         recommended_timeout_s=60,
     ),
@@ -105,6 +117,7 @@ COMMANDS: Final = (
         layout=PREVENT_ALLOW_MEDIUM_REMOVAL,
         direction=DataDirection.NONE,
         reservation=Reservation.CONFLICTS,
+        reservation_by_cdb=_prevent_allow_reservation,
         handler=_prevent_allow_medium_removal,
     ),
 )

@@ -10,7 +10,7 @@ from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Reservation
 from csvd.scsi.outcome import GOOD, Outcome, Reply, Status
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, illegal_request, invalid_field_in_cdb
-from csvd.scsi.target_ports import AccessState, TargetPortGroup
+from csvd.scsi.target_ports import ACTIVE, AccessState, TargetPortGroup
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -108,7 +108,9 @@ def _set_target_port_groups(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -
         if descriptor.target_port_group not in device.ports.groups or descriptor.target_port_group in states:
             raise _invalid(offset + 2)
         states[descriptor.target_port_group] = AccessState(state)
-    if any(device.ports.groups[tag].state is AccessState.TRANSITIONING for tag in states):
+    before = {tag: group.state for tag, group in device.ports.groups.items()}
+    if any(before[tag] is AccessState.TRANSITIONING for tag in states) or not ACTIVE & {*(before | states).values()}:
+        # One initiator must not take the disk from all of them.
         raise CheckCondition(SenseKey.HARDWARE_ERROR, Asc.SET_TARGET_PORT_GROUPS_COMMAND_FAILED)
     device.set_access_states(states, by_nexus=nexus.nexus.name)
     return GOOD

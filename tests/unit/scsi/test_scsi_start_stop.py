@@ -196,3 +196,27 @@ def test_a_nexus_that_comes_without_a_medium_is_refused_too() -> None:
     client = a_client(removable=True)
     good(client, EJECT)
     assert refused(another(client), TEST_UNIT_READY) == NO_MEDIUM
+
+
+@pytest.mark.parametrize(
+    ("cdb", "status"),
+    [
+        (ALLOW, Status.GOOD),
+        (PREVENT, Status.RESERVATION_CONFLICT),
+        (START, Status.GOOD),
+        (STOP, Status.RESERVATION_CONFLICT),
+        (LOAD, Status.RESERVATION_CONFLICT),
+        (EJECT, Status.RESERVATION_CONFLICT),
+        ("1B 00 00 00 11", Status.RESERVATION_CONFLICT),
+    ],
+)
+def test_beside_a_reservation_of_another_only_what_disturbs_nobody_runs(cdb: str, status: Status) -> None:
+    client = a_client(removable=True)
+    other = another(client)
+    client.target.nexus_opened(other.nexus, "iqn.2026-11.test:other")
+    other.ready()
+    register = bytes(8) + bytes.fromhex("00000000000000AA") + bytes(8)
+    assert client.run("5F 06 00 0000 00000018 00", data_out=register).status == Status.GOOD
+    reserve = bytes.fromhex("00000000000000AA") + bytes(16)
+    assert client.run("5F 01 01 0000 00000018 00", data_out=reserve).status == Status.GOOD
+    assert other.run(cdb).status == status

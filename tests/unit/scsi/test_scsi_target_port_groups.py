@@ -179,3 +179,12 @@ def test_ports_may_come_and_go_and_the_nexuses_are_told() -> None:
     assert client.data(RTPG)[16:20] == bytes.fromhex("00 8F 0003")
     device.set_ports([2, 3])
     client.good(TEST_UNIT_READY)
+
+
+@pytest.mark.parametrize("state", [AccessState.STANDBY, AccessState.UNAVAILABLE])
+def test_an_initiator_can_not_take_the_last_active_group(state: AccessState) -> None:
+    client = a_host(a_device(1, 2), 1)
+    assert set_states(client, (1, state), (2, state)) == (0x4, 0x67, 0x0A)
+    assert set_states(client, (2, state)) == (0, 0, 0)
+    assert set_states(client, (1, state)) == (0x4, 0x67, 0x0A)
+    assert set_states(client, (1, state), (2, 1)) == (0, 0, 0), "another one takes over"
