@@ -20,6 +20,9 @@ PACKAGES: Mapping[str, str] = {
     "iscsi-test-cu": "libiscsi-bin",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
+    "sg_inq": "sg3-utils",
+    "sg_logs": "sg3-utils",
+    "sg_vpd": "sg3-utils",
     "tgtadm": "tgt",
     "tgtd": "tgt",
 }
