@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from csvd.iscsi.codes import Opcode
 from csvd.iscsi.receiver import BUFFER_BYTES
 from csvd.iscsi.session import R2T_BUDGET_BYTES
-from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, End, Wire, digested, pdu
+from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, End, Wire, digested, parse_pdus, pdu
 from tests.unit.iscsi.test_full_feature import NO_TAG, logged_in
 
 BLOCKS = DISK_BYTES // BLOCK_BYTES
@@ -147,6 +147,35 @@ def test_random_requests_after_login_end_in_answers_rejects_or_a_closed_connecti
         for answer in end.answers():
             assert answer.opcode in Opcode
         check_limits(end, other)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 63), st.binary(min_size=48, max_size=300), st.booleans()), max_size=30),
+    st.lists(st.integers(0, 2**20), max_size=20),
+)
+def test_random_requests_with_digests_good_or_bad_end_in_answers_rejects_or_a_closed_connection(
+    requests: list[tuple[int, bytes, bool]], cuts: list[int]
+) -> None:
+    wire = Wire()
+    other, end = other_session(wire), logged_in(wire, HeaderDigest="CRC32C", DataDigest="CRC32C")
+    stream = b""
+    for opcode, body, is_sound in requests:
+        data = body[48:]
+        header = bytearray(body[:48])
+        header[0] = header[0] & 0x40 | opcode
+        header[4:8] = len(data).to_bytes(4)
+        whole = bytearray(digested(bytes(header) + data + bytes(-len(data) % 4)))
+        whole[-1] ^= not is_sound
+        stream += whole
+    begin = 0
+    for cut in [*sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]:
+        end.feed(stream[begin:cut])
+        begin = cut
+        for answer in parse_pdus(end.take(), header_digest=True, data_digest=True):
+            assert answer.opcode in Opcode
+        check_limits(end, other)
+    if any(not is_sound and len(body) == 48 for _, body, is_sound in requests):
+        assert end.engine.closing  # a header that is damaged
 
 
 @given(conversations(), st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=20))
