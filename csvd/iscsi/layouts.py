@@ -41,7 +41,8 @@ SCSI_COMMAND = Struct(
     "exp_stat_sn" / Int32ub,
     "cdb" / Bytes(16),
 )
-"""RFC 7143 section 11.3."""
+"""RFC 7143 section 11.3. The PRI field that RFC 7144 section 6.1 puts into byte 2 is passed over: a device server need
+not look at the priority of a command (SAM-5 section 8.7)."""
 
 TASK_MANAGEMENT_REQUEST = Struct(
     "opcode" / Int8ub,
@@ -158,7 +159,8 @@ SCSI_RESPONSE = Struct(
     "bidirectional_read_residual_count" / Int32ub,
     "residual_count" / Int32ub,
 )
-"""RFC 7143 section 11.4."""
+"""RFC 7143 section 11.4. The Status Qualifier of RFC 7144 section 6.2 stands in what is padding here, and is zero:
+there is nothing to add to a status."""
 
 TASK_MANAGEMENT_RESPONSE = Struct(
     "opcode" / Int8ub,

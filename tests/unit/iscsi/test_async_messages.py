@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from csvd.errors import ConfigError
 from csvd.iscsi import async_messages
 from csvd.iscsi.codes import AsyncEvent, Opcode
 from csvd.iscsi.events import EventKind
@@ -139,3 +140,8 @@ def test_the_time_outs_are_those_that_were_set() -> None:
     assert not end.engine.closing
     end.engine.tick(14.1)
     assert end.engine.closing
+
+
+def test_a_peer_is_asked_before_it_is_given_up() -> None:
+    with pytest.raises(ConfigError, match="before it was asked"):
+        Keepalive(idle_s=30.0, dead_s=30.0)
