@@ -101,7 +101,8 @@ def decode_binary(value: str) -> bytes:
         else:
             raise ValueError("no prefix")
     except (ValueError, binascii.Error) as error:
-        raise TextError(f"not a binary value of at most {MAX_BINARY_BYTES} bytes: {value[:40]!r}") from error
+        # What was sent is not told: it may be a secret in the wrong place.
+        raise TextError(f"not a binary value of at most {MAX_BINARY_BYTES} bytes: {len(value)} characters") from error
     if not 0 < len(data) <= MAX_BINARY_BYTES:
         raise TextError(f"a binary value of {len(data)} bytes, not 1 to {MAX_BINARY_BYTES}")
     return data

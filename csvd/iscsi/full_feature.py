@@ -377,7 +377,16 @@ class FullFeature:
         else:
             # The answer says that nothing of them is under way any more.
             tasks = [task for task in session.tasks.values() if task.connection in leaving]
-            abort(tasks, lambda: self._logout_response(tag, LogoutResponse.CLOSED, leaving))
+            if session.target is not None:  # what lost connections have left behind counts, too
+                tasks += [task for task in session.target.leaving if task.session is session]
+            whole = reason == LogoutReason.CLOSE_SESSION
+
+            def closed() -> None:
+                # A connection that has joined meanwhile belongs to the session that ends.
+                gone = list(session.connections.values()) if whole else leaving
+                self._logout_response(tag, LogoutResponse.CLOSED, gone)
+
+            abort(tasks, closed)
 
     def _logout_response(self, tag: int, response: LogoutResponse, leaving: list[TargetConnection]) -> None:
         connection, session = self._connection, self._session

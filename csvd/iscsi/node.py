@@ -304,14 +304,17 @@ class NetworkEntity:
         return target
 
     def send_targets(self, asked: str, session: Session, origin: Origin, local_address: str) -> list[tuple[str, str]]:
-        """Answer SendTargets (RFC 7143 appendix C): ``All``, a target's name, or nothing for the session's own.
+        """Answer SendTargets (RFC 7143 appendix C): ``All`` in a discovery session, a target's name, or nothing for the
+        session's own.
 
         An initiator is told of the targets, and of their portals, that would let it in; the portal that it asked at
         comes first.
         """
         current = session.target
+        if asked == "All" and current is not None:
+            return [("SendTargets", "Reject")]  # it is for discovery alone
         if asked == "All":
-            chosen = list(self.targets.values()) if current is None else [current]
+            chosen = list(self.targets.values())
         elif asked == "":
             chosen = [] if current is None else [current]
         else:

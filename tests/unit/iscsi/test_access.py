@@ -123,7 +123,8 @@ def test_a_normal_session_is_told_of_its_own_target_alone() -> None:
     wire = two_groups()
     end = wire.connect()
     end.login()
-    for asked in ("All", "", TARGET):
+    assert send_targets(end, "All") == [("SendTargets", "Reject")]
+    for asked in ("", TARGET):
         assert send_targets(end, asked) == [("TargetName", TARGET), *A_FIRST, *SECOND]
     assert send_targets(end, OTHER) == []
 

@@ -204,6 +204,14 @@ def test_no_secret_stands_in_what_is_logged_or_shown() -> None:
     assert "CHAP failed for user 'joe'" in shown
 
 
+def test_a_secret_sent_in_the_place_of_a_response_is_not_logged() -> None:
+    end = Wire(access=ONE_WAY).connect()
+    challenged(end)
+    end.ask(end.login_pdu({"CHAP_N": "joe", "CHAP_R": SECRET.decode()}, flags=0x81))
+    assert end.engine.closing
+    assert SECRET.decode() not in " ".join(map(str, end.engine.events))
+
+
 def test_discovery_has_credentials_of_its_own() -> None:
     wire = Wire(access=ONE_WAY)
     ann = Credentials("ann", b"only for discovery")

@@ -249,6 +249,21 @@ def test_logout_of_another_connection_is_answered_on_this_one_when_its_tasks_are
     assert not ends.ends[0].engine.closing
 
 
+def test_logout_of_the_session_waits_for_what_a_lost_connection_left_and_takes_a_late_one_along() -> None:
+    ends = Ends(2)
+    ends.wire.hold = True
+    assert ends.ends[0].ask(ends[0].write(0, 1, DATA)) == []
+    ends.ends[0].engine.end()
+    assert logout(ends.ends[1], 0) == [], "a disk is still at it"
+    late, answer = ends.join(2)
+    assert answer.status == LoginStatus.SUCCESS
+    ends.wire.finish()
+    (answer,) = settle(ends.ends[1])
+    assert (answer.opcode, answer.response) == (Opcode.LOGOUT_RESPONSE, 0)
+    assert late.engine.closing
+    assert not ends.wire.target.sessions
+
+
 @pytest.mark.parametrize(("reason", "cid", "response"), [(1, 9, 1), (2, 1, 2)])
 def test_a_logout_that_can_not_be_says_why_and_the_connections_stay(reason: int, cid: int, response: int) -> None:
     ends = Ends(2)
