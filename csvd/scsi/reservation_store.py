@@ -6,6 +6,7 @@ The commands and the guard know `ReservationStore` only. So a store that a clust
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from types import MappingProxyType
@@ -13,9 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import LogicalUnit
-from csvd.scsi.procedure import Keep, Request, Until
+from csvd.scsi.procedure import DiskFault, Keep, Request, Until
 from csvd.scsi.reservations import TYPES, Action, Change, Registrant, ReservationConflict, State
-from csvd.scsi.sense import Asc
+from csvd.scsi.sense import Asc, CheckCondition, SenseKey, illegal_request
 
 KEPT_NAME: Final = "reservations"
 
@@ -47,8 +48,8 @@ class ReservationStore(Protocol):
         """Steps that do a service action as one: it is in force, and durable where it must be, when they end.
 
         Raises:
-            ReservationConflict, CheckCondition: see `Action.apply`.
-            DiskFault: what must outlive a loss of power could not be kept; nothing has changed.
+            ReservationConflict, CheckCondition: see `Action.apply`. Also where what must outlive a loss of power
+                could not be kept; then nothing has changed.
         """
 
     def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
@@ -103,6 +104,8 @@ class LocalReservations:
                     if unit.kept.get(KEPT_NAME) == kept:
                         self._commit(change)
                     raise
+                except DiskFault as fault:
+                    raise _not_kept(fault) from fault
             self._commit(change)
         finally:
             self._turn.pass_on()
@@ -172,6 +175,13 @@ class LocalReservations:
     def _tell(self, attentions: Attentions) -> None:
         for listener in list(self._listeners):
             listener.reservations_changed(attentions)
+
+
+def _not_kept(fault: DiskFault) -> CheckCondition:
+    """It is the state directory that failed, so no LBA, and nothing of the medium."""
+    if fault.error_number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return illegal_request(Asc.INSUFFICIENT_REGISTRATION_RESOURCES)
+    return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
 
 
 class _Turn:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import Final, NamedTuple
 
-from construct import Bytes, Const, Int8ub, Int16ub, Struct, this
+from construct import Int8ub, Int16ub, Struct
 
 from csvd.scsi.reservations import TRANSPORT_IDS, invalid_in_list
 
@@ -20,12 +21,8 @@ TRANSPORT_ID_HEADER: Final = Struct(
     "reserved" / Int8ub,
     "additional_length" / Int16ub,
 )
-TRANSPORT_ID: Final = Struct(
-    "format_code_and_protocol_identifier" / Const(_PORT_FORMAT | _ISCSI, Int8ub),
-    "reserved" / Const(0, Int8ub),
-    "additional_length" / Int16ub,
-    "iscsi_name" / Bytes(this.additional_length),
-)
+# As TRANSPORT_ID_HEADER: READ FULL STATUS makes a thousand.
+_pack_header = struct.Struct(">BxH").pack
 
 _ISID: Final = re.compile(r"[0-9a-fA-F]{1,12}\Z")
 
@@ -52,7 +49,7 @@ def encode_transport_id(initiator_port: str) -> bytes:
     """The TransportID of an initiator port, in the format with its ISID."""
     text = initiator_port.encode() + b"\0"
     length = max(_LEAST_BYTES, len(text) + -len(text) % 4)
-    return TRANSPORT_ID.build({"additional_length": length, "iscsi_name": text.ljust(length, b"\0")})
+    return _pack_header(_PORT_FORMAT | _ISCSI, length) + text.ljust(length, b"\0")
 
 
 def parse_transport_ids(data: bytes) -> list[InitiatorName]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
@@ -52,6 +53,8 @@ FULL_STATUS_DESCRIPTOR: Final = Struct(
     "relative_target_port_identifier" / Int16ub,
     "additional_descriptor_length" / Int32ub,
 )
+# As FULL_STATUS_DESCRIPTOR: a thousand registrations must not hold up the others.
+_pack_full_status = struct.Struct(">Q4xBB4xHI").pack
 
 _CRH: Final = 0x10
 _SIP_C: Final = 0x08
@@ -101,15 +104,8 @@ def _read_full_status(server: DeviceServer) -> bytes:
     for nexus, key in state.keys.items():
         holds = state.type is not None and state.holds(nexus)
         transport_id = encode_transport_id(nexus.initiator_port)
-        body += FULL_STATUS_DESCRIPTOR.build(
-            {
-                "reservation_key": key,
-                "all_tg_pt_and_r_holder": _R_HOLDER if holds else 0,
-                "scope_and_type": state.type.code if state.type is not None and holds else 0,
-                "relative_target_port_identifier": nexus.relative_target_port,
-                "additional_descriptor_length": len(transport_id),
-            }
-        )
+        kind = state.type.code if state.type is not None and holds else 0
+        body += _pack_full_status(key, _R_HOLDER if holds else 0, kind, nexus.relative_target_port, len(transport_id))
         body += transport_id
     return _with_header(server, bytes(body))
 
