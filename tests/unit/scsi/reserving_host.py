@@ -8,6 +8,7 @@ from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import encode_lun
 from csvd.scsi.outcome import Reply, Status, Transfer
 from csvd.scsi.target_device import TargetDevice
+from csvd.scsi.target_ports import TargetPorts
 from csvd.scsi.transport_id import encode_transport_id
 from tests.unit.scsi.application_client import ApplicationClient, a_unit, code, fixed_sense
 from tests.unit.scsi.store import Store
@@ -32,9 +33,7 @@ Answer = int | tuple[int, int, int]
 
 def a_target(*units: LogicalUnit, tags: Sequence[int] = (1,)) -> TargetDevice:
     """A target with these target ports."""
-    return TargetDevice(
-        {unit.number: unit for unit in units or (a_unit(),)}, name=TARGET, portal_group_tags=lambda: tags
-    )
+    return TargetDevice({unit.number: unit for unit in units or (a_unit(),)}, name=TARGET, ports=TargetPorts(tags))
 
 
 def answer_of(reply: Reply) -> Answer:
