@@ -333,11 +333,12 @@ def abort(tasks: list[Task], done: Callable[[], None]) -> None:
         elif not task.aborted:
             task.aborted = True
             idle.append(task)
-    # All are marked before one goes: its going may let another have its turn.
+    # All are marked before one goes: its going may give another its turn, which ends that one.
     for task in idle:
         if task in task.connection.ready:
             task.connection.ready.remove(task)
-        task.connection.abandon(task)
+        if task.state != ENDED:
+            task.connection.abandon(task)
     withdraw(executing)
     one_ended()
 

@@ -61,10 +61,17 @@ class FakeConnection:
         self.ready: list[Task] = []
         self.held_bytes = self.turn_bytes = 0
         self.answers: list[tuple[Task, int]] = []
+        self.abandoned: list[Task] = []
 
     def respond(self, task: Task, status: int, sense: bytes = b"") -> None:
-        if not task.aborted:
-            self.answers.append((task, status))
+        if task.aborted:
+            self.abandon(task)
+            return
+        self.answers.append((task, status))
+        task.session.end(task)
+
+    def abandon(self, task: Task) -> None:
+        self.abandoned.append(task)
         task.session.end(task)
         for ended in task.on_end:
             ended()
@@ -189,6 +196,7 @@ def test_all_of_a_task_set_can_be_aborted_and_none_of_it_begins(rig: Rig) -> Non
     done: list[bool] = []
     abort(rig.tasks, lambda: done.append(True))
     assert [task.state for task in waiting] == [ENDED] * 49
+    assert sorted(map(id, rig.connection.abandoned)) == sorted(map(id, waiting)), "each once"
     assert done == []
     rig.disk.reads[0].callback(None)
     assert done == [True]
