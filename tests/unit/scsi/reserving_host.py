@@ -208,6 +208,12 @@ class Host:
     def reset(self) -> None:
         """LOGICAL UNIT RESET."""
         assert self.client.target.logical_unit_reset(encode_lun(0), self.nexus)
+        self.client.ready()
+
+    def reset_target(self) -> None:
+        """TARGET WARM RESET."""
+        self.client.target.target_reset(self.nexus)
+        self.client.ready()
 
 
 def parameter_list(key: int, new_key: int = 0, flags: int = 0, ports: Sequence[bytes] | None = None) -> bytes:

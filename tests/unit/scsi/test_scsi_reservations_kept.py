@@ -68,7 +68,7 @@ def test_nexus_loss_and_resets_change_nothing(target: TargetDevice, a: Host, b: 
     a.lose()
     assert not b.may_write()
     b.reset()
-    target.target_reset(b.nexus)
+    b.reset_target()
     assert b.keys() == [0xA1]
     assert not b.may_write()
     a.log_in(target)

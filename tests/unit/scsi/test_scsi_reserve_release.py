@@ -98,13 +98,22 @@ def test_it_ends_when_its_session_is_reinstated(target: TargetDevice, a: Host, b
     assert b.may_write()
 
 
+def test_it_ends_when_its_nexus_is_reset(target: TargetDevice, a: Host, b: Host) -> None:
+    assert a.ask(RESERVE) == GOOD
+    target.i_t_nexus_reset(b.nexus)
+    b.client.ready()
+    assert not b.may_read()
+    target.i_t_nexus_reset(a.nexus)
+    assert b.may_write()
+
+
 def test_it_ends_with_a_reset(target: TargetDevice, a: Host, b: Host) -> None:
     assert a.ask(RESERVE) == GOOD
     b.reset()
     assert b.may_write()
     assert b.ask(RESERVE) == GOOD
-    b.client.target.target_reset(b.nexus)
-    a.attention()
+    b.reset_target()
+    a.client.ready()
     assert a.may_write()
 
 
