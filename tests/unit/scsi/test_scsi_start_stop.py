@@ -161,6 +161,20 @@ def test_a_fixed_medium_can_be_stopped_and_started() -> None:
     good(client, TEST_UNIT_READY)
 
 
+def test_a_fixed_medium_that_others_use_is_flushed_and_goes_on() -> None:
+    client = a_client()
+    other = another(client)
+    assert [type(request) for request in good(client, STOP).requests] == [Flush]
+    for each in (client, other):
+        good(each, TEST_UNIT_READY)
+    client.target.nexus_lost(other.nexus)
+    good(client, STOP)
+    late = another(client)
+    assert refused(late, TEST_UNIT_READY) == STOPPED
+    good(late, START)
+    good(client, TEST_UNIT_READY)
+
+
 def test_a_removable_medium_that_is_only_stopped_stays_at_hand() -> None:
     client = a_client(removable=True)
     for cdb in (STOP, START, "1B 01 00 00 00", "1B 00 00 00 04"):
