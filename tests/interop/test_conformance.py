@@ -18,6 +18,7 @@ FAMILIES = (
     "iSCSIdatasn",
     "iSCSIResiduals",
     "iSCSITMF",
+    "ExtendedCopy",
     "Inquiry",
     "Mandatory",
     "ModeSense6",
@@ -27,6 +28,7 @@ FAMILIES = (
     "Read10",
     "Read12",
     "Read16",
+    "ReceiveCopyResults",
     "ReportSupportedOpcodes",
     "TestUnitReady",
     "Write10",
@@ -36,7 +38,9 @@ FAMILIES = (
 
 # A test that lacks a command or a feature of the disk marks itself as skipped and counts as passed. These reasons may
 # be given; any other means that a command is missing which csvd is meant to have.
+_NO_KEY = "SANITIZE CRYPTO_ERASE is not implemented according to REPORT_SUPPORTED_OPCODES"
 MAY_SKIP = {
+    *((test, _NO_KEY) for test in ("CryptoErase", "Readonly", "Reservations")),
     (SETUP, "PERSISTENT RESERVE IN is not implemented"),
     ("BlockLimits", "Logical unit is fully provisioned. Skipping test"),
     ("WriteVerify10Residuals", "WRITEVERIFY10 is not implemented"),
@@ -56,8 +60,18 @@ def test_iscsi_test_cu_on_blocks_of_4096_bytes(serve: Serve, tell_skipped: Calla
     check_family(serve("a.img", create="256M", block_bytes=4096), family, tell_skipped)
 
 
-def check_family(target: Target, family: str, tell_skipped: Callable[[str], None]) -> None:
-    done = run("iscsi-test-cu", "-d", "-t", f"ALL.{family}", target.url, timeout_s=200)
+def test_iscsi_test_cu_sanitizes(serve: Serve, tell_skipped: Callable[[str], None]) -> None:
+    # Without the one that needs a disk of gigabytes, and minutes (tests/conformance has it).
+    names = (
+        "BlockErase BlockEraseReserved CryptoErase CryptoEraseReserved ExitFailureMode InvalidServiceAction Overwrite"
+    )
+    names += " OverwriteReserved Readonly Reservations"
+    families = ",ALL.".join(f"Sanitize.{name}" for name in names.split())
+    check_family(serve("a.img", create="64M"), families, tell_skipped, "-S")
+
+
+def check_family(target: Target, family: str, tell_skipped: Callable[[str], None], *options: str) -> None:
+    done = run("iscsi-test-cu", "-d", *options, "-t", f"ALL.{family}", target.url, timeout_s=200)
 
     # A family that there is not gives an empty run and 0; a failed test gives 1; no connection gives 255, no report.
     report = parse_cunit(done.stdout)

@@ -9,7 +9,7 @@ from construct import Int8ub, Int16ub, Int32ub, Struct
 
 from csvd.scsi.background import Kind
 from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
-from csvd.scsi.command import Command, DataDirection, Handler, Reservation, every_unit, no_data_out
+from csvd.scsi.command import Command, DataDirection, Handler, Reservation, no_data_out
 from csvd.scsi.commands.media import check_writable
 from csvd.scsi.medium import erase, overwrite
 from csvd.scsi.outcome import GOOD, Outcome
@@ -51,9 +51,14 @@ _HEADER_BYTES: Final = OVERWRITE_HEADER.sizeof()
 _unpack = SANITIZE.unpacker("flags", "reserved", "reserved_2", "parameter_list_length").unpack_from
 
 
+def sanitize_offered(unit: LogicalUnit) -> bool:
+    """One that is read-only for good has no data that a host could put out of the world, and says so."""
+    return not unit.read_only
+
+
 def block_erase_offered(unit: LogicalUnit) -> bool:
     """BLOCK ERASE gives all blocks back to the store, so only a thin logical unit has it."""
-    return unit.thin
+    return unit.thin and sanitize_offered(unit)
 
 
 def _check_cdb(unit: LogicalUnit, cdb: bytes) -> int:
@@ -153,7 +158,7 @@ def _row(
     handler: Handler,
     *,
     data_out_length: Callable[[DeviceServer, bytes], int] = no_data_out,
-    offered: Callable[[LogicalUnit], bool] = every_unit,
+    offered: Callable[[LogicalUnit], bool] = sanitize_offered,
 ) -> Command:
     return Command(
         name=f"SANITIZE ({name})",

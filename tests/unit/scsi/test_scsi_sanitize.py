@@ -16,7 +16,7 @@ from csvd.scsi.procedure import Background, Flush, Keep, Procedure, Request, Unm
 from csvd.scsi.target_device import TargetDevice
 from tests.unit.scsi.application_client import (
     INVALID_FIELD_IN_CDB,
-    WRITE_PROTECTED,
+    INVALID_OPERATION_CODE,
     ApplicationClient,
     Sense,
     a_unit,
@@ -27,6 +27,7 @@ from tests.unit.scsi.store import Store
 
 BLOCKS = 4100
 SANITIZE_IN_PROGRESS = (0x2, 0x04, 0x1B)
+SOFTWARE_WRITE_PROTECTED = (0x7, 0x27, 0x02)
 SANITIZE_FAILED = (0x3, 0x31, 0x03)
 INVALID_FIELD_IN_LIST = (0x5, 0x26, 0x00)
 LIST_LENGTH_ERROR = (0x5, 0x1A, 0x00)
@@ -160,8 +161,16 @@ def test_reserved_fields_of_the_cdb_must_be_zero(reserved: int) -> None:
 
 
 def test_a_write_protected_unit_is_not_sanitized() -> None:
+    client, _ = a_client()
+    client.target.servers[0].write_protected = True
+    assert code(client.refusal(cdb(BLOCK_ERASE))) == SOFTWARE_WRITE_PROTECTED
+
+
+def test_a_unit_that_is_read_only_for_good_offers_no_sanitize() -> None:
     client = ApplicationClient.of(a_unit(read_only=True, thin=True))
-    assert code(client.refusal(cdb(BLOCK_ERASE))) == WRITE_PROTECTED
+    assert code(client.refusal(cdb(BLOCK_ERASE))) == INVALID_OPERATION_CODE
+    assert client.data("A3 0C 02 48 0001 000000FF 00 00")[1] & 7 == 1
+    assert client.data("12 01 B1 00 FF 00")[7] == 0
 
 
 def test_while_it_goes_on_others_see_its_progress_and_nothing_else_runs() -> None:
