@@ -283,7 +283,9 @@ class TargetDevice:
                 due[other] = None
 
         try:
-            reply = yield from written_through(steps, self._is_written_through, changed)
+            reply = yield from written_through(
+                steps, self._is_written_through, changed, lambda behind: self._guarded(server, nexus, behind)
+            )
             for each in due:
                 yield from each.threshold_watch.look(nexus)
             return reply

@@ -7,23 +7,29 @@ from typing import Any
 
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.outcome import Reply
-from csvd.scsi.procedure import DiskFault, Flush, Steps, Unmap, Write, WriteZeroes
+from csvd.scsi.procedure import Background, DiskFault, Flush, Steps, Unmap, Write, WriteZeroes
 
 
 def _nothing(_unit: LogicalUnit, _length_bytes: int) -> None:
     return None
 
 
+def _as_they_are(steps: Steps) -> Steps:
+    return steps
+
+
 def written_through(
     steps: Steps,
     is_needed: Callable[[LogicalUnit], bool],
     changed_by: Callable[[LogicalUnit, int], None] = _nothing,
+    behind: Callable[[Steps], Steps] = _as_they_are,
 ) -> Steps:
     """The same steps, and after them a flush of every disk that they changed and that needs it.
 
     Args:
         is_needed: whether a logical unit's writes must be durable when they are answered.
         changed_by: told of each change, with its length in bytes.
+        behind: what becomes of steps that go on behind the answer.
     """
     changed: dict[LogicalUnit, None] = {}
     answer: Any = None
@@ -41,6 +47,10 @@ def written_through(
                 changed_by(request.unit, request.length_bytes)
             elif isinstance(request, Write):
                 changed_by(request.unit, len(request.data))
+            elif isinstance(request, Flush):
+                changed.pop(request.unit, None)
+            elif isinstance(request, Background):
+                request = Background(behind(request.steps), request.claims)
             answer = fault = None
             try:
                 answer = yield request

@@ -410,7 +410,17 @@ def test_an_immediate_copy_without_a_write_cache_is_flushed() -> None:
     parameters = lid4(rig.both(), [blocks(0, 1, 8, 0, 0)], immediate=True)
     assert rig.copy(parameters, action=1).status == Status.GOOD
     rig.store.run_background()
-    assert isinstance(rig.store.requests[-1], Flush)
+    assert [type(request) for request in rig.store.requests[-2:]] == [Write, Flush]
+
+
+@pytest.mark.parametrize("immediate", [False, True])
+def test_what_a_copy_writes_counts_for_the_soft_threshold(immediate: bool) -> None:
+    rig = Rig(thin=True, soft_threshold_percent=80)
+    rig.store.used_bytes = BLOCKS * 512
+    parameters = lid4(rig.both(), [blocks(0, 1, 8, 0, 0)], immediate=immediate)
+    assert rig.copy(parameters, action=1).status == Status.GOOD
+    rig.store.run_background()
+    assert code(rig.client.refusal("00", lun=1)) == (0x6, 0x38, 0x07)
 
 
 def test_copy_operation_abort_ends_it_between_two_pieces() -> None:
