@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -63,6 +64,36 @@ def test_an_image_of_one_gibibyte_is_converted_onto_the_disk_and_compares_equal(
 
     assert "Images are identical." in same_through_target
     assert same(image, disk)
+
+
+def test_holes_stay_holes_and_the_map_says_so(serve: Serve, scratch: Path) -> None:
+    image, disk = scratch / "image.raw", scratch / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+        for begin in (0, 24 * MIB, 63 * MIB):
+            file.seek(begin)
+            file.write(random.Random(begin).randbytes(MIB))
+    fill(disk, 64 * MIB, 0xA5)
+    target = serve(disk.name)
+
+    succeed("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(image), target.url)
+    qemu_io(target.url, f"discard {24 * MIB} {64 * KIB}", f"write -z {40 * MIB} {64 * KIB}")
+    printed = succeed("qemu-img", "map", "-f", "raw", "--output=json", target.url)
+    target.stop()
+
+    runs = [(run["start"], run["length"], run["data"]) for run in json.loads(printed)]
+    end_of_second, zeros = 25 * MIB, 40 * MIB + 64 * KIB
+    assert runs == [
+        (0, MIB, True),
+        (MIB, 23 * MIB + 64 * KIB, False),
+        (24 * MIB + 64 * KIB, MIB - 64 * KIB, True),
+        (end_of_second, 40 * MIB - end_of_second, False),
+        # Zeros that are written, not discarded, have their place.
+        (40 * MIB, 64 * KIB, True),
+        (zeros, 63 * MIB - zeros, False),
+        (63 * MIB, MIB, True),
+    ]
+    assert disk.stat().st_blocks * SECTOR <= 4 * MIB
 
 
 def test_compare_finds_one_changed_sector(serve: Serve, scratch: Path) -> None:
