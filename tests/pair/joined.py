@@ -44,11 +44,20 @@ class Pair:
         algorithms: tuple[Algorithm, ...] = ALGORITHMS,
         target_name: str = TARGET,
         read_only: bool = False,
+        thin: bool = False,
+        soft_threshold_percent: int = 0,
     ) -> None:
         self._random = random.Random(seed)
         self.disk = MemoryDisk(DISK_BYTES, read_only=read_only)
         unit = LogicalUnit(
-            0, self.disk, BLOCK_BYTES, DISK_BYTES // BLOCK_BYTES, Identity(serial="pair"), read_only=read_only
+            0,
+            self.disk,
+            BLOCK_BYTES,
+            DISK_BYTES // BLOCK_BYTES,
+            Identity(serial="pair"),
+            read_only=read_only,
+            thin=thin,
+            soft_threshold_percent=soft_threshold_percent,
         )
         device = TargetDevice({0: unit})
         node = TargetNode(TARGET, device, offer=target_offer, access=access)
