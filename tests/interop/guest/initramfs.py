@@ -50,6 +50,7 @@ FILES: Final = (
     "sbin/multipathd",
     "sbin/resize2fs",
     "sbin/xfs_repair",
+    "usr/bin/cksum",
     "usr/bin/fio",
     "usr/bin/sg_*",
     "usr/sbin/xfs_growfs",
