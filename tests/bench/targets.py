@@ -65,7 +65,8 @@ class Target:
     Args:
         name: the row of `TARGETS` that started it.
         process: the daemon; nothing else is ever signalled.
-        urls: libiscsi's URL of each disk, `iscsi://HOST:PORT/IQN/LUN`, in the order of `Export.disks`.
+        urls: libiscsi's URL of each disk, `iscsi://HOST:PORT/IQN/LUN`, in the order of `Export.disks`; then those at
+            further portals.
         log: what the daemon wrote to stderr.
         quit_politely: asks the daemon to drain and exit.
 
@@ -107,6 +108,11 @@ class Target:
     def portal(self) -> str:
         """`HOST:PORT`."""
         return self.url.removeprefix("iscsi://").partition("/")[0]
+
+    @property
+    def portals(self) -> tuple[str, ...]:
+        """All portals, each `HOST:PORT`."""
+        return tuple(dict.fromkeys(url.removeprefix("iscsi://").partition("/")[0] for url in self.urls))
 
     @property
     def running(self) -> bool:
@@ -172,9 +178,11 @@ def start_csvd(export: Export, folder: Path) -> Target:
     output, log = folder / "csvd.stdout", folder / "csvd.stderr"
     process = _start(command, output, log)
 
+    portals = command.count("--portal")
+
     def ready_urls() -> list[str] | None:
         urls = [line.removeprefix("ready ") for line in _whole_lines(output) if line.startswith("ready ")]
-        return urls if len(urls) == len(export.disks) else None
+        return urls if len(urls) == len(export.disks) * portals else None
 
     urls = _wait_until(ready_urls, "csvd", process, log)
     return Target("csvd", process, urls, log, process.terminate)

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +80,21 @@ def serve(scratch: Path) -> Iterator[Serve]:
         for target in started:
             if target.running:
                 target.kill()
+
+
+@pytest.fixture
+def port() -> int:
+    """A free port that the kernel gives to nobody while the target is away.
+
+    Were it one of those for outgoing connections, another program could get it meanwhile, or the waiting initiator
+    itself: a connection from such a port to the same port, where nobody listens, connects to itself.
+    """
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        candidate = random.randrange(first_outgoing // 2, first_outgoing)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", candidate))
+            return candidate
 
 
 @pytest.fixture

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -18,21 +14,6 @@ pytestmark = pytest.mark.interop
 
 # libiscsi waits longer and longer between two tries to reconnect.
 RECONNECT_S = 120
-
-
-@pytest.fixture
-def port() -> int:
-    """A free port that the kernel gives to nobody while the target is away.
-
-    Were it one of those for outgoing connections, another program could get it meanwhile, or the waiting initiator
-    itself: a connection from such a port to the same port, where nobody listens, connects to itself.
-    """
-    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        candidate = random.randrange(first_outgoing // 2, first_outgoing)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", candidate))
-            return candidate
 
 
 def drained(target: Target) -> None:

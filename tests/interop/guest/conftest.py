@@ -38,7 +38,8 @@ def boot() -> Iterator[Callable[[], Guest]]:
 def guest(boot: Callable[[], Guest]) -> Iterator[Guest]:
     """The guest, without sessions, records or mounted file systems of an earlier test."""
     guest = boot()
-    guest.succeed("dmesg -c >/dev/null; mkdir -p /mnt/disk")
+    guest.succeed("mkdir -p /mnt/disk")
+    guest.hush()
     yield guest
     if guest.usable:
         guest.run("umount /mnt/disk 2>/dev/null")

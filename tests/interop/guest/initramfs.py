@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -116,21 +116,18 @@ def _is_dynamic(file: Path) -> bool:
         return content.read(4) == b"\x7fELF" and file.name != "busybox"
 
 
-def _needed(root: Path, path: str) -> Iterator[str]:
+def _needed(root: Path, path: str) -> list[str]:
     """The libraries that the loader of the packages finds for a program: link and file, as paths in `root`."""
     search = ":".join(str(root / folder) for folder in LIBRARIES)
     printed = command(str(root / LOADER), "--library-path", search, "--list", str(root / path))
     if "not found" in printed:
         raise KitFailed(f"{path} needs a library that no package has: {printed}")
-    for library in re.findall(rf"=> {re.escape(str(root))}/(\S+)", printed):
-        yield library
+    return re.findall(rf"=> {re.escape(str(root))}/(\S+)", printed)
 
 
 def _modules(root: Path) -> list[str]:
     """The kernel modules of MODULES and those that they need, in an order in which they can be loaded."""
-    files = {
-        path.stem.replace("-", "_"): str(path.relative_to(root)) for path in (root / "lib/modules").rglob("*.ko")
-    }
+    files = {path.stem.replace("-", "_"): str(path.relative_to(root)) for path in (root / "lib/modules").rglob("*.ko")}
     ordered: dict[str, None] = {}
 
     def take(name: str) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def main() -> None:
     except KitFailed as error:
         raise SystemExit(f"error: no guest kit: {error}") from None
     size_mib = made.initramfs.stat().st_size >> 20
-    print(f"guest kit: {made.kernel.parent} ({size_mib} MiB of initramfs)")
+    sys.stdout.write(f"guest kit: {made.kernel.parent} ({size_mib} MiB of initramfs)\n")
 
 
 if __name__ == "__main__":

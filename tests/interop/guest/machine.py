@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -22,6 +23,10 @@ CONSOLE_LINES: Final = 60
 READY: Final = b"@@ready"
 # A script has to fit the guest's serial port: it takes no more while nobody reads.
 SCRIPT_BYTES: Final = 3500
+COMPLAINT: Final = re.compile(
+    r"I/O error|critical \w+ error|conn error|digest|timed out|reset"
+    r"|EXT4-fs (error|warning)|XFS .*(error|orrupt)|BUG|WARNING|blocked for more than"
+)
 KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off nokaslr audit=0 apparmor=0 ipv6.disable=1 "
     "cryptomgr.notests no_timer_check tsc=reliable random.trust_cpu=on"
@@ -59,9 +64,9 @@ class Job:
         Raises:
             AssertionError: it did not end in time.
         """
-        name = self._name
-        wait = f"while ! [ -e /tmp/{name}.status ]; do sleep 0.1; done; cat /tmp/{name}.out; exit $(cat /tmp/{name}.status)"
-        done = self._guest.run(wait, timeout_s)
+        path = f"/tmp/{self._name}"
+        wait = f"until [ -e {path}.status ]; do sleep 0.1; done"
+        done = self._guest.run(f"{wait}; cat {path}.out; exit $(cat {path}.status)", timeout_s)
         return Step(self._script, done.status, done.printed)
 
     def succeed(self, timeout_s: float = STEP_TIMEOUT_S) -> str:
@@ -150,6 +155,14 @@ class Guest:
             f"mv /tmp/{name}.end /tmp/{name}.status ) >/dev/null 2>&1 &"
         )
         return Job(self, script, name)
+
+    def complaints(self) -> list[str]:
+        """What the kernel has said of failed requests, sessions, file systems, or of itself, since the last `hush`."""
+        return [line for line in self.succeed("dmesg").splitlines() if COMPLAINT.search(line)]
+
+    def hush(self) -> None:
+        """Forget the kernel's messages until now."""
+        self.succeed("dmesg -c >/dev/null")
 
     def console(self) -> str:
         """The last lines of its console: the kernel's messages, and those of daemons."""

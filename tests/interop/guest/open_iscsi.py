@@ -23,11 +23,18 @@ class Node:
         target: its iSCSI name.
         portal: `HOST:PORT`.
         settings: what of its record differs from iscsid.conf, by open-iscsi's names.
+        interface: the record of `OpenIscsi.add_interface` that says which initiator logs in.
     """
 
     target: str
     portal: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    interface: str = "default"
+
+    @property
+    def record(self) -> str:
+        """The head of an iscsiadm command about it."""
+        return f"iscsiadm -m node -T {self.target} -p {self.portal} -I {self.interface}"
 
     def device(self, lun: int = 0) -> str:
         """The path that udev gives to the disk of a logical unit."""
@@ -43,6 +50,11 @@ class OpenIscsi:
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
+
+    def add_interface(self, name: str, initiator: str) -> None:
+        """Make a record by which the same machine logs in as another initiator."""
+        record = f"iscsiadm -m iface -I {name}"
+        self.guest.succeed(f"{record} -o new\n{record} -o update{_set('iface.initiatorname', initiator)}")
 
     def discover(self, portal: str, settings: Mapping[str, str] | None = None) -> Step:
         """Ask a portal for its targets, by a discovery record with these settings."""
@@ -62,12 +74,10 @@ class OpenIscsi:
 
     def try_login(self, node: Node, timeout_s: float = 60) -> Step:
         """Make the node's record anew, and log in by it."""
-        record = f"iscsiadm -m node -T {node.target} -p {node.portal}"
+        record = node.record
         updates = "".join(f"{record} -o update{_set(name, value)}\n" for name, value in node.settings.items())
-        return self.guest.run(
-            f"set -e\n{record} -o delete >/dev/null 2>&1 || true\n{record} -o new >/dev/null\n{updates}{record} --login",
-            timeout_s,
-        )
+        anew = f"{record} -o delete >/dev/null 2>&1 || true\n{record} -o new >/dev/null\n"
+        return self.guest.run(f"set -e\n{anew}{updates}{record} --login", timeout_s)
 
     def login(self, node: Node, luns: Sequence[int] = (0,)) -> str:
         """Log in, and wait for the disks of these logical units; gives the path of the first.
@@ -88,7 +98,7 @@ class OpenIscsi:
         Raises:
             AssertionError: it failed.
         """
-        self.guest.succeed(f"iscsiadm -m node -T {node.target} -p {node.portal} --logout")
+        self.guest.succeed(f"{node.record} --logout")
 
     def session(self, node: Node) -> Mapping[str, str]:
         """What was negotiated, and the state of it, as `iscsiadm -m session -P 2` prints it: `HeaderDigest` and so on.
@@ -107,7 +117,7 @@ class OpenIscsi:
             """
             iscsiadm -m node --logoutall=all
             iscsiadm -m node -o delete
-            rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*
+            rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/* /etc/iscsi/ifaces/*
             """
         )
 

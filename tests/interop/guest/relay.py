@@ -60,22 +60,24 @@ class Relay:
         return listener
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 front, _ = listener.accept()
-                try:
-                    behind = socket.create_connection(self._behind)
-                except OSError:
-                    front.close()
-                    continue
-                with self._lock:
-                    self._sockets |= {front, behind}
-                for source, sink in ((front, behind), (behind, front)):
-                    sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+            except OSError:
+                return
+            try:
+                behind = socket.create_connection(self._behind)
+            except OSError:
+                front.close()
+                continue
+            with self._lock:
+                self._sockets |= {front, behind}
+            for source, sink in ((front, behind), (behind, front)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
+            sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while chunk := source.recv(CHUNK_BYTES):
                 sink.sendall(chunk)
         for one in (source, sink):
