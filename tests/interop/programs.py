@@ -20,6 +20,7 @@ PACKAGES: Mapping[str, str] = {
     "iscsi-test-cu": "libiscsi-bin",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
     "sg_inq": "sg3-utils",
     "sg_logs": "sg3-utils",
     "sg_vpd": "sg3-utils",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.interop.guest.kit import KitFailed, kit
+from tests.interop.guest.kit import kit
 from tests.interop.guest.machine import Guest
 from tests.interop.guest.open_iscsi import OpenIscsi
+from tests.interop.guest.packages import KitFailed
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ READY: Final = b"@@ready"
 # A script has to fit the guest's serial port: it takes no more while nobody reads.
 SCRIPT_BYTES: Final = 3500
 COMPLAINT: Final = re.compile(
-    r"I/O error|critical \w+ error|conn error|digest|timed out|reset"
+    r"I/O error|critical \w+ error|conn error|digest|timed out"
     r"|EXT4-fs (error|warning)|XFS .*(error|orrupt)|BUG|WARNING|blocked for more than"
 )
 KERNEL_ARGUMENTS: Final = (

@@ -13,7 +13,7 @@ from tests.interop.guest.open_iscsi import Node, OpenIscsi
 pytestmark = pytest.mark.interop
 
 SIZE = "512M"
-FILES = 40
+FILES = 24
 
 
 def used_bytes(disk: Path) -> int:

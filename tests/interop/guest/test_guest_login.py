@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.bench.targets import IQN, Chap, Target
 from tests.interop.conftest import Serve
-from tests.interop.guest.open_iscsi import LOGIN_AUTHENTICATION_FAILED, Node, OpenIscsi, chap
+from tests.interop.guest.open_iscsi import LOGIN_AUTHENTICATION_FAILED, Node, OpenIscsi, chap, mutual_chap
 
 pytestmark = pytest.mark.interop
 
 CHAP = Chap("alice", "correct-horse-12")
+TARGET = Chap("target", "battery-staple-12")
 
 
 @pytest.fixture
@@ -52,6 +55,28 @@ def test_no_secret_is_refused(guarded: Target, initiator: OpenIscsi) -> None:
     assert initiator.try_login(Node(IQN, guarded.portal)).status == LOGIN_AUTHENTICATION_FAILED
 
 
+@pytest.fixture
+def proving(serve: Serve, scratch: Path) -> Target:
+    """A target that proves itself, too."""
+    secret_file = scratch / "target-secret"
+    secret_file.touch(mode=0o600)
+    secret_file.write_text(TARGET.secret)
+    options = ("--chap-target-user", TARGET.user, "--chap-target-secret-file", str(secret_file))
+    return serve("a.img", create="64M", chap=CHAP, options=options)
+
+
+def test_a_target_that_proves_itself_is_believed(proving: Target, initiator: OpenIscsi) -> None:
+    settings = chap(CHAP.user, CHAP.secret) | mutual_chap(TARGET.user, TARGET.secret)
+
+    initiator.login(Node(IQN, proving.portal, settings))
+
+
+def test_a_target_that_proves_itself_with_another_secret_is_left(proving: Target, initiator: OpenIscsi) -> None:
+    settings = chap(CHAP.user, CHAP.secret) | mutual_chap(TARGET.user, "another-secret-12")
+
+    assert initiator.try_login(Node(IQN, proving.portal, settings)).status == LOGIN_AUTHENTICATION_FAILED
+
+
 @pytest.mark.parametrize(
     ("header", "data"), [("CRC32C", "CRC32C"), ("CRC32C", "None"), ("None", "CRC32C")], ids=["both", "header", "data"]
 )
@@ -69,13 +94,13 @@ def test_what_is_written_with_digests_is_there(serve: Serve, initiator: OpenIscs
     assert (session["HeaderDigest"], session["DataDigest"]) == (header, data)
     guest.succeed(
         f"""
-        dd if=/dev/urandom of=/tmp/data bs=1M count=8
+        dd if=/dev/urandom of=/tmp/data bs=1M count=4
         dd if=/tmp/data of={device} bs=1M oflag=direct
-        dd if=/tmp/data of={device} bs=4k count=256 seek=4096 oflag=direct
-        dd if={device} of=/tmp/again bs=1M count=8 iflag=direct
+        dd if=/tmp/data of={device} bs=4k count=64 seek=4096 oflag=direct
+        dd if={device} of=/tmp/again bs=1M count=4 iflag=direct
         cmp /tmp/data /tmp/again
-        dd if={device} of=/tmp/again bs=4k count=256 skip=4096 iflag=direct
-        cmp -n 1048576 /tmp/data /tmp/again
+        dd if={device} of=/tmp/again bs=4k count=64 skip=4096 iflag=direct
+        cmp -n 262144 /tmp/data /tmp/again
         rm /tmp/data /tmp/again
         """
     )
