@@ -10,8 +10,8 @@ from typing import Final
 from tests.interop.guest.machine import Guest, Step
 
 # iscsiadm(8), "EXIT STATUS".
+LOGIN_FAILED_FOR_GOOD: Final = 19
 LOGIN_AUTHENTICATION_FAILED: Final = 24
-NO_OBJECTS_FOUND: Final = 21
 SETTLE_TIMEOUT_S: Final = 30
 
 

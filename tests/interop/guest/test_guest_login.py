@@ -8,7 +8,14 @@ import pytest
 
 from tests.bench.targets import IQN, Chap, Target
 from tests.interop.conftest import Serve
-from tests.interop.guest.open_iscsi import LOGIN_AUTHENTICATION_FAILED, Node, OpenIscsi, chap, mutual_chap
+from tests.interop.guest.open_iscsi import (
+    LOGIN_AUTHENTICATION_FAILED,
+    LOGIN_FAILED_FOR_GOOD,
+    Node,
+    OpenIscsi,
+    chap,
+    mutual_chap,
+)
 
 pytestmark = pytest.mark.interop
 
@@ -74,7 +81,7 @@ def test_a_target_that_proves_itself_is_believed(proving: Target, initiator: Ope
 def test_a_target_that_proves_itself_with_another_secret_is_left(proving: Target, initiator: OpenIscsi) -> None:
     settings = chap(CHAP.user, CHAP.secret) | mutual_chap(TARGET.user, "another-secret-12")
 
-    assert initiator.try_login(Node(IQN, proving.portal, settings)).status == LOGIN_AUTHENTICATION_FAILED
+    assert initiator.try_login(Node(IQN, proving.portal, settings)).status == LOGIN_FAILED_FOR_GOOD
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_unmapped_blocks_are_zeros_and_said_to_be_deallocated(guest: Guest, disk
 def test_the_state_of_the_target_port_group_is_told_and_set(guest: Guest, disk: str) -> None:
     assert "active/optimized" in guest.succeed(f"sg_rtpg -d {disk}")
 
-    guest.succeed(f"sg_stpg --nonoptimized {disk}")
+    guest.succeed(f"sg_stpg --active {disk}")
     assert "active/non optimized" in guest.succeed(f"sg_rtpg -d {disk}")
     guest.succeed(f"sg_stpg --optimized {disk}")
     assert "active/optimized" in guest.succeed(f"sg_rtpg -d {disk}")
