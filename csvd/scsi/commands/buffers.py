@@ -126,7 +126,7 @@ COMMANDS: Final = (
         operation_code=0x3C,
         layout=READ_BUFFER,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS,
         handler=_read_buffer,
     ),
 )

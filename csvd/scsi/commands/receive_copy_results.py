@@ -219,7 +219,7 @@ def receiving_row(name: str, service_action: int, layout: CdbLayout, handler: Ha
         service_action=service_action,
         layout=layout,
         direction=DataDirection.DATA_IN,
-        reservation=Reservation.CONFLICTS,
+        reservation=Reservation.CONFLICTS_WITH_LEGACY,
         handler=handler,
     )
 

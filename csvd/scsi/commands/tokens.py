@@ -265,14 +265,14 @@ def _report(nexus: ItlNexus, allocation_length: int) -> Steps:
     return Reply(Status.GOOD, data[:allocation_length])
 
 
-def _row(name: str, service_action: int, handler: Handler) -> Command:
+def _row(name: str, service_action: int, handler: Handler, reservation: Reservation) -> Command:
     return Command(
         name=name,
         operation_code=0x83,
         service_action=service_action,
         layout=TOKEN_COMMAND,
         direction=DataDirection.DATA_OUT,
-        reservation=Reservation.CONFLICTS,
+        reservation=reservation,
         handler=handler,
         data_out_length=_parameter_list_length,
         recommended_timeout_s=3600,
@@ -280,8 +280,8 @@ def _row(name: str, service_action: int, handler: Handler) -> Command:
 
 
 COMMANDS: Final = (
-    _row("POPULATE TOKEN", POPULATE_TOKEN, _populate_token),
-    _row("WRITE USING TOKEN", WRITE_USING_TOKEN, _write_using_token),
+    _row("POPULATE TOKEN", POPULATE_TOKEN, _populate_token, Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS),
+    _row("WRITE USING TOKEN", WRITE_USING_TOKEN, _write_using_token, Reservation.CONFLICTS),
     receiving_row(
         "RECEIVE ROD TOKEN INFORMATION",
         RECEIVE_ROD_TOKEN_INFORMATION,

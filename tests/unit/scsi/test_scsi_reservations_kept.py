@@ -216,6 +216,11 @@ READS = {
     "MODE SENSE(10)",
     "REPORT SUPPORTED OPERATION CODES",
     "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+    "POPULATE TOKEN",
+    "READ BUFFER",
+    "READ DEFECT DATA(10)",
+    "READ DEFECT DATA(12)",
+    "GET LBA STATUS",
 }
 WRITES = {
     "WRITE(6)",
@@ -227,6 +232,13 @@ WRITES = {
     "MODE SELECT(6)",
     "MODE SELECT(10)",
     "FORMAT UNIT",
+    "EXTENDED COPY(LID1)",
+    "EXTENDED COPY(LID4)",
+    "COPY OPERATION ABORT",
+    "WRITE USING TOKEN",
+    "WRITE BUFFER",
+    "SET TARGET PORT GROUPS",
+    "SET IDENTIFYING INFORMATION",
 }
 
 
@@ -237,18 +249,18 @@ def test_the_rows_have_the_classes_of_the_standards_tables() -> None:
         (READS, Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS),
         (WRITES, Reservation.CONFLICTS),
     ):
-        assert {name: rows[name] for name in names & rows.keys()} == dict.fromkeys(names & rows.keys(), kind)
+        assert {name: rows[name] for name in names} == dict.fromkeys(names, kind)
     assert all(
         row.reservation is Reservation.CONFLICTS_WITH_LEGACY
         for row in COMMANDS
-        if row.operation_code in (0x00, 0x16, 0x5E, 0x5F)
+        if row.operation_code in (0x00, 0x16, 0x5E, 0x5F, 0x84)
     )
     by_code = {command.operation_code: command.reservation for command in COMMANDS}
     for operation_code in (0x2F, 0xAF, 0x8F, 0x34, 0x90):
         assert by_code.get(operation_code, Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS) is (
             Reservation.CONFLICTS_WITH_EXCLUSIVE_ACCESS
         ), "VERIFY and PRE-FETCH read"
-    for operation_code in (0x2E, 0xAE, 0x8E, 0x41, 0x93, 0x42, 0x89, 0x8B, 0x9C, 0x83):
+    for operation_code in (0x2E, 0xAE, 0x8E, 0x41, 0x93, 0x42, 0x89, 0x8B, 0x9C):
         assert by_code.get(operation_code, Reservation.CONFLICTS) is Reservation.CONFLICTS
 
 
