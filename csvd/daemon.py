@@ -19,30 +19,30 @@ from twisted.python.threadpool import ThreadPool
 
 from csvd import runtime
 from csvd.api.events import EventRing
+from csvd.api.exports import ExportRoutes
 from csvd.api.guests import GuestRoutes
-from csvd.api.node import NodeRoutes, TargetFacts
+from csvd.api.node import NodeRoutes
 from csvd.api.peers import Peers
-from csvd.api.routes import Router
-from csvd.api.server import ControlServer
+from csvd.api.routes import Route, Router
+from csvd.api.server import ControlServer, MetricsServer
 from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
-from csvd.config.schema import Config, TargetSection
+from csvd.config.load import Source
+from csvd.config.schema import Config
 from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError
-from csvd.iscsi.access import Access
-from csvd.iscsi.chap import Credentials, check_secret
+from csvd.exports.administration import Administration
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
-from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.pool import DiskPool
 from csvd.target.kept_state import KeptState
 from csvd.target.listener import parse_portal
-from csvd.target.service import Export, TargetService
-from csvd.target.units import logical_unit_of
+from csvd.target.service import TargetService
+from csvd.target.units import Units
 from csvd.vm.files import GuestFiles
 from csvd.vm.handover import GuestHost
 from csvd.vm.ownership import NodeGuests
@@ -62,20 +62,24 @@ T = TypeVar("T")
 _log: Final = Logger()
 
 
-def run(config: Config, *, log_level: str) -> int:
-    """Run a node until SIGINT or SIGTERM; give the exit status."""
+def run(source: Source, config: Config, *, log_level: str) -> int:
+    """Run a node until SIGINT or SIGTERM; give the exit status.
+
+    Args:
+        config: what the source comes to.
+    """
     runtime.start_logging(log_level)
-    return runtime.run_until_signal(lambda reactor: start(reactor, config), program="csvd run")
+    return runtime.run_until_signal(lambda reactor: start(reactor, source, config), program="csvd run")
 
 
-async def start(reactor: Any, config: Config) -> Callable[[], Awaitable[None]]:
+async def start(reactor: Any, source: Source, config: Config) -> Callable[[], Awaitable[None]]:
     """Start all parts of a node; give what stops them.
 
     Raises:
         CsvdError: a part can not start; those that had are stopped again.
     """
     async with contextlib.AsyncExitStack() as parts:
-        portals = await _Node(reactor, config, parts).start()
+        portals = await _Node(reactor, source, config, parts).start()
         parts.callback(_notify, "STOPPING=1")
         kept = parts.pop_all()
     ready = " ".join(["ready", f"control={config.control.socket}", *(f"portal={portal}" for portal in portals)])
@@ -88,12 +92,13 @@ async def start(reactor: Any, config: Config) -> Callable[[], Awaitable[None]]:
 class _Node:
     """The parts of one node, as they are being started. Each leaves behind, on the stack, what stops it."""
 
-    def __init__(self, reactor: Any, config: Config, parts: contextlib.AsyncExitStack) -> None:
+    def __init__(self, reactor: Any, source: Source, config: Config, parts: contextlib.AsyncExitStack) -> None:
         self._reactor = reactor
+        self._source = source
         self._config = config
         self._parts = parts
         self._events = EventRing()
-        self._kept_state: KeptState | None = None
+        self._metrics_route: Route
 
     async def start(self) -> list[str]:
         """Start them in order; give the portals."""
@@ -101,7 +106,7 @@ class _Node:
         self._parts.enter_context(lock_state_directory(config.node.state_directory))
         workers = _Workers(self._reactor)
         self._parts.callback(workers.stop)
-        units = self._open_units()
+        target, administration = self._make_target(workers)
         cluster = self._make_cluster()
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
@@ -114,8 +119,7 @@ class _Node:
         host = GuestHost(guests, files, workers.run)
         source = MigrationSource(surroundings, host)
         destination = MigrationDestination(surroundings, host)
-        target = self._make_target(units)
-        router = self._make_router(cluster, guests, source, target, units)
+        router = self._make_router(cluster, guests, source, target, administration)
 
         # The guests come first: a call of another node must not meet a node that has not read what it has.
         self._parts.push_async_callback(cluster.stop)
@@ -123,42 +127,50 @@ class _Node:
         await guests.begin()
         await cluster.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
-        portals: list[str] = []
-        if target is not None and config.target is not None:
-            portals = target.start(config.target.portals, config.target.portal_group_tag)
-            self._parts.push_async_callback(target.stop)
-        watch = Watch(self._reactor, self._events, cluster, target)
+        portals = administration.start()
+        self._parts.push_async_callback(target.stop)
+        watch = Watch(self._events, cluster)
         self._parts.callback(watch.stop)
         watch.start()
+        if config.metrics is not None:
+            metrics_host, metrics_port = parse_portal(config.metrics.listen)
+            metrics = MetricsServer(self._reactor, Router([self._metrics_route]), metrics_host, metrics_port)
+            self._parts.push_async_callback(metrics.stop)
+            metrics.start()
         control = ControlServer(self._reactor, router, config.control.socket, mode=config.control.mode)
         self._parts.push_async_callback(control.stop)
         control.start()
         return portals
 
-    def _open_units(self) -> list[LogicalUnit]:
+    def _make_target(self, workers: _Workers) -> tuple[TargetService, Administration]:
+        """The target service, which serves nothing yet, and what will tell it what to serve."""
         pool = DiskPool(self._reactor)
 
         async def stop_pool() -> None:
             await maybeDeferred(pool.stop)
 
-        self._kept_state = KeptState(self._config.node.state_directory / UNITS_FOLDER, pool)
-        self._parts.callback(self._kept_state.close)
+        directory = self._config.node.state_directory
+        keeper = KeptState(directory / UNITS_FOLDER, pool)
+        self._parts.callback(keeper.close)
         self._parts.push_async_callback(stop_pool)
-        units = []
-        for lun in self._config.target.lun if self._config.target else ():
-            unit = logical_unit_of(
-                lun.number,
-                lun.disk,
-                pool,
-                create_bytes=lun.create,
-                read_only=lun.read_only,
-                block_bytes=lun.block_bytes,
-                serial=lun.serial,
-            )
-            self._parts.push_async_callback(_awaited, unit.device.close)
-            self._kept_state.attach(unit)
-            units.append(unit)
-        return units
+        units = Units(pool)
+        self._parts.push_async_callback(units.close_all)
+
+        def tell(kind: str, text: str, subject: str) -> None:
+            self._events.add(kind, text, subject=subject)
+
+        keepalive = self._config.keepalive.to_keepalive()
+        service = TargetService(self._reactor, [], keeper=keeper, keepalive=keepalive, tell=tell)
+        administration = Administration(
+            self._source,
+            directory,
+            service=service,
+            units=units,
+            keeper=keeper,
+            run=workers.run,
+            events=self._events,
+        )
+        return service, administration
 
     def _make_cluster(self) -> Cluster:
         config = self._config
@@ -181,39 +193,28 @@ class _Node:
         _log.critical("this node takes no part in the cluster until it is started again: {error}", error=error)
         self._events.add("cluster", f"this node takes no part any more: {error}", subject=self._config.node.name)
 
-    def _make_target(self, units: list[LogicalUnit]) -> TargetService | None:
-        section = self._config.target
-        if section is None:
-            return None
-        access = _access_of(section)
-        export = Export(name=section.name, logical_units=units, access=access)
-        discovery_access = Access(credentials=access.credentials)
-        return TargetService(self._reactor, [export], discovery_access=discovery_access, keeper=self._kept_state)
-
     def _make_router(
         self,
         cluster: Cluster,
         guests: NodeGuests,
         source: MigrationSource,
-        target: TargetService | None,
-        units: list[LogicalUnit],
+        target: TargetService,
+        administration: Administration,
     ) -> Router:
         config = self._config
         peers = Peers(cluster)
-        section = config.target
-        facts = None
-        if section is not None:
-            facts = TargetFacts(section.name, section.portal_group_tag, [_unit_face(unit) for unit in units])
         node_routes = NodeRoutes(
-            cluster, guests, peers, self._events, target=target, target_facts=facts, version=version()
+            cluster, guests, peers, self._events, target=target, exports=administration, version=version()
         )
+        export_routes = ExportRoutes(administration)
         policy = Policy(
             downtime_target_s=config.guests.downtime_target_ms / 1000,
             maximum_rounds=config.guests.max_rounds,
             no_convergence=NoConvergence(config.guests.on_no_progress),
         )
         guest_routes = GuestRoutes(cluster, guests, source, peers, self._events, policy=policy)
-        router = Router([*node_routes.routes(), *guest_routes.routes()])
+        self._metrics_route = node_routes.metrics_route()
+        router = Router([*node_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
         peers.serve(router)
         return router
 
@@ -242,32 +243,6 @@ class _Workers:
     def stop(self) -> None:
         """End the threads, after what they are at."""
         self._pool.stop()
-
-
-async def _awaited(call: Callable[[], Any]) -> None:
-    await call()
-
-
-def _access_of(section: TargetSection) -> Access:
-    credentials = {}
-    if section.chap is not None:
-        path = section.chap.secret_file
-        secret = check_secret(read_secret_file(path), str(path))
-        credentials = {section.chap.user: Credentials(section.chap.user, secret)}
-    initiators = None if section.initiators is None else frozenset(section.initiators)
-    return Access(credentials=credentials, initiators=initiators)
-
-
-def _unit_face(unit: LogicalUnit) -> dict[str, Any]:
-    return {
-        "number": unit.number,
-        "disk": unit.device.url,
-        "size_bytes": unit.device.size_bytes,
-        "block_bytes": unit.block_bytes,
-        "read_only": unit.read_only,
-        "serial": unit.identity.serial,
-        "naa": unit.identity.naa.hex(),
-    }
 
 
 @contextlib.contextmanager

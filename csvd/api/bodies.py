@@ -26,6 +26,26 @@ class MigrateGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: str
 
 
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of PATCH requests, and of POST /v1/targets/TARGET/luns: keys of the configuration."""
+
+    keys: dict[str, Any] = {}
+
+
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of POST /v1/targets and POST /v1/targets/TARGET/acl: an iSCSI name, and keys of the configuration."""
+
+    name: str
+    keys: dict[str, Any] = {}
+
+
+class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of POST /v1/targets/TARGET/luns/LUN/resize; without a size, the one that the disk was given by others."""
+
+    size_bytes: int | None = None
+    force: bool = False
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of requests whose path says it all."""
 

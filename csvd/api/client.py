@@ -18,6 +18,8 @@ from csvd.errors import CsvdError
 MAX_ANSWER_BYTES: Final = 64 << 20
 DEFAULT_TIMEOUT_S: Final = 30.0
 VERIFY_TIMEOUT_S: Final = 600.0
+CHANGE_TIMEOUT_S: Final = 600.0
+"""To allocate all blocks of a large file takes its time."""
 
 Json = dict[str, Any]
 
@@ -119,6 +121,84 @@ class ControlClient:
     def sessions(self) -> list[Json]:
         """The iSCSI sessions of the node."""
         return list(self.request("GET", "/v1/sessions")["sessions"])
+
+    def drop_session(self, target: str, tsih: int) -> Json:
+        """End a session."""
+        return self.request("DELETE", _target(target, "sessions", str(tsih)))
+
+    def statistics(self) -> Json:
+        """What the commands came to, by logical unit, command and session."""
+        return self.request("GET", "/v1/statistics")
+
+    def configuration(self) -> Json:
+        """The configuration in force, and where it is from."""
+        return self.request("GET", "/v1/config")
+
+    def portals(self) -> list[Json]:
+        """Where the node listens."""
+        return list(self.request("GET", "/v1/portals")["portals"])
+
+    def targets(self) -> list[Json]:
+        """The targets of the node."""
+        return list(self.request("GET", "/v1/targets")["targets"])
+
+    def target(self, name: str) -> Json:
+        """One target, with its logical units and its access list."""
+        return self.request("GET", _target(name))
+
+    def create_target(self, name: str, keys: Mapping[str, Any]) -> Json:
+        """Serve another target."""
+        return self.request("POST", "/v1/targets", body={"name": name, "keys": dict(keys)})
+
+    def set_target(self, name: str, keys: Mapping[str, Any]) -> Json:
+        """Change keys of a target; None is the default."""
+        return self.request("PATCH", _target(name), body={"keys": dict(keys)})
+
+    def remove_target(self, name: str, *, force: bool = False) -> Json:
+        """Serve a target no more."""
+        return self.request("DELETE", _target(name), query={"force": "true"} if force else None)
+
+    def luns(self, target: str | None = None) -> list[Json]:
+        """The logical units of a target, or of all."""
+        path = "/v1/luns" if target is None else _target(target, "luns")
+        return list(self.request("GET", path)["luns"])
+
+    def lun(self, target: str, number: int) -> Json:
+        """One logical unit."""
+        return self.request("GET", _target(target, "luns", str(number)))
+
+    def add_lun(self, target: str, keys: Mapping[str, Any]) -> Json:
+        """Serve another logical unit."""
+        return self.request("POST", _target(target, "luns"), body={"keys": dict(keys)}, timeout_s=CHANGE_TIMEOUT_S)
+
+    def set_lun(self, target: str, number: int, keys: Mapping[str, Any]) -> Json:
+        """Change keys of a logical unit; None is the default."""
+        path = _target(target, "luns", str(number))
+        return self.request("PATCH", path, body={"keys": dict(keys)}, timeout_s=CHANGE_TIMEOUT_S)
+
+    def remove_lun(self, target: str, number: int) -> Json:
+        """Serve a logical unit no more."""
+        return self.request("DELETE", _target(target, "luns", str(number)))
+
+    def resize_lun(self, target: str, number: int, size_bytes: int | None, *, force: bool = False) -> Json:
+        """Give a logical unit another size; None takes the one that its disk was given by others."""
+        body: Json = {"force": force}
+        if size_bytes is not None:
+            body["size_bytes"] = size_bytes
+        path = _target(target, "luns", str(number), "resize")
+        return self.request("POST", path, body=body, timeout_s=CHANGE_TIMEOUT_S)
+
+    def acl(self, target: str) -> list[Json]:
+        """The access list of a target."""
+        return list(self.request("GET", _target(target, "acl"))["acl"])
+
+    def add_acl(self, target: str, initiator: str, keys: Mapping[str, Any]) -> Json:
+        """Let an initiator log in."""
+        return self.request("POST", _target(target, "acl"), body={"name": initiator, "keys": dict(keys)})
+
+    def remove_acl(self, target: str, initiator: str) -> Json:
+        """Let an initiator log in no more."""
+        return self.request("DELETE", _target(target, "acl", initiator))
 
     def events(self, after: int = 0) -> Json:
         """The events after a number; see csvd.api.events.EventRing.after."""
@@ -252,3 +332,7 @@ class ControlClient:
 
 def _guest(name: str, *rest: str) -> str:
     return "/".join(("/v1/guests", quote(name, safe=""), *rest))
+
+
+def _target(name: str, *rest: str) -> str:
+    return "/".join(("/v1/targets", quote(name, safe=""), *(quote(part, safe="") for part in rest)))

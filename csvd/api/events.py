@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -40,10 +40,13 @@ class EventRing:
         self._events: deque[Event] = deque(maxlen=kept)
         self._began_s = now_s()
         self._last = 0
+        self.counts: Counter[str] = Counter()
+        """How many there were of each kind, those that are no longer kept, too."""
 
     def add(self, kind: str, text: str, *, subject: str = "") -> Event:
         """Note an event; the oldest goes when there are too many."""
         self._last += 1
+        self.counts[kind] += 1
         event = Event(self._last, self._now_s(), kind, text[:MAX_TEXT_CHARACTERS], subject)
         self._events.append(event)
         return event

@@ -183,3 +183,61 @@ class Target(Protocol):
 
     def sessions(self) -> list[Json]:
         """Its sessions."""
+
+    def statistics(self) -> Json:
+        """What its commands came to."""
+
+
+class Exports(Protocol):
+    """The targets of this node, and how they are changed. Every method raises a CsvdError that says why not."""
+
+    def targets(self) -> list[Json]:
+        """All targets."""
+
+    def target(self, name: str) -> Json:
+        """One, with its logical units and its access list."""
+
+    def luns(self, name: str | None = None) -> list[Json]:
+        """The logical units of a target, or of all."""
+
+    def lun(self, name: str, number: int) -> Json:
+        """One logical unit."""
+
+    def acl(self, name: str) -> list[Json]:
+        """The access list of a target."""
+
+    def portals(self) -> list[Json]:
+        """Where the node listens."""
+
+    def configuration(self) -> Json:
+        """The configuration as it is in force."""
+
+    async def create_target(self, name: str, keys: Json) -> Json:
+        """Serve another target."""
+
+    async def set_target(self, name: str, keys: Json) -> Json:
+        """Change keys of a target."""
+
+    async def remove_target(self, name: str, *, force: bool) -> Json:
+        """Serve a target no more."""
+
+    async def add_lun(self, name: str, keys: Json) -> Json:
+        """Serve another logical unit."""
+
+    async def set_lun(self, name: str, number: int, keys: Json) -> Json:
+        """Change keys of a logical unit."""
+
+    async def remove_lun(self, name: str, number: int) -> Json:
+        """Serve a logical unit no more."""
+
+    async def resize_lun(self, name: str, number: int, size_bytes: int | None, *, force: bool) -> Json:
+        """Give a logical unit another size."""
+
+    async def add_acl(self, name: str, initiator: str, keys: Json) -> Json:
+        """Let an initiator log in."""
+
+    async def remove_acl(self, name: str, initiator: str) -> Json:
+        """Let an initiator log in no more."""
+
+    def drop_session(self, name: str, tsih: int) -> Json:
+        """End a session."""

@@ -5,30 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from csvd.api import metrics
 from csvd.api.errors import BadRequest
 from csvd.api.events import EventRing
 from csvd.api.guest_list import list_guests
-from csvd.api.interfaces import Cluster, Guests, Json, Target
+from csvd.api.interfaces import Cluster, Exports, Guests, Json, Target
 from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Route
 
 MEMBERS: Final = "members"
-
-
-@dataclass(frozen=True, slots=True)
-class TargetFacts:
-    """What the configuration says of the target.
-
-    Args:
-        units: number, disk, size and so on of each logical unit.
-    """
-
-    name: str
-    portal_group_tag: int
-    units: Sequence[Json]
 
 
 class NodeRoutes:
@@ -41,8 +28,8 @@ class NodeRoutes:
         peers: Peers,
         events: EventRing,
         *,
-        target: Target | None,
-        target_facts: TargetFacts | None,
+        target: Target,
+        exports: Exports,
         version: str,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,7 +38,7 @@ class NodeRoutes:
         self._peers = peers
         self._events = events
         self._target = target
-        self._target_facts = target_facts
+        self._exports = exports
         self._version = version
         self._now_s = now_s
         self._began_s = now_s()
@@ -68,10 +55,16 @@ class NodeRoutes:
             ),
             Route("GET", "/v1/node", self._node, "What this node says of itself."),
             Route("GET", "/v1/sessions", self._sessions, "The iSCSI sessions of this node."),
+            Route("GET", "/v1/statistics", self._statistics, "What the commands of this node came to."),
+            self.metrics_route(),
             Route(
                 "GET", "/v1/events", self._list_events, "What happened at this node after event N.", query=("after",)
             ),
         )
+
+    def metrics_route(self) -> Route:
+        """The row that may be served beside the others."""
+        return Route("GET", "/metrics", self._metrics, "What this node counts, in Prometheus' text format.")
 
     async def _status(self, request: Request) -> Answer:
         detail = request.query.get("detail", "")
@@ -102,27 +95,45 @@ class NodeRoutes:
         return Answer(200, self._facts())
 
     def _facts(self) -> Json:
-        target = self._target_facts
+        targets = self._exports.targets()
         return {
             "node": self._cluster.node,
             "version": self._version,
             "process_id": os.getpid(),
             "uptime_s": self._now_s() - self._began_s,
-            "target": None if target is None else target.name,
-            "portal_group_tag": None if target is None else target.portal_group_tag,
-            "units": [] if target is None else list(target.units),
-            "portals": [] if self._target is None else self._target.portals,
-            "sessions": 0 if self._target is None else len(self._target.sessions()),
+            "targets": [{"name": face["name"], "portal_group_tag": face["portal_group_tag"]} for face in targets],
+            "units": self._exports.luns(),
+            "portals": self._target.portals,
+            "sessions": len(self._target.sessions()),
         }
 
     async def _sessions(self, request: Request) -> Answer:
-        return Answer(200, {"sessions": [] if self._target is None else self._target.sessions()})
+        return Answer(200, {"sessions": self._target.sessions()})
+
+    async def _statistics(self, request: Request) -> Answer:
+        return Answer(200, self._target.statistics())
+
+    async def _metrics(self, request: Request) -> Answer:
+        facts = {
+            **self._facts(),
+            "sessions": self._target.sessions(),
+            "statistics": self._target.statistics(),
+            "events": dict(self._events.counts),
+            "cluster": self._cluster.status(),
+            "process": {"resident_bytes": _resident_bytes(), "open_files": len(os.listdir("/proc/self/fd"))},
+        }
+        return Answer(200, {}, metrics.text_of(facts), metrics.CONTENT_TYPE)
 
     async def _list_events(self, request: Request) -> Answer:
         after = request.query.get("after", "0")
         if not after.isascii() or not after.isdigit() or len(after) > 18:
             raise BadRequest(f"{after[:60]!r} is not the number of an event", where=request.path)
         return Answer(200, self._events.after(int(after)))
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _member(member: Json, facts: dict[str, Json]) -> Json:

@@ -41,10 +41,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is answered: a status and a JSON object."""
+    """What is answered: a status and a JSON object, or a text of another type in its place."""
 
     status: int
     body: Json
+    text: str | None = None
+    content_type: str = "application/json"
 
 
 Handler = Callable[[Request], Awaitable[Answer]]

@@ -1,4 +1,4 @@
-"""The server of the control API: HTTP/1.1 on a Unix socket."""
+"""The servers of the control API: HTTP/1.1 on a Unix socket, and of metrics alone, at a TCP address."""
 
 from __future__ import annotations
 
@@ -66,6 +66,45 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Listen no more, and end all connections; the socket is removed."""
+        port, self._port = self._port, None
+        if port is not None:
+            await maybeDeferred(port.stopListening)
+        self._site.end_connections()
+
+
+class MetricsServer:
+    """Serves a router, which should change nothing, at a TCP address.
+
+    Args:
+        reactor: Twisted's.
+        router: answers the requests.
+        host, port: where; port 0 takes a free one.
+    """
+
+    def __init__(self, reactor: Any, router: Router, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._wanted = port
+        self._site = _ControlSite(_Root(router), reactor)
+        self._port: Any = None
+
+    def start(self) -> int:
+        """Listen; give the port.
+
+        Raises:
+            ConfigError: it can not listen there.
+        """
+        try:
+            self._port = self._reactor.listenTCP(self._wanted, self._site, interface=self._host)
+        except (CannotListenError, OSError) as error:
+            cause = error.socketError if isinstance(error, CannotListenError) else error
+            where = f"{self._host}:{self._wanted}"
+            why = getattr(cause, "strerror", None) or str(cause)
+            raise ConfigError("can not listen for those who ask for metrics", where=where, why=why) from error
+        return int(self._port.getHost().port)
+
+    async def stop(self) -> None:
+        """Listen no more, and end all connections."""
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
@@ -192,7 +231,8 @@ class _Root(resource.Resource):
 
         def write(answer: Answer) -> None:
             if not gone:
-                _write(request, *self._encoded(request, answer))
+                status, body = self._encoded(request, answer)
+                _write(request, status, body, answer.content_type)
 
         answering = Deferred.fromCoroutine(self._answer(request))
         answering.addCallback(write)
@@ -200,6 +240,8 @@ class _Root(resource.Resource):
         return server.NOT_DONE_YET
 
     def _encoded(self, request: Any, answer: Answer) -> tuple[int, bytes]:
+        if answer.text is not None:
+            return answer.status, answer.text.encode()
         try:
             return answer.status, msgspec.json.encode(answer.body) + b"\n"
         except (TypeError, ValueError, msgspec.MsgspecError):
@@ -239,9 +281,9 @@ def _read_body(data: bytes, path: str) -> dict[str, Any]:
     return body
 
 
-def _write(request: Any, status: int, body: bytes) -> None:
+def _write(request: Any, status: int, body: bytes, content_type: str) -> None:
     request.setResponseCode(status)
-    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Type", content_type.encode())
     request.setHeader(b"Content-Length", b"%d" % len(body))
     request.setHeader(b"Cache-Control", b"no-store")
     request.write(body)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from csvd.cli.options import json_option
+from csvd.cli.effective import effective_lines
+from csvd.cli.options import asks_daemon, json_option
 from csvd.cli.output import plain, print_json
 
+if TYPE_CHECKING:
+    from csvd.api.client import ControlClient
 
-@click.group(short_help="Check a node's configuration.")
+
+@click.group(short_help="Check and show a node's configuration.")
 def config() -> None:
-    """Check a node's configuration, or print an example of one."""
+    """Check a node's configuration, show the one that it has, or print an example of one."""
 
 
 @config.command()
@@ -44,6 +49,25 @@ def check(context: click.Context, path: Path, as_json: bool) -> None:
     else:
         click.echo("ok")
     context.exit(1 if problems else 0)
+
+
+@config.command()
+@asks_daemon
+def show(client: ControlClient, as_json: bool) -> None:
+    """Show the configuration that a running node has, and where its targets are from.
+
+    What was changed while the node ran goes before what its file says. Secrets are not shown, only where they are.
+
+    \b
+    Examples:
+      csvd config show
+      csvd config show --json | jq .configuration.target
+    """
+    answer = client.configuration()
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo("\n".join(effective_lines(answer)))
 
 
 @config.command()

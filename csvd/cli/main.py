@@ -25,7 +25,12 @@ COMMANDS: Final[Mapping[str, str]] = {
     "status": "csvd.cli.status:status",
     "vm": "csvd.cli.vm:vm",
     "migrate": "csvd.cli.migrate:migrate",
+    "target": "csvd.cli.target:target",
+    "lun": "csvd.cli.lun:lun",
+    "acl": "csvd.cli.acl:acl",
+    "portal": "csvd.cli.portal:portal",
     "session": "csvd.cli.session:session",
+    "stats": "csvd.cli.stats:stats",
     "event": "csvd.cli.event:event",
     "config": "csvd.cli.config:config",
     "completion": "csvd.cli.completion:completion",
@@ -74,6 +79,7 @@ def csvd(socket_path: str | None) -> None:
       csvd serve disk.img --create 10G       one disk, one node, until Ctrl-C
       csvd run --config /etc/csvd/csvd.toml  a node of a cluster
       csvd status                            what a node sees of its cluster
+      csvd lun add /srv/b.img --create 10G   another disk, while it runs
       csvd migrate web --to node2            move a running guest
     """
 

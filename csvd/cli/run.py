@@ -34,10 +34,11 @@ def run(config_path: Path, log_level: str | None) -> None:
       csvd run --config csvd.toml
       csvd run --config /etc/csvd/csvd.toml --log-level debug
     """
-    from csvd.config.load import load
+    from csvd.config.load import complete, read
 
-    config = load(config_path)
+    source = read(config_path)
+    config = complete(source)
 
     from csvd.daemon import run as run_daemon
 
-    sys.exit(run_daemon(config, log_level=log_level or config.node.log_level))
+    sys.exit(run_daemon(source, config, log_level=log_level or config.node.log_level))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from csvd.cli.options import SIZE
+from csvd.cli.unit_options import UNIT_KEYS, unit_options, unit_settings
 from csvd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,26 +23,26 @@ IQN_PREFIX = "iqn.2026-11.org.csvd"
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """What the command line says."""
+    """What the command line says.
+
+    Args:
+        units: the keys of [[target.lun]] that hold for every logical unit; None where nothing was said.
+    """
 
     disks: Sequence[str]
-    create_bytes: int | None
     portals: Sequence[str]
     iqn: str
-    read_only: bool
-    block_bytes: int
     chap_user: str | None
     chap_secret_file: Path | None
     chap_target_user: str | None
     chap_target_secret_file: Path | None
     state_directory: Path | None
+    units: Mapping[str, Any]
 
 
 @click.command()
 @click.argument("disks", metavar="DISK...", nargs=-1, required=True)
-@click.option(
-    "--create", "create_bytes", type=SIZE, metavar="SIZE", help="Make a missing DISK: a sparse file this long."
-)
+@unit_options
 @click.option(
     "--portal",
     "portals",
@@ -53,15 +53,6 @@ class ServeSettings:
     help="Where to listen; may be given several times. Port 0 takes a free one.",
 )
 @click.option("--iqn", metavar="NAME", help=f"The target's name.  [default: {IQN_PREFIX}:the first disk's name]")
-@click.option("--read-only", is_flag=True, help="Refuse writes.")
-@click.option(
-    "--block-size",
-    "block_bytes",
-    type=click.Choice(("512", "4096")),
-    default="512",
-    show_default=True,
-    help="Logical block length.",
-)
 @click.option("--chap-user", metavar="USER", help="Demand CHAP of this user, for discovery, too.")
 @click.option(
     "--chap-secret-file",
@@ -93,14 +84,16 @@ class ServeSettings:
 def serve(log_level: str, iqn: str | None, **options: Any) -> None:
     """Serve disks as LUNs 0, 1, … of one iSCSI target, until SIGINT or SIGTERM.
 
-    Once it listens it prints a line "ready URL" for each LUN. At the end it answers what is under way, flushes, and
-    exits 0.
+    A DISK is a file, a block device, or null:SIZE, which keeps nothing. What is said of logical units holds for all of
+    them. Once it listens it prints a line "ready URL" for each LUN. At the end it answers what is under way, flushes,
+    and exits 0.
 
     \b
     Examples:
       csvd serve disk.img --create 10G
       csvd serve a.img b.img --portal 127.0.0.1:0 --iqn iqn.2026-11.com.example:ab
       csvd serve golden.img --read-only
+      csvd serve full.img --create 1G --provisioning full --block-bytes 4096
       csvd serve disk.img --chap-user joe --chap-secret-file secret
       csvd serve disk.img --chap-user joe --chap-secret-file secret --chap-target-user me --chap-target-secret-file mine
       csvd serve disk.img --state-directory state
@@ -108,8 +101,10 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
     from csvd import runtime
 
     runtime.start_logging(log_level)
-    options["block_bytes"] = int(options["block_bytes"])
-    settings = ServeSettings(iqn=iqn or default_iqn(options["disks"][0]), **options)
+    units = {key: options.pop(key) for key in UNIT_KEYS}
+    if len(options["disks"]) > 1 and (units["serial"] or units["naa"]):
+        raise click.UsageError("--serial and --naa name one disk")
+    settings = ServeSettings(iqn=iqn or default_iqn(options["disks"][0]), units=units, **options)
     sys.exit(runtime.run_until_signal(lambda reactor: start(reactor, settings), program="csvd serve"))
 
 
@@ -156,10 +151,11 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
         CsvdError: a disk, a portal, a name or a secret is wrong; nothing is left open then.
     """
     from csvd.iscsi.names import check_iscsi_name
+    from csvd.iscsi.portals import PortalGroup
     from csvd.storage.pool import DiskPool
     from csvd.target.kept_state import KeptState
     from csvd.target.service import Export, TargetService
-    from csvd.target.units import logical_unit_of
+    from csvd.target.units import Units
 
     access = access_of(settings)
     name = check_iscsi_name(settings.iqn)
@@ -170,23 +166,17 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
             keeper = KeptState(settings.state_directory, pool)
             undo.callback(keeper.close)
         undo.push_async_callback(pool.stop)
+        opener = Units(pool)
+        undo.push_async_callback(opener.close_all)
         units = []
         for number, url in enumerate(settings.disks):
-            unit = logical_unit_of(
-                number,
-                url,
-                pool,
-                create_bytes=settings.create_bytes,
-                read_only=settings.read_only,
-                block_bytes=settings.block_bytes,
-            )
-            undo.push_async_callback(unit.device.close)
+            unit = opener.open(unit_settings(number, url, settings.units))
             if keeper is not None:
                 keeper.attach(unit)
             units.append(unit)
         export = Export(name=name, logical_units=units, access=access)
         service = TargetService(reactor, [export], discovery_access=access, keeper=keeper)
-        portals = service.start(settings.portals)
+        portals = service.start([PortalGroup(1, tuple(settings.portals))])
         kept = undo.pop_all()
 
     async def stop() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import print_json, table
+from csvd.cli.output import plain, print_json, table
+from csvd.cli.rights_options import chosen, target_option
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -32,5 +33,52 @@ def list_sessions(client: ControlClient, as_json: bool) -> None:
     if as_json:
         print_json({"sessions": sessions})
         return
-    rows = [(one["initiator"], one["target"], one["tsih"], ", ".join(one["peers"]), one["tasks"]) for one in sessions]
-    click.echo(table(("INITIATOR", "TARGET", "TSIH", "FROM", "TASKS"), rows))
+    rows = [
+        (
+            one["initiator"],
+            one["target"],
+            one["tsih"],
+            one["isid"],
+            ", ".join(one["peers"]),
+            ", ".join(map(str, one["cids"])),
+            _digests(one["parameters"]),
+            _age(one["age_s"]),
+            one["tasks"],
+            one["statistics"]["count"],
+        )
+        for one in sessions
+    ]
+    head = ("INITIATOR", "TARGET", "TSIH", "ISID", "FROM", "CID", "DIGESTS", "AGE", "TASKS", "COMMANDS")
+    click.echo(table(head, rows))
+
+
+def _digests(parameters: dict[str, Any]) -> str:
+    words = [word for word in ("header", "data") if parameters[f"{word}_digest"] != "None"]
+    return ", ".join(words) or "none"
+
+
+def _age(age_s: float) -> str:
+    minutes, seconds = divmod(int(age_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+@session.command()
+@click.argument("tsih", type=int)
+@target_option
+@asks_daemon
+def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None) -> None:
+    """End a session: its connections are closed, and what it had under way is aborted.
+
+    Most initiators log in again at once; csvd acl rm and csvd target set keep one out.
+
+    \b
+    Examples:
+      csvd session drop 3
+      csvd session drop 3 --target iqn.2026-11.org.example:shared
+    """
+    gone = client.drop_session(chosen(client, target), tsih)
+    if as_json:
+        print_json(gone)
+    else:
+        click.echo(plain(f"the session {tsih} of {gone['initiator']} is dropped"))

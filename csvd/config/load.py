@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,13 @@ from csvd.config.schema import (
     ClusterSection,
     Config,
     ControlSection,
+    DiscoverySection,
     GuestsSection,
-    TargetSection,
+    KeepaliveSection,
 )
 from csvd.config.secrets import CREDENTIALS_VARIABLE, read_secret_file
 from csvd.config.sections import Report, read_section
+from csvd.config.targets import DEFAULT_PORTAL, AclSection, ChapSection, LunSection, TargetSection, portal_groups
 from csvd.errors import ConfigError
 
 MAX_FILE_BYTES: Final = 2**20
@@ -44,6 +47,21 @@ class ConfigProblems(ConfigError):
         super().__init__(first.what, where=first.where, why=first.why, hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration as it was found: TOML, nothing checked.
+
+    Args:
+        found: its tables.
+        where: its name in errors.
+        directory: where its relative paths begin.
+    """
+
+    found: Mapping[str, Any]
+    where: str
+    directory: Path
+
+
 def load(path: Path) -> Config:
     """Read a configuration file.
 
@@ -52,22 +70,7 @@ def load(path: Path) -> Config:
     Raises:
         ConfigProblems: the file, or what it says, is wrong.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigProblems([_unreadable(path, error.strerror or "")]) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigProblems([_unreadable(path, f"it has more than {MAX_FILE_BYTES} bytes")])
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigProblems([_unreadable(path, f"it is not UTF-8 at byte {error.start}")]) from error
-    return parse(text, where=str(path), directory=path.absolute().parent)
-
-
-def _unreadable(path: Path, why: str) -> ConfigError:
-    return ConfigError("can not read the configuration", where=str(path), why=why)
+    return complete(read(path))
 
 
 def parse(text: str, *, where: str, directory: Path) -> Config:
@@ -80,18 +83,55 @@ def parse(text: str, *, where: str, directory: Path) -> Config:
     Raises:
         ConfigProblems: it is not TOML, or what it says is wrong.
     """
+    return complete(_source(text, where, directory))
+
+
+def read(path: Path) -> Source:
+    """Read a file, and check nothing but that it is TOML.
+
+    Raises:
+        ConfigProblems: it can not be read, or is not TOML.
+    """
     try:
-        found = tomllib.loads(text)
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigProblems([_unreadable(path, error.strerror or "")]) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigProblems([_unreadable(path, f"it has more than {MAX_FILE_BYTES} bytes")])
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigProblems([_unreadable(path, f"it is not UTF-8 at byte {error.start}")]) from error
+    return _source(text, str(path), path.absolute().parent)
+
+
+def _unreadable(path: Path, why: str) -> ConfigError:
+    return ConfigError("can not read the configuration", where=str(path), why=why)
+
+
+def _source(text: str, where: str, directory: Path) -> Source:
+    try:
+        return Source(tomllib.loads(text), where, directory)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigProblems([ConfigError("is not TOML", where=where, why=str(error))]) from error
+
+
+def complete(source: Source) -> Config:
+    """Check every key of a configuration, and put in what was left out.
+
+    Raises:
+        ConfigProblems: what it says is wrong.
+    """
     problems: list[ConfigError] = []
 
     def report(key: str, error: ConfigError) -> None:
-        problems.append(ConfigError(error.what, where=f"{where}: {key}", why=error.why, hint=error.hint))
+        problems.append(ConfigError(error.what, where=f"{source.where}: {key}", why=error.why, hint=error.hint))
 
-    config = read_section(Config, found, "", report)
+    config = read_section(Config, source.found, "", report)
     if config is not None:
-        config = _Completion(config, directory, report).complete()
+        is_one = isinstance(source.found.get("target"), Mapping)
+        config = _Completion(config, source.directory, report, is_one_target=is_one).complete()
     if problems:
         raise ConfigProblems(problems)
     assert config is not None
@@ -101,8 +141,9 @@ def parse(text: str, *, where: str, directory: Path) -> Config:
 class _Completion:
     """Puts in what depends on other keys, and checks what only together is right or wrong."""
 
-    def __init__(self, config: Config, directory: Path, report: Report) -> None:
+    def __init__(self, config: Config, directory: Path, report: Report, *, is_one_target: bool) -> None:
         self._config = config
+        self._is_one_target = is_one_target
         self._directory = directory
         self._report = report
 
@@ -114,7 +155,10 @@ class _Completion:
             node=replace(node, state_directory=state_directory),
             cluster=cluster,
             control=self._control(self._config.control, state_directory),
-            target=self._target(self._config.target, cluster),
+            target=self._targets(self._config.target, cluster),
+            discovery=self._discovery(self._config.discovery),
+            keepalive=self._keepalive(self._config.keepalive),
+            metrics=self._config.metrics,
             guests=self._guests(self._config.guests, state_directory),
         )
 
@@ -184,24 +228,129 @@ class _Completion:
             )
         return replace(control, socket=socket)
 
-    def _target(self, target: TargetSection | None, cluster: ClusterSection) -> TargetSection | None:
-        if target is None:
-            return None
-        if not target.lun:
-            self._report("target.lun", ConfigError("is missing", hint="a target needs at least one [[target.lun]]"))
-        numbers: set[int] = set()
-        units = []
-        for position, unit in enumerate(target.lun):
-            if unit.number in numbers:
-                self._report(f"target.lun[{position}].number", ConfigError(f"is {unit.number}, which is taken"))
-            numbers.add(unit.number)
-            units.append(replace(unit, disk=self._disk(unit.disk)))
-        chap = target.chap
-        if chap is not None:
-            chap = replace(chap, secret_file=self._path(chap.secret_file, "target.chap.secret_file"))
-            self._secret(chap.secret_file, "target.chap.secret_file", 12, 255)
+    def _targets(self, targets: Sequence[TargetSection], cluster: ClusterSection) -> tuple[TargetSection, ...]:
+        names: set[str] = set()
+        completed = []
+        for position, target in enumerate(targets):
+            path = "target" if self._is_one_target else f"target[{position}]"
+            if target.name in names:
+                self._report(f"{path}.name", ConfigError(f"is {target.name}, which is taken"))
+            names.add(target.name)
+            completed.append(self._target(target, cluster, path))
+        self._portals(completed)
+        return tuple(completed)
+
+    def _portals(self, targets: Sequence[TargetSection]) -> None:
+        """One socket is in one portal group."""
+        tags: dict[str, int] = {}
+        for tag, portals in portal_groups(targets).items():
+            for portal in portals:
+                if tags.setdefault(portal, tag) != tag and not portal.endswith(":0"):
+                    self._report(
+                        "target.portals",
+                        ConfigError(f"{portal} is in the portal groups {tags[portal]} and {tag}"),
+                    )
+
+    def _target(self, target: TargetSection, cluster: ClusterSection, path: str) -> TargetSection:
         place = [*cluster.members, self._config.node.name].index(self._config.node.name)
-        return replace(target, lun=tuple(units), chap=chap, portal_group_tag=target.portal_group_tag or place + 1)
+        tag = target.portal_group_tag or place + 1
+        if any(group.tag == tag for group in target.portal_group) and target.portals:
+            self._report(f"{path}.portal_group", ConfigError(f"has the tag {tag}, which that of portals is, too"))
+        default = () if target.portal_group else (DEFAULT_PORTAL,)
+        if target.redirect is not None and target.redirect.portal_group_tag is None:
+            self._check_numeric(target.redirect.address, f"{path}.redirect.address")
+        return replace(
+            target,
+            portals=target.portals or default,
+            portal_group_tag=tag,
+            chap=self._chap(target.chap, f"{path}.chap"),
+            acl=self._acl(target.acl, f"{path}.acl"),
+            lun=self._units(target.lun, f"{path}.lun"),
+        )
+
+    def _check_numeric(self, address: str, path: str) -> None:
+        try:
+            ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            self._report(
+                path,
+                ConfigError(
+                    f"is {address}, a name",
+                    why="a login could go in circles",
+                    hint="write an IP address, or set portal_group_tag where it is a portal of this node",
+                ),
+            )
+
+    def _units(self, units: Sequence[LunSection], path: str) -> tuple[LunSection, ...]:
+        numbers: set[int] = set()
+        for position, unit in enumerate(units):
+            where = f"{path}[{position}]"
+            if unit.number in numbers:
+                self._report(f"{where}.number", ConfigError(f"is {unit.number}, which is taken"))
+            numbers.add(unit.number)
+            if unit.physical_block_bytes and unit.physical_block_bytes < unit.block_bytes:
+                self._report(
+                    f"{where}.physical_block_bytes",
+                    ConfigError(f"is {unit.physical_block_bytes}, less than block_bytes, which is {unit.block_bytes}"),
+                )
+            if unit.create is not None and unit.create % unit.block_bytes:
+                self._report(
+                    f"{where}.create",
+                    ConfigError(f"is {unit.create} bytes, no whole number of {unit.block_bytes}-byte blocks"),
+                )
+        return tuple(replace(unit, disk=self._disk(unit.disk)) for unit in units)
+
+    def _acl(self, acl: Sequence[AclSection], path: str) -> tuple[AclSection, ...]:
+        names: set[str] = set()
+        completed = []
+        for position, entry in enumerate(acl):
+            where = f"{path}[{position}]"
+            if entry.initiator in names:
+                self._report(f"{where}.initiator", ConfigError(f"is {entry.initiator}, which is there already"))
+            names.add(entry.initiator)
+            completed.append(replace(entry, chap=self._chap(entry.chap, f"{where}.chap")))
+        return tuple(completed)
+
+    def _chap(self, chap: ChapSection | None, path: str) -> ChapSection | None:
+        if chap is None:
+            return None
+        chap = replace(chap, secret_file=self._path(chap.secret_file, f"{path}.secret_file"))
+        self._secret(chap.secret_file, f"{path}.secret_file", 12, 255)
+        if (chap.mutual_user is None) != (chap.mutual_secret_file is None):
+            missing = "mutual_secret_file" if chap.mutual_secret_file is None else "mutual_user"
+            self._report(f"{path}.{missing}", ConfigError("is missing", hint="a mutual name and secret go together"))
+        elif chap.mutual_secret_file is not None:
+            mutual = self._path(chap.mutual_secret_file, f"{path}.mutual_secret_file")
+            chap = replace(chap, mutual_secret_file=mutual)
+            self._secret(mutual, f"{path}.mutual_secret_file", 12, 255)
+            if self._same_secret(chap.secret_file, mutual):
+                self._report(
+                    f"{path}.mutual_secret_file",
+                    ConfigError(
+                        "holds the same secret as secret_file",
+                        why="who knows how to answer the target could answer for it",
+                        hint="make another one: openssl rand -base64 24 > FILE && chmod 600 FILE",
+                    ),
+                )
+        return chap
+
+    @staticmethod
+    def _same_secret(one: Path, other: Path) -> bool:
+        try:
+            return read_secret_file(one) == read_secret_file(other)
+        except ConfigError:
+            return False
+
+    def _keepalive(self, keepalive: KeepaliveSection) -> KeepaliveSection:
+        if keepalive.dead_s <= keepalive.idle_s:
+            self._report(
+                "keepalive.dead_s",
+                ConfigError(f"is {keepalive.dead_s:g} s, not longer than idle_s ({keepalive.idle_s:g} s)"),
+            )
+        return keepalive
+
+    def _discovery(self, discovery: DiscoverySection | None) -> DiscoverySection | None:
+        return None if discovery is None else replace(discovery, chap=self._chap(discovery.chap, "discovery.chap"))
 
     def _disk(self, url: str) -> str:
         """Give the absolute form of a path; a URL (``iscsi://…``, ``rbd:…``) stays as it is."""

@@ -10,30 +10,25 @@ from typing import Annotated, Final
 from csvd.cluster.names import NODE_NAME_RULE, is_node_name
 from csvd.cluster.timeouts import Timeouts
 from csvd.config.sections import Key, key, names, table, tables
+from csvd.config.targets import ChapSection, TargetSection
 from csvd.config.values import (
     ADDRESS,
-    BOOLEAN,
     FILE_MODE,
+    NETWORK,
     PATH,
-    PORTAL,
     choice,
     list_of,
     matching,
     number,
-    one_of_numbers,
-    size,
-    text,
     whole,
 )
-from csvd.iscsi.names import check_iscsi_name
+from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 
 DEFAULT_STATE_DIRECTORY: Final = "/var/lib/csvd"
 DEFAULT_CLUSTER_ADDRESS: Final = "127.0.0.1:7001"
-DEFAULT_PORTAL: Final = "127.0.0.1:3260"
-MAX_LUN: Final = 16383
+DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
 
 _NODE_NAME: Final = matching(f"the name of a node ({NODE_NAME_RULE})", is_node_name)
-_ISCSI_NAME: Final = text("an iSCSI name: iqn.YYYY-MM.reversed.domain[:what]", check_iscsi_name)
 _TIMES: Final = Timeouts()
 
 
@@ -184,119 +179,6 @@ class ControlSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChapSection:
-    """CHAP; when it is there, nobody logs in without."""
-
-    user: Annotated[str, key(text(), "The name that initiators give.", example='"joe"')]
-    secret_file: Annotated[
-        Path,
-        key(
-            PATH,
-            "The file with the secret: 12 to 255 bytes, in a file of mode 0600 that belongs to the user of the daemon "
-            "or to root.",
-            example='"chap.secret"',
-        ),
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LunSection:
-    """A logical unit of the target."""
-
-    number: Annotated[int, key(whole(0, MAX_LUN), "Its logical unit number.", example="0")]
-    disk: Annotated[
-        str, key(text("a path or a URL"), "The disk behind it: a file or a block device.", example='"shared.img"')
-    ]
-    read_only: Annotated[bool, key(BOOLEAN, "Whether writes are refused.", default=False, example="false")]
-    block_bytes: Annotated[
-        int,
-        key(
-            one_of_numbers(512, 4096),
-            "The length of a logical block. Initiators lose their partition table when it is changed.",
-            default=512,
-            example="512",
-        ),
-    ]
-    serial: Annotated[
-        str | None,
-        key(
-            matching(
-                "1 to 64 printable ASCII characters",
-                lambda value: (
-                    isinstance(value, str) and 1 <= len(value) <= 64 and value.isascii() and value.isprintable()
-                ),
-            ),
-            "Its serial number, by which initiators know that they see the same disk through two nodes: give every "
-            "node the same.",
-            default=None,
-            default_words="made of the disk's absolute path",
-            example='"shared-1"',
-            off=True,
-        ),
-    ]
-    create: Annotated[
-        int | None,
-        key(
-            size(512),
-            "Make the file, sparse and of this size, when it is missing.",
-            default=None,
-            default_words="a missing file is an error",
-            example='"10G"',
-        ),
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetSection:
-    """The iSCSI target. Without this section the node serves none."""
-
-    name: Annotated[
-        str,
-        key(
-            _ISCSI_NAME,
-            "Its iSCSI name; the same on every node that exports the same disks.",
-            example='"iqn.2026-11.org.example:shared"',
-        ),
-    ]
-    portals: Annotated[
-        Sequence[str],
-        key(
-            list_of(PORTAL),
-            "Where it listens. Port 0 takes a free one.",
-            default=(DEFAULT_PORTAL,),
-            default_words='["127.0.0.1:3260"]',
-            example='["127.0.0.1:3260"]',
-        ),
-    ]
-    portal_group_tag: Annotated[
-        int,
-        key(
-            whole(1, 65535),
-            "The tag of its portals; another one on every node.",
-            default=None,
-            default_words="this node's place among the members' names in alphabetic order, from 1",
-            example="1",
-            off=True,
-        ),
-    ]
-    initiators: Annotated[
-        Sequence[str] | None,
-        key(
-            list_of(_ISCSI_NAME),
-            "The names of the initiators that may log in.",
-            default=None,
-            default_words="all may",
-            example='["iqn.2026-11.org.example:host1"]',
-            off=True,
-        ),
-    ]
-    chap: Annotated[
-        ChapSection | None, table(ChapSection, "Demand CHAP, also for discovery.", is_optional=True, off=True)
-    ]
-    lun: Annotated[Sequence[LunSection], tables(LunSection, "A logical unit; one of these for each.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GuestsSection:
     """Guests, and how they are migrated from here."""
 
@@ -336,6 +218,69 @@ class GuestsSection:
     ]
 
 
+def _silence(name: str, doc: str) -> Key:
+    """A key of csvd.iscsi.keepalive, with the default that it has there."""
+    default = getattr(KEEPALIVE, name)
+    return key(number(0, 86400), doc, default=default, default_words=f"{default:g}", example=f"{default:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepaliveSection:
+    """How long initiators may be silent, in seconds."""
+
+    idle_s: Annotated[
+        float,
+        _silence("idle_s", "Silence after which an initiator is asked whether it is there, and how often it is then."),
+    ]
+    dead_s: Annotated[
+        float,
+        _silence(
+            "dead_s",
+            "Silence after which an initiator that does not answer, or does not read, is given up; longer than idle_s.",
+        ),
+    ]
+    login_s: Annotated[float, _silence("login_s", "The time for a whole login.")]
+    discovery_s: Annotated[float, _silence("discovery_s", "Silence after which a discovery session is ended.")]
+
+    def to_keepalive(self) -> Keepalive:
+        """Give them as the target takes them."""
+        return Keepalive(self.idle_s, self.dead_s, self.login_s, self.discovery_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSection:
+    """Where metrics can be asked for without the control socket."""
+
+    listen: Annotated[
+        str,
+        key(
+            ADDRESS,
+            "Where GET /metrics is answered, to everybody who can connect there: nothing else is, and nothing is "
+            "encrypted.",
+            default=DEFAULT_METRICS_ADDRESS,
+            example=f'"{DEFAULT_METRICS_ADDRESS}"',
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverySection:
+    """Who may ask which targets there are."""
+
+    networks: Annotated[
+        Sequence[str] | None,
+        key(
+            list_of(NETWORK),
+            "The addresses from which it may be asked, as networks.",
+            default=None,
+            default_words="any",
+            example='["10.0.0.0/8"]',
+            off=True,
+        ),
+    ]
+    chap: Annotated[ChapSection | None, table(ChapSection, "Demand CHAP for discovery.", is_optional=True, off=True)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of it, with every default in place."""
@@ -346,7 +291,33 @@ class Config:
     ]
     control: Annotated[ControlSection, table(ControlSection, "The control API, which the command line speaks to.")]
     target: Annotated[
-        TargetSection | None,
-        table(TargetSection, "The iSCSI target of this node. Without this section it serves none.", is_optional=True),
+        Sequence[TargetSection],
+        tables(
+            TargetSection,
+            "An iSCSI target of this node: [target] where there is one, [[target]] for each where there are several. "
+            "More can be made while the node runs: csvd target create.",
+            is_one_a_table=True,
+        ),
+    ]
+    discovery: Annotated[
+        DiscoverySection | None,
+        table(
+            DiscoverySection,
+            "Who may ask this node which targets it has. Without this section CHAP is demanded for it when every "
+            "target demands it, with the names and secrets of all of them. Nobody is told of a target that would not "
+            "let him in.",
+            is_optional=True,
+            off=True,
+        ),
+    ]
+    keepalive: Annotated[KeepaliveSection, table(KeepaliveSection, "How long initiators may be silent, in seconds.")]
+    metrics: Annotated[
+        MetricsSection | None,
+        table(
+            MetricsSection,
+            "Answer GET /metrics at a TCP address, too, for Prometheus. The control socket answers it always.",
+            is_optional=True,
+            off=True,
+        ),
     ]
     guests: Annotated[GuestsSection, table(GuestsSection, "Guests, and how they are migrated from here.")]

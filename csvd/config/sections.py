@@ -48,6 +48,7 @@ class Table:
         section: its dataclass.
         doc: what it is for.
         is_list: whether it is an array of tables (``[[…]]``); a list of no tables when it is not there.
+        is_one_a_table: of an array, whether a single one may be written as a table (``[…]``).
         is_optional: whether it may be left out: its value is None then. Otherwise all defaults are taken.
         off: whether the example shows it as a comment.
     """
@@ -57,6 +58,7 @@ class Table:
     is_list: bool
     is_optional: bool
     off: bool
+    is_one_a_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,9 @@ def table(section: type[Any], doc: str, *, is_optional: bool = False, off: bool 
     return Table(section, doc, is_list=False, is_optional=is_optional, off=off)
 
 
-def tables(section: type[Any], doc: str) -> Table:
+def tables(section: type[Any], doc: str, *, off: bool = False, is_one_a_table: bool = False) -> Table:
     """Declare an array of tables; see Table."""
-    return Table(section, doc, is_list=True, is_optional=False, off=False)
+    return Table(section, doc, is_list=True, is_optional=False, off=off, is_one_a_table=is_one_a_table)
 
 
 def names(name: Kind, kind: Kind, doc: str, *, example: Mapping[str, str], off: bool = False) -> Names:
@@ -159,6 +161,8 @@ def _checked(kind: Kind, value: Any, path: str, report: Report) -> Any:
 
 
 def _read_list(declaration: Table, found: object, path: str, report: Report) -> tuple[Any, ...]:
+    if declaration.is_one_a_table and isinstance(found, Mapping):
+        return (read_section(declaration.section, found, path, report),)
     if not isinstance(found, Sequence) or isinstance(found, str):
         report(path, ConfigError("is not an array of tables", hint=f"write [[{path}]] for each"))
         return ()

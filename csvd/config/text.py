@@ -39,13 +39,13 @@ def example() -> str:
     lines = [_EXAMPLE_HEAD.rstrip("\n")]
     for name, declaration in declarations(Config).items():
         assert isinstance(declaration, Table)
-        lines += _example_table(name, declaration, off=False)
+        lines += _example_table(name, declaration, off=declaration.off)
     return "\n".join(lines) + "\n"
 
 
 def _example_table(path: str, declaration: Table, *, off: bool) -> Iterator[str]:
     mark = "#" if off else ""
-    brackets = ("[[", "]]") if declaration.is_list else ("[", "]")
+    brackets = ("[[", "]]") if declaration.is_list and not declaration.is_one_a_table else ("[", "]")
     yield ""
     yield from _comment(declaration.doc)
     yield f"{mark}{brackets[0]}{path}{brackets[1]}"
@@ -106,7 +106,9 @@ def reference() -> str:
 
 
 def _reference_table(path: str, declaration: Table) -> Iterator[str]:
-    yield from ("", f"## `{_header(path, is_list=declaration.is_list)}`", "", declaration.doc)
+    headers = [_header(path, is_list=False)] if declaration.is_one_a_table or not declaration.is_list else []
+    headers += [_header(path, is_list=True)] if declaration.is_list else []
+    yield from ("", f"## {' or '.join(f'`{header}`' for header in headers)}", "", declaration.doc)
     inner = declarations(declaration.section)
     keys = {name: item for name, item in inner.items() if isinstance(item, Key)}
     yield from ("", "| Key | Value | Default | Meaning |", "|---|---|---|---|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,10 +183,43 @@ def _address(words: str, least_port: int, *, is_port_optional: bool) -> Kind:
     return Kind(words, read)
 
 
+def hexadecimal(*lengths_bytes: int) -> Kind:
+    """Bytes of one of a few lengths, written as hexadecimal digits, with or without ``0x``."""
+    words = f"{' or '.join(map(str, lengths_bytes))} bytes in hexadecimal digits"
+
+    def read(value: object) -> bytes:
+        if not isinstance(value, str):
+            _wrong(words, value)
+        digits = value.removeprefix("0x")
+        if not re.fullmatch("[0-9A-Fa-f]*", digits) or len(digits) not in [2 * length for length in lengths_bytes]:
+            _wrong(words, value)
+        return bytes.fromhex(digits)
+
+    return Kind(words, read)
+
+
+def _read_network(value: object) -> str:
+    words = "an address or a network: 10.0.0.0/8, fd00::/8"
+    if not isinstance(value, str):
+        _wrong(words, value)
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as error:
+        raise ConfigError(f"is {value[:60]!r}, not {words}", why=str(error)) from error
+
+
+def _read_rotation_rate(value: object) -> int:
+    if type(value) is not int or not (value in (0, 1) or 1025 <= value <= 65534):
+        _wrong("0, 1, or a whole number from 1025 to 65534", value)
+    return value
+
+
 BOOLEAN: Final = Kind("true or false", _read_boolean)
 FILE_MODE: Final = Kind('"0600" or "0660"', _read_file_mode)
 ADDRESS: Final = _address("HOST:PORT, with a port of 1 to 65535", 1, is_port_optional=False)
 PORTAL: Final = _address("HOST:PORT or HOST, with a port of 0 to 65535", 0, is_port_optional=True)
+NETWORK: Final = Kind("an address or a network: 10.0.0.0/8, fd00::/8", _read_network)
+ROTATION_RATE: Final = Kind("0, 1, or a whole number from 1025 to 65534", _read_rotation_rate)
 PATH: Final = text("a path")
 
 

@@ -222,6 +222,11 @@ class TargetNode:
         withdraw(left)
         return [task for task in left if task.state == EXECUTING]
 
+    def is_executing(self, luns: Collection[int]) -> bool:
+        """Whether a task on one of these LUN fields is with the device server, of a session that has ended, too."""
+        tasks = (task for session in self.sessions.values() for task in session.tasks.values())
+        return any(task.lun in luns and task.state == EXECUTING for task in (*tasks, *self.leaving))
+
     def abort_tasks(self, luns: Collection[int], nexuses: Collection[str], done: Callable[[], None]) -> None:
         """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6).
 

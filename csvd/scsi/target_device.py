@@ -324,6 +324,11 @@ class TargetDevice:
         fault = DiskFault(unit, OPERATION_NAMES[transfer.operation], error_number, offset_bytes)
         return server.refuse(fault_condition(fault))
 
+    def unit_of(self, lun: int) -> LogicalUnit | None:
+        """The logical unit that a LUN field addresses; one without a disk for a well known one; None where none is."""
+        server = self._routes.get(lun)
+        return None if server is None else server.unit
+
     def task_set_of(self, lun: int) -> TaskSet | None:
         """The task set of the logical unit that a LUN field addresses; None where there is none."""
         server = self._routes.get(lun)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -24,7 +24,7 @@ class StorageError(CsvdError):
 
     Attributes:
         errno: why, an `errno` number. EIO too for a read that the disk is too short for.
-        operation: "read", "write", "flush", "unmap", "write zeroes" or "close".
+        operation: "read", "write", "flush", "unmap", "write zeroes", "resize", "allocate" or "close".
         offset_bytes: where on the disk; of a transfer, the first byte that was not transferred.
     """
 
@@ -122,6 +122,15 @@ class Disk(Protocol):
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and let go. Closing twice is no error."""
+
+
+@runtime_checkable
+class ResizableDisk(Protocol):
+    """A disk whose size can change while it is open."""
+
+    def resize(self, size_bytes: int | None, *, full: bool = False) -> Deferred[int]:
+        """Take another size, or with None the one that its store has by now; fires with it. ``full`` has the store
+        allocate what is added."""
 
 
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:

@@ -15,7 +15,15 @@ from twisted.python.failure import Failure
 from csvd.storage.direct import BounceBuffers, read_direct, write_direct
 from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.pool import DiskPool, Job, Manner
-from csvd.storage.ranges import allocation_of, punch_range, read_range, write_range, zero_range
+from csvd.storage.ranges import (
+    allocation_of,
+    fill_file,
+    punch_range,
+    read_range,
+    resize_file,
+    write_range,
+    zero_range,
+)
 
 _log = Logger()
 
@@ -170,6 +178,31 @@ class FileDisk:
             found.append(status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else self.size_bytes)
 
         return self._lane.submit(_FileJob(look), Manner.TOGETHER).addCallback(lambda _: min(found[0], self.size_bytes))
+
+    def resize(self, size_bytes: int | None, *, full: bool = False) -> Deferred[int]:
+        """Give a file another size, durably; what lies beyond the end of a smaller one is lost. Fires with the size.
+
+        Args:
+            size_bytes: None, and any size for a block device, takes the size that it has by now.
+            full: have the file system allocate what is added.
+        """
+        refusal = self._check("resize", 0, 0) if size_bytes is None else self._check_write("resize", 0, 0)
+        if refusal is not None:
+            return fail(refusal)
+        before_bytes = self.size_bytes
+        found: list[int] = []
+
+        def change() -> None:
+            if full and size_bytes is not None and size_bytes > before_bytes:
+                fill_file(self._fd, before_bytes, size_bytes - before_bytes, self.url)
+            found.append(resize_file(self._fd, size_bytes, self.url))
+
+        def changed(_: None) -> int:
+            self.size_bytes = found[0]
+            return self.size_bytes
+
+        job = _FileJob(change, durable=size_bytes is not None)
+        return self._lane.submit(job, Manner.SINGLE_FILE).addCallback(changed)
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""

@@ -39,6 +39,7 @@ def open_disk(
     *,
     pool: DiskPool,
     create_bytes: int | None = None,
+    full: bool = False,
     read_only: bool = False,
     block_bytes: int = 512,
     serial: str | None = None,
@@ -51,6 +52,7 @@ def open_disk(
             `null:10G`, for a disk that keeps nothing.
         pool: where it blocks.
         create_bytes: create a sparse file of this size; one that is there is never overwritten.
+        full: have the file system allocate all of a file that is created, so that it can not run out of space later.
         read_only: refuse writes; the file need not be writable.
         block_bytes: logical block length; the size must be a whole number of blocks.
         direct: go past the page cache (O_DIRECT), which a store may offer for whole 512-byte or 4096-byte blocks only.
@@ -64,7 +66,7 @@ def open_disk(
     path = _path_of(url)
     if create_bytes is not None:
         _check_size(path, create_bytes, block_bytes)
-        fd = _create(path, create_bytes, read_only=read_only)
+        fd = _create(path, create_bytes, full=full, read_only=read_only)
     else:
         fd = _open(path, read_only=read_only)
     try:
@@ -86,6 +88,19 @@ def _null_disk(url: str, create_bytes: int | None, *, read_only: bool, block_byt
     return NullDisk(size_bytes, url=url, read_only=read_only)
 
 
+def create_file(url: str, size_bytes: int, *, block_bytes: int = 512, full: bool = False) -> None:
+    """Make the file of a disk, durably; one that is there is never overwritten. Blocks, for long where it is ``full``.
+
+    Raises:
+        ConfigError: it exists already, is not permitted, or there is no room.
+    """
+    if url.startswith("null:"):
+        _null_disk(url, size_bytes, read_only=False, block_bytes=block_bytes)
+    path = _path_of(url)
+    _check_size(path, size_bytes, block_bytes)
+    os.close(_create(path, size_bytes, full=full, read_only=False))
+
+
 def _path_of(url: str) -> str:
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -100,7 +115,7 @@ def _path_of(url: str) -> str:
     return path
 
 
-def _create(path: str, size_bytes: int, *, read_only: bool) -> int:
+def _create(path: str, size_bytes: int, *, full: bool, read_only: bool) -> int:
     if read_only:
         raise ConfigError("a disk is not both created and read-only", where=path, hint="create it first")
     try:
@@ -113,6 +128,8 @@ def _create(path: str, size_bytes: int, *, read_only: bool) -> int:
         raise _config_error(path, error, "cannot be created") from error
     try:
         os.ftruncate(fd, size_bytes)
+        if full:
+            os.posix_fallocate(fd, 0, size_bytes)
         os.fsync(fd)
         _sync_directory(path)
     except BaseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from typing import Final
 
@@ -66,6 +67,35 @@ def write_range(fd: int, buffers: Sequence[Buffer], offset_bytes: int, url: str)
             at += 1
         if count:
             views[at] = views[at][count:]
+
+
+def resize_file(fd: int, size_bytes: int | None, url: str) -> int:
+    """Give a regular file this size; what is added reads as zeros. A block device keeps its own; None changes nothing.
+
+    Returns:
+        The size, in bytes.
+
+    Raises:
+        StorageError: errno of the system call; ENOSPC, EFBIG where there is no room for it.
+    """
+    try:
+        if size_bytes is not None and stat.S_ISREG(os.fstat(fd).st_mode):
+            os.ftruncate(fd, size_bytes)
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise _failed("resize", error, url, 0) from error
+
+
+def fill_file(fd: int, offset_bytes: int, length_bytes: int, url: str) -> None:
+    """Have the file system allocate a range, so that writing there can not run out of space; it reads as it did.
+
+    Raises:
+        StorageError: errno of the system call; ENOSPC where there is not so much.
+    """
+    try:
+        os.posix_fallocate(fd, offset_bytes, length_bytes)
+    except OSError as error:
+        raise _failed("allocate", error, url, offset_bytes) from error
 
 
 def punch_range(fd: int, offset_bytes: int, length_bytes: int, url: str) -> None:

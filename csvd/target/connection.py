@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.abstract import FileDescriptor
@@ -20,6 +21,7 @@ from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.digests import Buffer
 from csvd.iscsi.events import EventKind
 from csvd.iscsi.session import Task
+from csvd.target.statistics import ConnectionCounter
 
 if TYPE_CHECKING:
     from csvd.target.executor import Executor
@@ -57,6 +59,10 @@ class ServerConnection(FileDescriptor):
         self.engine = engine
         self.held_bytes = 0
         self.turn_bytes = 0
+        self.accepted_s = reactor.seconds()
+        self.counter = ConnectionCounter()
+        self.tell: Callable[[str, str, str], None] = _tell_nobody
+        """Told what goes into the log, too: see csvd.target.service.Tell."""
         self._socket = sock
         self._executor_of = executor_of
         self._executor: Executor | None = None
@@ -99,6 +105,7 @@ class ServerConnection(FileDescriptor):
                     return CONNECTION_DONE
                 if not count:
                     return CONNECTION_DONE
+                self.counter.turn_ns = perf_counter_ns()
                 engine.received(count, now_s)
                 self._run()
                 if self.disconnected or not self._wants_input() or count < sum(map(len, buffers)):
@@ -126,6 +133,8 @@ class ServerConnection(FileDescriptor):
                 self._tasks.extend(engine.ready)
                 engine.ready.clear()
         self._send()
+        if self.counter.run_count:
+            self.counter.end_run()
         if engine.events:
             self._log_events()
         if self.disconnected:
@@ -147,8 +156,11 @@ class ServerConnection(FileDescriptor):
     def _log_events(self) -> None:
         """Log what the engine tells, but not as fast as a peer can make it tell."""
         events = self.engine.events
+        session = self.engine.session
         for event in events[: self._log_lines]:
             self.log.info("{peer}: {event}", peer=self.engine.peer, event=str(event), kind=event.kind)
+            who = session.initiator_name if session is not None else self.engine.peer
+            self.tell(event.kind.value, f"{self.engine.peer}: {event.text}", who)
         self._log_kept += max(0, len(events) - self._log_lines)
         self._log_lines = max(0, self._log_lines - len(events))
         events.clear()
@@ -178,6 +190,7 @@ class ServerConnection(FileDescriptor):
         if self.disconnected:
             return
         self._in_turn = True
+        self.counter.turn_ns = perf_counter_ns()
         try:
             if self.engine.paused:
                 self.engine.received(0, self.reactor.seconds())
@@ -303,3 +316,7 @@ class ServerConnection(FileDescriptor):
         self._unsent.clear()
         self._unsent_bytes = 0
         self._on_lost(self)
+
+
+def _tell_nobody(_kind: str, _text: str, _subject: str) -> None:
+    return None

@@ -9,11 +9,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.scsi.outcome import FLUSH, GOOD, READ, WRITE, Reply, Transfer
+from csvd.scsi.outcome import FLUSH, GOOD, READ, WRITE, Reply, Status, Transfer
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
 from csvd.storage.disk import Disk, StorageError
+from csvd.target.statistics import TargetStatistics
 from csvd.target.steps import FAULT, StepRunner
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Executor:
     def __init__(self, device: TargetDevice, runner: StepRunner) -> None:
         self._device = device
         self._runner = runner
+        self.statistics = TargetStatistics(device)
+        self._tables = self.statistics.tables
         self.executing = 0
         """Tasks that a disk is working on, and those that wait for their turn in a task set or at a range."""
 
@@ -127,11 +130,19 @@ class Executor:
         self.log.failure("a fault in command {cdb}", cdb=task.cdb.hex())
         return FAULT
 
-    def _reply(self, connection: ServerConnection, task: Task, reply: Reply) -> None:
+    def _reply(self, connection: ServerConnection, task: Task, reply: Reply, began_ns: int = 0) -> None:
+        if reply.status and reply.status != Status.CONDITION_MET:
+            error = self.statistics.failed(task.lun, task.cdb[0], reply.status, reply.sense)
+            connection.counter.errors[error] += 1
+        self._count(connection, task, began_ns or connection.counter.turn_ns, len(reply.data_in))
         if reply.data_in and not reply.status:
             connection.engine.data_in(task, reply.data_in)
         else:
             connection.engine.respond(task, reply.status, reply.sense)
+
+    def _count(self, connection: ServerConnection, task: Task, began_ns: int, bytes_in: int) -> None:
+        row = self.statistics.row(task.lun, task.cdb[0])
+        connection.counter.count(row, began_ns, bytes_in, task.received)
 
     def _read(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
         unit = transfer.logical_unit
@@ -146,6 +157,15 @@ class Executor:
         ):
             connection.turn_bytes += length
             ended()
+            table = self._tables.get(task.lun)
+            row = table[task.cdb[0]] if table is not None else None
+            if row is None:
+                row = self.statistics.row(task.lun, task.cdb[0])
+            counter = connection.counter
+            if row is not counter.run_row:
+                counter.begin_run(row)
+            counter.run_count += 1
+            counter.run_bytes_in += length
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
 
@@ -203,6 +223,7 @@ class Executor:
         claims = Claims((Claim(transfer.logical_unit.locks, transfer.offset_bytes, transfer.length_bytes, False),))
         self.executing += 1
         connection.held_bytes += held_bytes
+        began_ns = connection.counter.turn_ns
 
         def done(result: Failure | None) -> None:
             self.executing -= 1
@@ -211,8 +232,9 @@ class Executor:
             claims.release()
             ended()
             if isinstance(result, Failure):
-                self._failed(connection, task, transfer, result)
+                self._failed(connection, task, transfer, result, began_ns)
             else:
+                self._count(connection, task, began_ns, held_bytes)
                 answer()
             connection.proceed()
 
@@ -232,19 +254,22 @@ class Executor:
             self._reply(connection, task, self._device.data_out_too_long(task.lun))
             return
         self.executing += 1
+        began_ns = connection.counter.turn_ns
 
         def done(reply: Reply | None) -> None:
             self.executing -= 1
             task.leave_queue = None
             ended()
-            self._reply(connection, task, reply or GOOD)
+            self._reply(connection, task, reply or GOOD, began_ns)
             connection.proceed()
 
         take_back = self._runner.run(procedure, done, lambda: task.aborted)
         if task.state == EXECUTING:
             task.leave_queue = take_back
 
-    def _failed(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> None:
+    def _failed(
+        self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure, began_ns: int
+    ) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""
         if failure.check(StorageError):
             error = failure.value
@@ -254,7 +279,7 @@ class Executor:
         else:
             reply = self._device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
-        self._reply(connection, task, reply)
+        self._reply(connection, task, reply, began_ns)
 
 
 def _nothing() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from twisted.internet import task
 from twisted.logger import Logger
@@ -18,14 +18,17 @@ from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.portals import Address, PortalGroup, Redirect
-from csvd.iscsi.session import Session
+from csvd.iscsi.session import QUEUE_DEPTH, Session
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import LunMask, TargetDevice
+from csvd.scsi.target_ports import AccessState
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
-from csvd.target.listener import Portal, bound_silence
+from csvd.target.listener import Portal, PortalError, bound_silence
+from csvd.target.sessions import session_face
 from csvd.target.shared_reservations import SharedReservations
+from csvd.target.statistics import bounds_s, number_face
 from csvd.target.steps import Keeper, StepRunner
 
 MAX_CONNECTIONS: Final = 1024
@@ -54,10 +57,41 @@ class Export:
     """The portal groups that it is reached through; None: every one."""
     redirect: Redirect | None = None
     """Where logins are sent on to."""
+    queue_depth: int = QUEUE_DEPTH
+    access_states: Mapping[int, AccessState] = field(default_factory=dict)
+    """The asymmetric access states of portal groups by tag; active/optimized where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A target that is served: its two faces, and what executes its tasks.
+
+    Args:
+        said: the access states that its export says.
+        due: those of them that are to be set as soon as their portal group is there.
+    """
+
+    node: TargetNode
+    device: TargetDevice
+    executor: Executor
+    said: dict[int, AccessState]
+    due: dict[int, AccessState]
+
+
+Tell: TypeAlias = Callable[[str, str, str], None]
+"""Told what happened: a word for programs, a sentence for people, whom it is about."""
+
+
+def _tell_nobody(_kind: str, _text: str, _subject: str) -> None:
+    return None
 
 
 class TargetService:
-    """Serves targets at portals. Targets, portals and rights may change at run time."""
+    """Serves targets at portals. Targets, logical units, portals and rights may change at run time.
+
+    Args:
+        tell: told of logins, logouts, rejects and resets.
+    """
 
     log = Logger()
 
@@ -69,13 +103,14 @@ class TargetService:
         discovery_access: Access = OPEN,
         keeper: Keeper | None = None,
         keepalive: Keepalive = KEEPALIVE,
+        tell: Tell = _tell_nobody,
     ) -> None:
         self._reactor = reactor
         self._keepalive = keepalive
-        self._executors: dict[str, Executor] = {}
-        self.devices: dict[str, TargetDevice] = {}
-        """The SCSI devices by the name of their target."""
-        self._portals: dict[int, list[Portal]] = {}
+        self._tell = tell
+        self._served: dict[str, _Served] = {}
+        self._portals: dict[int, dict[str, Portal]] = {}
+        """By portal group tag, as they are written."""
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
         self._turned_away = 0
@@ -88,52 +123,62 @@ class TargetService:
         for export in exports:
             self.add_target(export)
 
-    def start(self, portals: Sequence[str], portal_group_tag: int = 1) -> list[str]:
-        """Listen at the portals of a group; give their addresses.
+    def start(self, groups: Iterable[PortalGroup]) -> list[str]:
+        """Listen at the portals of groups; give their addresses.
 
         Raises:
             PortalError: one can not be opened; none is left open then.
         """
-        opened = self.open_group(PortalGroup(portal_group_tag, tuple(portals)))
+        try:
+            for group in groups:
+                self.set_group(group)
+        except PortalError:
+            self._close_portals()
+            raise
         self._ticker.start(1.0, now=False)
-        return opened
+        return self.portals
 
     # Changes at run time
 
-    def open_group(self, group: PortalGroup) -> list[str]:
-        """Listen at the portals of one more group; give their addresses.
+    def set_group(self, group: PortalGroup) -> list[str]:
+        """Listen at the portals of a group, and at no others of it; give their addresses. Connections go on.
 
         Raises:
-            PortalError: one can not be opened; none of the group is left open then.
+            PortalError: one can not be opened; the group is as it was then.
         """
-        assert group.tag not in self._portals
-        opened: list[Portal] = []
+        before = self._portals.get(group.tag, {})
+        opened: dict[str, Portal] = {}
         with contextlib.ExitStack() as undo:
             for text in group.portals:
-                portal = Portal(self._reactor, text, partial(self._accepted, group.tag))
-                undo.callback(portal.close)
-                opened.append(portal)
+                if text not in before:
+                    opened[text] = Portal(self._reactor, text, partial(self._accepted, group.tag))
+                    undo.callback(opened[text].close)
             undo.pop_all()
-        self._portals[group.tag] = opened
-        addresses = [portal.address for portal in opened]
+        for text in before.keys() - set(group.portals):
+            before[text].close()
+        portals = self._portals[group.tag] = {text: before.get(text) or opened[text] for text in group.portals}
+        addresses = [portal.address for portal in portals.values()]
         self.entity.groups[group.tag] = PortalGroup(group.tag, tuple(addresses))
         self._ports_changed()
-        for portal in opened:
+        for portal in opened.values():
             portal.startReading()
         return addresses
 
     def close_group(self, portal_group_tag: int) -> None:
         """Listen at the portals of a group no more; its connections go on."""
         del self.entity.groups[portal_group_tag]
-        for portal in self._portals.pop(portal_group_tag):
+        for portal in self._portals.pop(portal_group_tag).values():
             portal.close()
         self._ports_changed()
 
     def _ports_changed(self) -> None:
         """The portal groups through which a target is reached are its target ports."""
-        for name, device in self.devices.items():
-            node = self.entity.targets[name]
-            device.set_ports([tag for tag in self._portals if node.reached_through(tag)])
+        for served in self._served.values():
+            tags = [tag for tag in self._portals if served.node.reached_through(tag)]
+            served.device.set_ports(tags)
+            due = {tag: served.due.pop(tag) for tag in tags if tag in served.due}
+            if due:
+                served.device.access_states_set(due)
 
     def add_target(self, export: Export) -> None:
         """Serve one more target; its name must be free."""
@@ -149,48 +194,103 @@ class TargetService:
             portal_group_tags=export.portal_group_tags,
             access=export.access,
             redirect=export.redirect,
+            queue_depth=export.queue_depth,
         )
         device.set_mask(_mask_of(node))
-        self.devices[node.name] = device
         executor = Executor(device, StepRunner(self._reactor, self._keeper, self._abort))
-        self._executors[node.name] = executor
+        states = dict(export.access_states)
+        self._served[node.name] = _Served(node, device, executor, states, states.copy())
         executor.resume()
         self.entity.add_target(node)
         self._ports_changed()
 
-    async def remove_target(self, name: str, drain_s: float = DRAIN_S) -> None:
-        """Serve a target no more: its sessions end at once, and what its disks are at is waited for."""
+    async def remove_target(self, name: str, drain_s: float = DRAIN_S) -> list[LogicalUnit]:
+        """Serve a target no more: its sessions end at once, and what its disks are at is waited for; gives its
+        logical units."""
         self.entity.remove_target(name)
-        executor = self._executors.pop(name)
-        executor.stop()
-        self.devices.pop(name)
-        deadline = self._reactor.seconds() + drain_s
-        while executor.busy and self._reactor.seconds() < deadline:
-            await task.deferLater(self._reactor, 0.01)
+        served = self._served[name]
+        served.executor.stop()
+        await self._until(lambda: not served.executor.busy, drain_s)
+        del self._served[name]
+        return [server.unit for server in served.device.servers.values()]
 
-    def change_access(self, name: str, access: Access) -> None:
-        """Change who may log in to a target and what each sees; sessions that lost their right end."""
-        node = self.entity.targets[name]
-        self.entity.change_access(node, access)
-        self.devices[name].set_mask(_mask_of(node))
+    def change_target(self, export: Export) -> None:
+        """Take over what is not a logical unit of a target. Sessions that lost their right end; others go on as they
+        are, and what is settled at login holds for later ones."""
+        served = self._served[export.name]
+        served.node.alias = export.alias
+        served.node.queue_depth = export.queue_depth
+        served.node.redirect = export.redirect
+        served.node.portal_group_tags = export.portal_group_tags
+        self.entity.change_access(served.node, export.access)
+        served.device.set_mask(_mask_of(served.node))
+        # A state that initiators have set stays, unless another one than before is said.
+        served.due.update({tag: state for tag, state in export.access_states.items() if served.said.get(tag) != state})
+        served.said.clear()
+        served.said.update(export.access_states)
+        self._ports_changed()
+
+    def add_unit(self, name: str, unit: LogicalUnit) -> None:
+        """Serve one more logical unit of a target; its LUN must be free."""
+        served = self._served[name]
+        served.device.add_unit(unit)
+        served.executor.resume()
+
+    async def remove_unit(self, name: str, number: int, drain_s: float = DRAIN_S) -> LogicalUnit:
+        """Serve a logical unit no more. New commands find it gone; those that it is at are answered first."""
+        served = self._served[name]
+        unit = served.device.remove_unit(number)
+        served.executor.statistics.forget(number)
+        luns = set(lun_spellings(number))
+        await self._until(lambda: not served.node.is_executing(luns), drain_s)
+        return unit
+
+    def resized(self, unit: LogicalUnit) -> None:
+        """The disk of a logical unit has another size."""
+        for served in self._served.values():
+            server = served.device.servers.get(unit.number)
+            if server is not None and server.unit is unit:
+                served.device.resized(unit.number, unit.device.size_bytes // unit.block_bytes)
+
+    def unit(self, name: str, number: int) -> LogicalUnit | None:
+        """A logical unit of a target; None where there is none."""
+        served = self._served.get(name)
+        server = served.device.servers.get(number) if served is not None else None
+        return server.unit if server is not None else None
+
+    def device(self, name: str) -> TargetDevice:
+        """The SCSI device of a target."""
+        return self._served[name].device
+
+    def units(self, name: str) -> list[LogicalUnit]:
+        """The logical units of a target, by number."""
+        servers = self._served[name].device.servers
+        return [servers[number].unit for number in sorted(servers)]
+
+    async def _until(self, is_so: Callable[[], bool], most_s: float) -> None:
+        deadline_s = self._reactor.seconds() + most_s
+        while not is_so() and self._reactor.seconds() < deadline_s:
+            await task.deferLater(self._reactor, 0.01)
 
     @property
     def portals(self) -> list[str]:
         """The addresses that this node listens at."""
-        return [portal.address for portals in self._portals.values() for portal in portals]
+        return [portal.address for group in self._portals.values() for portal in group.values()]
+
+    def groups(self) -> dict[int, dict[str, str]]:
+        """The addresses that this node listens at, by portal group tag and as they are written."""
+        return {tag: {text: portal.address for text, portal in group.items()} for tag, group in self._portals.items()}
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions of all targets, as the control API shows them."""
+        by_session: dict[Session, list[ServerConnection]] = {}
+        for connection in self._connections:
+            if connection.engine.session is not None:
+                by_session.setdefault(connection.engine.session, []).append(connection)
         return [
-            {
-                "target": target.name,
-                "initiator": session.initiator_name,
-                "tsih": session.tsih,
-                "peers": [connection.peer for connection in session.connections.values()],
-                "tasks": len(session.tasks),
-            }
-            for target in self.entity.targets.values()
-            for session in target.sessions.values()
+            session_face(session, by_session.get(session, []), self._reactor.seconds())
+            for served in self._served.values()
+            for session in served.node.sessions.values()
         ]
 
     def drop_session(self, target: str, tsih: int, why: str = "an operator drops it") -> bool:
@@ -224,6 +324,21 @@ class TargetService:
         node = self.entity.targets.get(target)
         return None if node is None else node.sessions.get(tsih)
 
+    def statistics(self) -> dict[str, Any]:
+        """What the commands came to, as the control API shows it: by logical unit, by command and by session."""
+        units, commands = [], []
+        for name, served in self._served.items():
+            counted = served.executor.statistics
+            for number, totals in counted.units():
+                units.append({"target": name, "lun": number_face(number), **totals.to_json()})
+            for number, command, totals in counted.commands():
+                commands.append({"target": name, "lun": number_face(number), "command": command, **totals.to_json()})
+        sessions = [
+            {**{key: face[key] for key in ("target", "initiator", "tsih")}, **face["statistics"]}
+            for face in self.sessions()
+        ]
+        return {"bounds_s": bounds_s(), "units": units, "commands": commands, "sessions": sessions}
+
     def _accepted(self, portal_group_tag: int, sock: socket.socket, peer: str, local: str) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop_discovery()
@@ -241,6 +356,7 @@ class TargetService:
         )
         bound_silence(sock, self._keepalive)
         connection = ServerConnection(self._reactor, sock, engine, self._executor_of, self._lost)
+        connection.tell = self._tell
         self._connections[connection] = None
         self._half_open[connection] = None
         if len(self._half_open) > MAX_HALF_OPEN:
@@ -263,10 +379,11 @@ class TargetService:
     def _abort(self, unit: LogicalUnit, nexuses: Sequence[str], done: Callable[[], None]) -> None:
         """Abort the tasks of I_T nexuses on a logical unit, at all targets that export it; see `steps.Abort`."""
         aborts = []
-        for name, device in self.devices.items():
-            numbers = [n for n, server in device.servers.items() if server.unit.identity.naa == unit.identity.naa]
+        for served in self._served.values():
+            servers = served.device.servers
+            numbers = [n for n, server in servers.items() if server.unit.identity.naa == unit.identity.naa]
             luns = {spelling for number in numbers for spelling in lun_spellings(number)}
-            aborts.append(partial(self.entity.targets[name].abort_tasks, luns, nexuses))
+            aborts.append(partial(served.node.abort_tasks, luns, nexuses))
         waiting = len(aborts)
 
         def one_done() -> None:
@@ -281,7 +398,7 @@ class TargetService:
     def _executor_of(self, engine: TargetConnection) -> Executor:
         assert engine.session is not None
         assert engine.session.target is not None
-        return self._executors[engine.session.target.name]
+        return self._served[engine.session.target.name].executor
 
     def _lost(self, connection: ServerConnection) -> None:
         self._connections.pop(connection, None)
@@ -309,7 +426,7 @@ class TargetService:
 
     @property
     def _drained(self) -> bool:
-        executing = any(executor.busy for executor in self._executors.values())
+        executing = any(served.executor.busy for served in self._served.values())
         return not executing and all(connection.drained for connection in self._connections)
 
     async def stop(self, drain_s: float = DRAIN_S) -> None:
@@ -320,11 +437,9 @@ class TargetService:
             self._ticker.stop()
         for connection in self._connections:
             connection.drain()
-        for executor in self._executors.values():
-            executor.stop()
-        deadline = self._reactor.seconds() + drain_s
-        while not self._drained and self._reactor.seconds() < deadline:
-            await task.deferLater(self._reactor, 0.01)
+        for served in self._served.values():
+            served.executor.stop()
+        await self._until(lambda: self._drained, drain_s)
         # Not a request to log out: open-iscsi, libiscsi and Windows answer it by a logout and a login, as they do
         # when the session is dropped; but meanwhile they would go on with their commands, and who does not know the
         # message (iPXE) would hold up the end for as long as the grace. What was taken is answered by now, so the
@@ -335,9 +450,7 @@ class TargetService:
             session = connection.engine.session
             if session is None or session.discovery:
                 connection.abort()
-        deadline = self._reactor.seconds() + FAREWELL_S
-        while self._connections and self._reactor.seconds() < deadline:
-            await task.deferLater(self._reactor, 0.01)
+        await self._until(lambda: not self._connections, FAREWELL_S)
         for connection in list(self._connections):
             connection.abort()
 

@@ -1,62 +1,212 @@
-"""A logical unit over a disk: one place where both are opened, for every program that serves them."""
+"""Logical units over disks: one place where both are opened, for every program that serves them."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import Identity, LogicalUnit
-from csvd.storage.disk import Disk
+from csvd.scsi.range_locks import RangeLocks
+from csvd.storage.disk import Disk, ResizableDisk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 
 
-def logical_unit_of(
-    number: int,
-    url: str,
-    pool: DiskPool,
-    *,
-    create_bytes: int | None = None,
-    read_only: bool = False,
-    block_bytes: int = 512,
-    serial: str | None = None,
-) -> LogicalUnit:
-    """Open a disk as a logical unit; its serial number and NAA designator come from the disk's identity.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSettings:
+    """What a person says of a logical unit; the rest follows from its disk.
 
     Args:
-        create_bytes: make the file, sparse and this long, when it is missing; one that is there must have this size.
-
-    Raises:
-        ConfigError: the disk can not be opened, or is of another size than asked for.
+        number: LUN.
+        disk: path or URL of the disk.
+        create_bytes: make the file, this long, when it is missing.
+        may_have_grown: whether a file that is there may be longer than ``create_bytes``: it was resized since.
+        full: every block has its space on the store: it is not thinly provisioned, and a file that is created, or
+            grows, is allocated.
+        read_only, removable, block_bytes: see LogicalUnit.
+        physical_block_bytes: what the disk writes at once; 0 for what the disk says of itself.
+        vendor, product, revision, serial, naa: names; None for those made of the disk's identity.
+        direct: go past the page cache.
+        soft_threshold_percent: see LogicalUnit.
+        rotation_rate: MEDIUM ROTATION RATE: 0 not reported, 1 does not rotate, 1025 to 65534 revolutions a minute.
+        write_cache: whether a write may be GOOD before it is durable; None for what the disk says of itself.
+        maximum_transfer_bytes: a longer transfer is refused.
     """
-    missing = create_bytes is not None and not Path(url).exists()
-    disk = open_disk(
-        url,
-        pool=pool,
-        create_bytes=create_bytes if missing else None,
-        read_only=read_only,
-        block_bytes=block_bytes,
-        serial=serial,
-    )
-    if create_bytes is not None and disk.size_bytes != create_bytes:
-        disk.close()
-        raise ConfigError(
-            f"is there with {disk.size_bytes} bytes, not with the {create_bytes} that are to be created",
-            where=url,
-            hint="leave out the size to serve it as it is",
+
+    number: int
+    disk: str
+    create_bytes: int | None = None
+    may_have_grown: bool = False
+    full: bool = False
+    read_only: bool = False
+    removable: bool = False
+    block_bytes: int = 512
+    physical_block_bytes: int = 0
+    vendor: str | None = None
+    product: str | None = None
+    revision: str | None = None
+    serial: str | None = None
+    naa: bytes | None = None
+    direct: bool = False
+    soft_threshold_percent: int = 0
+    rotation_rate: int = 0
+    write_cache: bool | None = None
+    maximum_transfer_bytes: int = 8 << 20
+
+
+@dataclass(slots=True, eq=False)
+class _OpenDisk:
+    """A disk that is open, and the units over it."""
+
+    disk: Disk
+    locks: RangeLocks
+    units: set[LogicalUnit] = field(default_factory=set)
+
+
+class Units:
+    """Opens disks as logical units, and closes them again.
+
+    A disk that is open is opened no second time: units over the same file, of one target or of several, share one disk
+    and its claims on ranges, so that COMPARE AND WRITE is atomic across all of them.
+    """
+
+    def __init__(self, pool: DiskPool) -> None:
+        self._pool = pool
+        self._disks: dict[tuple[str, bool, bool], _OpenDisk] = {}
+        self._locks: dict[str, RangeLocks] = {}
+
+    def open(self, settings: UnitSettings) -> LogicalUnit:
+        """Open a disk as a logical unit.
+
+        Raises:
+            ConfigError: the disk can not be opened, is of another size than asked for, or a setting does not fit it.
+        """
+        key = (_place(settings.disk), settings.read_only, settings.direct)
+        opened = self._disks.get(key)
+        is_new = opened is None
+        if opened is None:
+            opened = _OpenDisk(self._open_disk(settings), self._locks.setdefault(key[0], RangeLocks()))
+        try:
+            _check_size(settings, opened.disk)
+            unit = _unit(settings, opened.disk, opened.locks)
+        except ConfigError:
+            if is_new:
+                opened.disk.close()
+            raise
+        self._disks[key] = opened
+        opened.units.add(unit)
+        return unit
+
+    def _open_disk(self, settings: UnitSettings) -> Disk:
+        missing = settings.create_bytes is not None and not Path(settings.disk).exists()
+        return open_disk(
+            settings.disk,
+            pool=self._pool,
+            create_bytes=settings.create_bytes if missing else None,
+            full=settings.full,
+            read_only=settings.read_only,
+            block_bytes=settings.block_bytes,
+            direct=settings.direct,
         )
-    return _unit(number, disk, block_bytes)
+
+    async def close(self, unit: LogicalUnit) -> None:
+        """Let go of a unit; its disk is closed with the last one over it. A unit that is closed is no error.
+
+        Raises:
+            StorageError: what was written could not be made durable.
+        """
+        for key, opened in self._disks.items():
+            if unit not in opened.units:
+                continue
+            opened.units.remove(unit)
+            if not opened.units:
+                del self._disks[key]
+                if not any(place == key[0] for place, _, _ in self._disks):
+                    self._locks.pop(key[0], None)
+                await opened.disk.close()
+            return
+
+    async def close_all(self) -> None:
+        """Close every disk."""
+        for opened in list(self._disks.values()):
+            for unit in list(opened.units):
+                await self.close(unit)
+
+    async def resize(self, unit: LogicalUnit, size_bytes: int | None, *, full: bool = False) -> list[LogicalUnit]:
+        """Give the disk of a unit another size; give all units over it, whose ``block_count`` is the caller's to set.
+
+        Args:
+            size_bytes: of a file; None takes the size that a file or block device was given by others.
+            full: allocate what is added.
+
+        Raises:
+            ConfigError: the disk has no size that changes, or the size is no whole number of blocks.
+            StorageError: the store has no room, or failed.
+        """
+        place = next(place for (place, _, _), opened in self._disks.items() if unit in opened.units)
+        disk = unit.device
+        url = disk.url
+        if not isinstance(disk, ResizableDisk):
+            raise ConfigError("this disk keeps its size", where=url)
+        sharing = [opened for (other, _, _), opened in self._disks.items() if other == place]
+        units = [each for opened in sharing for each in opened.units]
+        for each in units:
+            if size_bytes is not None and (not size_bytes or size_bytes % each.block_bytes):
+                why = f"{size_bytes} bytes are not a whole number of {each.block_bytes}-byte blocks"
+                raise ConfigError("can not take this size", where=url, why=why)
+        await disk.resize(size_bytes, full=full)
+        for opened in sharing:
+            other = opened.disk
+            if isinstance(other, ResizableDisk) and other is not disk:
+                await other.resize(None)
+        return units
 
 
-def _unit(number: int, disk: Disk, block_bytes: int) -> LogicalUnit:
+def _place(url: str) -> str:
+    """What two names of the same file have in common."""
+    return os.path.realpath(url.removeprefix("file://"))
+
+
+def _check_size(settings: UnitSettings, disk: Disk) -> None:
+    create_bytes = settings.create_bytes
+    if create_bytes is None or disk.size_bytes == create_bytes:
+        return
+    if settings.may_have_grown and disk.size_bytes > create_bytes:
+        return
+    raise ConfigError(
+        f"is there with {disk.size_bytes} bytes, not with the {create_bytes} that are to be created",
+        where=settings.disk,
+        hint="leave out the size to serve it as it is",
+    )
+
+
+def _unit(settings: UnitSettings, disk: Disk, locks: RangeLocks) -> LogicalUnit:
+    capabilities = disk.capabilities
+    block_bytes = settings.block_bytes
+    default = Identity()
+    identity = Identity(
+        vendor=settings.vendor or default.vendor,
+        product=settings.product or default.product,
+        revision=settings.revision or default.revision,
+        serial=settings.serial or disk.identity(),
+        naa=settings.naa or b"",
+    )
+    write_cache = capabilities.volatile_cache if settings.write_cache is None else settings.write_cache
     return LogicalUnit(
-        number,
+        settings.number,
         disk,
         block_bytes,
         disk.size_bytes // block_bytes,
-        Identity(serial=disk.identity()),
+        identity,
         read_only=disk.read_only,
-        write_cache=disk.capabilities.volatile_cache,
-        thin=disk.capabilities.discard,
-        physical_block_bytes=max(block_bytes, disk.capabilities.physical_block_bytes),
+        write_cache=write_cache,
+        removable=settings.removable,
+        maximum_transfer_bytes=settings.maximum_transfer_bytes,
+        thin=capabilities.discard and not settings.full,
+        soft_threshold_percent=settings.soft_threshold_percent,
+        physical_block_bytes=settings.physical_block_bytes or max(block_bytes, capabilities.physical_block_bytes),
+        medium_rotation_rate=settings.rotation_rate,
+        locks=locks,
     )

@@ -20,6 +20,7 @@ from csvd.scsi.outcome import Reply
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
+from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from tests.bench.targets import IQN
 from tests.iscsi_wire import INITIATOR, ISID, digested, pdu
@@ -61,6 +62,7 @@ class Room:
         self.executor: Any = _StrictExecutor(self.device, StepRunner(self.clock, None, self._abort))
         self.held_bytes = 0
         self.turn_bytes = 0
+        self.counter = ConnectionCounter()
         self.output_bytes = 0
 
     def _abort(self, unit: LogicalUnit, nexuses: Any, done: Any) -> None:

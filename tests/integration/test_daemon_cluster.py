@@ -42,7 +42,7 @@ def test_every_node_tells_the_same_of_the_cluster(nodes: list[DaemonNode]) -> No
     for status in statuses:
         portals = [member["facts"]["portals"] for member in status["members"].values()]
         assert portals == [[node.portal] for node in nodes]
-        tags = [member["facts"]["portal_group_tag"] for member in status["members"].values()]
+        tags = [member["facts"]["targets"][0]["portal_group_tag"] for member in status["members"].values()]
         assert tags == [1, 2, 3]
         designators = {member["facts"]["units"][0]["naa"] for member in status["members"].values()}
         assert len(designators) == 1

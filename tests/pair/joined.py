@@ -16,6 +16,7 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
+from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.login import LoginSettings
@@ -67,6 +68,7 @@ class Pair:
         self.executor: Any = Executor(device, StepRunner(self.clock, None, lambda unit, nexuses, done: done()))
         self.held_bytes = 0
         self.turn_bytes = 0
+        self.counter = ConnectionCounter()
         settings = LoginSettings(
             initiator_name=INITIATOR,
             target_name=target_name,

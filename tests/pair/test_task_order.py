@@ -17,6 +17,7 @@ from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
+from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, TARGET, End, Pdu, pdu
 
@@ -56,6 +57,7 @@ class Adapter:
     def __init__(self, room: Room, engine: TargetConnection) -> None:
         self.room, self.engine = room, engine
         self.held_bytes = self.turn_bytes = 0
+        self.counter = ConnectionCounter()
 
     def proceed(self) -> None:
         self.room.run(self.engine)

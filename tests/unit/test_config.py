@@ -18,6 +18,7 @@ from csvd.config.load import MAX_FILE_BYTES, ConfigProblems, load, parse
 from csvd.config.schema import Config, TimeoutsSection
 from csvd.config.secrets import read_secret_file
 from csvd.config.sections import REQUIRED, Key, Names, Table, declarations
+from csvd.config.targets import portal_groups
 from csvd.config.text import default_words, example, reference
 from csvd.config.values import MAX_SIZE_BYTES, format_size, parse_size
 from csvd.errors import ConfigError
@@ -57,7 +58,7 @@ def test_a_name_is_all_that_a_node_needs() -> None:
     assert config.cluster.listen == "127.0.0.1:7001"
     assert config.cluster.secret_file is None
     assert config.cluster.timeouts.to_timeouts() == Timeouts()
-    assert config.target is None
+    assert config.target == ()
     assert config.guests.directory == Path("/var/lib/csvd/guests")
     assert (config.guests.downtime_target_ms, config.guests.max_rounds) == (300, 30)
     assert config.guests.on_no_progress == "force"
@@ -65,8 +66,8 @@ def test_a_name_is_all_that_a_node_needs() -> None:
 
 def test_everything_listens_on_loopback_unless_told_otherwise() -> None:
     config = read(NODE + TARGET + LUN)
-    assert config.target is not None
-    assert config.target.portals == ("127.0.0.1:3260",)
+    assert len(config.target) == 1
+    assert config.target[0].portals == ("127.0.0.1:3260",)
     assert config.cluster.listen.startswith("127.0.0.1:")
 
 
@@ -85,12 +86,12 @@ def test_the_portal_group_tag_is_the_place_among_the_members(tmp_path: Path) -> 
     tags = []
     for name in ("n1", "n2", "n3"):
         config = read(f'{members}[node]\nname = "{name}"\n{TARGET}{LUN}', tmp_path)
-        assert config.target is not None
-        tags.append(config.target.portal_group_tag)
+        assert len(config.target) == 1
+        tags.append(config.target[0].portal_group_tag)
     assert tags == [1, 2, 3]
     config = read(f'{members}[node]\nname = "n1"\n{TARGET}portal_group_tag = 9\n{LUN}', tmp_path)
-    assert config.target is not None
-    assert config.target.portal_group_tag == 9
+    assert len(config.target) == 1
+    assert config.target[0].portal_group_tag == 9
 
 
 def test_relative_paths_begin_at_the_directory_of_the_file(tmp_path: Path) -> None:
@@ -98,29 +99,29 @@ def test_relative_paths_begin_at_the_directory_of_the_file(tmp_path: Path) -> No
     path.write_text('[node]\nname = "n"\nstate_directory = "../state"\n' + TARGET + LUN)
     config = load(path)
     assert config.node.state_directory == tmp_path.parent / "state"
-    assert config.target is not None
-    assert config.target.lun[0].disk == str(tmp_path / "a.img")
+    assert len(config.target) == 1
+    assert config.target[0].lun[0].disk == str(tmp_path / "a.img")
 
 
 @pytest.mark.parametrize("url", ["iscsi://host:3260/iqn.2026-11.org.example:x/0", "rbd:pool/image", "/dev/sdb"])
 def test_the_url_of_a_disk_stays_as_it_is(url: str) -> None:
     config = read(NODE + TARGET + LUN.replace("a.img", url))
-    assert config.target is not None
-    assert config.target.lun[0].disk == url
+    assert len(config.target) == 1
+    assert config.target[0].lun[0].disk == url
 
 
 def test_a_size_may_have_a_unit() -> None:
     config = read(NODE + TARGET + LUN + 'create = "1.5G"\n')
-    assert config.target is not None
-    assert config.target.lun[0].create == 3 * 2**29
+    assert len(config.target) == 1
+    assert config.target[0].lun[0].create == 3 * 2**29
 
 
 def test_names_of_targets_and_initiators_are_given_their_normal_form() -> None:
     text = TARGET.replace("example", "EXAMPLE") + 'initiators = ["IQN.2026-11.org.example:h"]\n'
     config = read(NODE + text + LUN)
-    assert config.target is not None
-    assert config.target.name == "iqn.2026-11.org.example:x"
-    assert config.target.initiators == ("iqn.2026-11.org.example:h",)
+    assert len(config.target) == 1
+    assert config.target[0].name == "iqn.2026-11.org.example:x"
+    assert config.target[0].initiators == ("iqn.2026-11.org.example:h",)
 
 
 # What is wrong
@@ -187,7 +188,6 @@ def test_an_unknown_key_is_a_problem_with_a_hint(text: str, key: str, hint: str)
         (NODE + '[cluster.members]\nnode1 = "h:1"\nnode2 = "h:2"', "cluster.secret_file: is missing"),
         (NODE + '[cluster.members]\nnode1 = "h:1"\nN = "h:2"', "cluster.members.N: 'N' is not the name of a node"),
         (NODE + "[cluster]\nmembers = 1", "cluster.members: is not a table"),
-        (NODE + TARGET, "target.lun: is missing"),
         (NODE + TARGET + "lun = 3", "target.lun: is not an array of tables"),
         (NODE + '[target]\nname = "disk"\n' + LUN, "target.name: 'disk' is not an iSCSI name"),
         (NODE + TARGET + LUN + LUN, "target.lun[1].number: is 0, which is taken"),
@@ -217,8 +217,8 @@ def test_a_socket_path_of_107_bytes_is_taken() -> None:
 
 def test_portals_may_take_a_free_port_and_leave_the_port_out() -> None:
     config = read(NODE + TARGET + 'portals = ["127.0.0.1:0", "[::1]:3261", "host", "[::2]"]\n' + LUN)
-    assert config.target is not None
-    assert config.target.portals == ("127.0.0.1:0", "[::1]:3261", "host", "[::2]")
+    assert len(config.target) == 1
+    assert config.target[0].portals == ("127.0.0.1:0", "[::1]:3261", "host", "[::2]")
 
 
 def test_more_members_than_the_register_serves_are_refused(tmp_path: Path) -> None:
@@ -246,6 +246,91 @@ def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
         load(path)
 
 
+# Several targets, and who may use them
+
+TWO = "iqn.2026-11.org.example:y"
+
+
+def test_several_targets_are_an_array_and_share_portals_by_the_tag_of_their_group() -> None:
+    config = read(
+        NODE
+        + "[[target]]\n"
+        + TARGET.removeprefix("[target]\n")
+        + 'portals = ["h:1"]\n'
+        + LUN
+        + f'[[target]]\nname = "{TWO}"\nportals = ["h:2", "h:1"]\n'
+        + '[[target.portal_group]]\ntag = 101\nportals = ["h:3"]\naccess_state = "standby"\n'
+        + LUN
+    )
+    assert [target.name for target in config.target] == ["iqn.2026-11.org.example:x", TWO]
+    assert [len(target.lun) for target in config.target] == [1, 1]
+    assert portal_groups(config.target) == {1: ("h:1", "h:2"), 101: ("h:3",)}
+    assert config.target[1].groups() == {1: ("h:2", "h:1"), 101: ("h:3",)}
+    assert config.target[1].access_states() == {1: "active-optimized", 101: "standby"}
+
+
+def test_a_target_with_groups_alone_listens_at_no_default_portal() -> None:
+    config = read(NODE + TARGET + '[[target.portal_group]]\ntag = 1\nportals = ["h:3"]\n')
+    assert portal_groups(config.target) == {1: ("h:3",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"[[target]]\n{TARGET[9:]}[[target]]\n{TARGET[9:]}", "target[1].name: is iqn.2026-11.org.example:x, which is"),
+        (f"[[target]]\n{TARGET[9:]}[[target]]\nname = 'disk'\n", "target[1].name: 'disk' is not an iSCSI name"),
+        (
+            f'[[target]]\n{TARGET[9:]}portals = ["h:1"]\n[[target]]\nname = "{TWO}"\nportals = ["h:1"]\n'
+            "portal_group_tag = 2\n",
+            "target.portals: h:1 is in the portal groups 1 and 2",
+        ),
+        (
+            TARGET + 'portals = ["h:1"]\n[[target.portal_group]]\ntag = 1\nportals = ["h:2"]\n',
+            "target.portal_group: has the tag 1, which that of portals is, too",
+        ),
+        (TARGET + '[target.redirect]\naddress = "host:3260"\n', "target.redirect.address: is host:3260, a name"),
+        (TARGET + 'networks = ["10.0.0.1/8"]\n', "target.networks: is '10.0.0.1/8', not an address or a network"),
+        (TARGET + 'alias = "' + "é" * 128 + '"\n', "target.alias: has more than 255 bytes"),
+        (TARGET + "[[target.acl]]\nluns = [0]\n", "target.acl[0].initiator: is missing"),
+        (
+            TARGET + f'[[target.acl]]\ninitiator = "{TWO}"\n[[target.acl]]\ninitiator = "{TWO.upper()}"\n',
+            f"target.acl[1].initiator: is {TWO}, which is there already",
+        ),
+        (TARGET + LUN + 'naa = "60"\n', "naa: is a text '60', not 8 or 16 bytes in hexadecimal digits"),
+        (TARGET + LUN + "rotation_rate = 2\n", "rotation_rate: is a whole number 2, not 0, 1, or"),
+        (TARGET + LUN + 'provisioning = "thick"\n', "provisioning: is a text 'thick', not one of thin, full"),
+        (
+            TARGET + LUN + "physical_block_bytes = 512\nblock_bytes = 4096\n",
+            "is 512, less than block_bytes, which is 4096",
+        ),
+        (
+            TARGET + LUN + "create = 512\nblock_bytes = 4096\n",
+            "create: is 512 bytes, no whole number of 4096-byte blocks",
+        ),
+        ("[keepalive]\nidle_s = 9\ndead_s = 8\n", "keepalive.dead_s: is 8 s, not longer than idle_s (9 s)"),
+        ('[metrics]\nlisten = "h"\n', "metrics.listen: is a text 'h', not HOST:PORT"),
+    ],
+)
+def test_what_can_not_be_of_targets_is_told_with_its_key(text: str, problem: str) -> None:
+    lines = problems(NODE + text)
+    assert any(problem in line for line in lines), lines
+
+
+def test_a_redirect_to_a_portal_of_this_node_may_have_a_name() -> None:
+    config = read(NODE + TARGET + '[target.redirect]\naddress = "host:3260"\nportal_group_tag = 7\n')
+    assert config.target[0].redirect is not None
+
+
+def test_the_two_ways_of_mutual_chap_need_two_secrets(tmp_path: Path) -> None:
+    secret(tmp_path / "chap", b"long enough 12")
+    secret(tmp_path / "same", b"long enough 12\n")
+    mutual = '[target.chap]\nuser = "joe"\nsecret_file = "chap"\nmutual_user = "me"\n'
+    (line,) = problems(NODE + TARGET + mutual, tmp_path)
+    assert "target.chap.mutual_secret_file: is missing" in line
+    (line,) = problems(NODE + TARGET + mutual + 'mutual_secret_file = "same"\n', tmp_path)
+    assert "target.chap.mutual_secret_file: holds the same secret as secret_file" in line
+
+
 # Secrets
 
 
@@ -267,9 +352,9 @@ def test_a_secret_that_is_missing_or_of_a_wrong_length_is_a_problem(tmp_path: Pa
     assert "has 5 bytes, not 12 to 255" in problems(chap(tmp_path), tmp_path)[0]
     secret(tmp_path / "chap", b"long enough 12\n")
     config = read(chap(tmp_path), tmp_path)
-    assert config.target is not None
-    assert config.target.chap is not None
-    assert config.target.chap.secret_file == tmp_path / "chap"
+    assert len(config.target) == 1
+    assert config.target[0].chap is not None
+    assert config.target[0].chap.secret_file == tmp_path / "chap"
 
 
 def test_a_secret_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,25 +447,28 @@ def test_the_example_passes_the_check_as_it_is(tmp_path: Path) -> None:
     path.write_text(example())
     config = load(path)
     assert config.node.name == "node1"
-    assert config.target is not None
-    assert config.target.lun[0].create == 10 * 2**30
+    assert len(config.target) == 1
+    assert config.target[0].lun[0].create == 10 * 2**30
 
 
 def test_the_example_passes_with_every_key_switched_on(tmp_path: Path) -> None:
     path = tmp_path / "csvd.toml"
     secret(tmp_path / "cluster.secret")
     secret(tmp_path / "chap.secret")
+    secret(tmp_path / "mutual.secret", b"another secret than that")
     path.write_text(re.sub(r"^#(?=[\[a-z])", "", example(), flags=re.MULTILINE))
     config = load(path)
     assert list(config.cluster.members) == ["node1", "node2", "node3"]
-    assert config.target is not None
-    assert config.target.chap is not None
-    assert config.target.lun[0].serial == "shared-1"
+    assert len(config.target) == 1
+    assert config.target[0].chap is not None
+    assert config.target[0].lun[0].serial == "shared-1"
 
 
 def test_the_example_shows_defaults_as_they_are() -> None:
     """A value in the example that is neither a default nor for the reader to choose would mislead who copies it."""
     chosen = {"listen", "socket", "create", "serial", "secret_file", "initiators", "directory", "portal_group_tag"}
+    chosen |= {"mutual_user", "mutual_secret_file", "alias", "networks", "luns", "physical_block_bytes", "vendor"}
+    chosen |= {"product", "revision", "naa", "write_cache", "portals", "portal_groups"}
 
     def check(section: type[object]) -> None:
         for name, item in declarations(section).items():

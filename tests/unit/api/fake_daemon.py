@@ -35,6 +35,11 @@ class FakeDaemon:
         self._server.shutdown()
         self._server.server_close()
 
+    @property
+    def bodies(self) -> list[Any]:
+        """The bodies of what was asked, in order."""
+        return [body for _, body in self.asked]
+
     def take(self, key: str, body: Any) -> Answer:
         """Note what was asked, and give the answer."""
         self.asked.append((key, body))
@@ -65,7 +70,7 @@ class FakeDaemon:
                 self.wfile.write(data)
                 self.close_connection = True
 
-            do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - the base's names
+            do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - the base's names
 
         return Handler
 

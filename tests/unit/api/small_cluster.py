@@ -9,8 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from csvd.api.events import EventRing
+from csvd.api.exports import ExportRoutes
 from csvd.api.guests import GuestRoutes
-from csvd.api.node import NodeRoutes, TargetFacts
+from csvd.api.node import NodeRoutes
 from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Router
 from csvd.cluster.errors import PeerUnreachable, RemoteError
@@ -253,6 +254,71 @@ class FakeTarget:
     def sessions(self) -> list[dict[str, Any]]:
         return self.logged_in
 
+    def statistics(self) -> dict[str, Any]:
+        return {"bounds_s": [0.5, 1.0], "units": [], "commands": [], "sessions": []}
+
+
+class FakeExports:
+    """The targets of a node: one that does not change; notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def targets(self) -> list[dict[str, Any]]:
+        return [{"name": "iqn.2026-11.org.example:x", "portal_group_tag": 1}]
+
+    def luns(self, name: str | None = None) -> list[dict[str, Any]]:
+        return [{"number": 0, "target": name, "size_bytes": 512}]
+
+    def configuration(self) -> dict[str, Any]:
+        return {"file": "csvd.toml"}
+
+    def portals(self) -> list[dict[str, Any]]:
+        return [{"portal": "127.0.0.1:0"}]
+
+    def target(self, name: str) -> dict[str, Any]:
+        return self._note("target", name)
+
+    def lun(self, name: str, number: int) -> dict[str, Any]:
+        return self._note("lun", name, number)
+
+    def acl(self, name: str) -> list[dict[str, Any]]:
+        return [self._note("acl", name)]
+
+    async def create_target(self, name: str, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("create_target", name, keys)
+
+    async def set_target(self, name: str, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("set_target", name, keys)
+
+    async def remove_target(self, name: str, *, force: bool) -> dict[str, Any]:
+        return self._note("remove_target", name, force)
+
+    async def add_lun(self, name: str, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("add_lun", name, keys)
+
+    async def set_lun(self, name: str, number: int, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("set_lun", name, number, keys)
+
+    async def remove_lun(self, name: str, number: int) -> dict[str, Any]:
+        return self._note("remove_lun", name, number)
+
+    async def resize_lun(self, name: str, number: int, size_bytes: int | None, *, force: bool) -> dict[str, Any]:
+        return self._note("resize_lun", name, number, size_bytes, force)
+
+    async def add_acl(self, name: str, initiator: str, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("add_acl", name, initiator, keys)
+
+    async def remove_acl(self, name: str, initiator: str) -> dict[str, Any]:
+        return self._note("remove_acl", name, initiator)
+
+    def drop_session(self, name: str, tsih: int) -> dict[str, Any]:
+        return self._note("drop_session", name, tsih)
+
+    def _note(self, *asked: Any) -> dict[str, Any]:
+        self.asked.append(asked)
+        return {"asked": list(asked)}
+
 
 class FakeNode:
     """One node: the real routes over the fakes."""
@@ -262,6 +328,7 @@ class FakeNode:
         self.guests = FakeGuests(self.cluster)
         self.migrations = FakeMigrations(name)
         self.target = FakeTarget(f"127.0.0.1:326{name[-1]}")
+        self.exports = FakeExports()
         self.events = EventRing(now_s=now_s)
         self.policy = Policy(downtime_target_s=0.123)
         peers = Peers(self.cluster)
@@ -274,11 +341,12 @@ class FakeNode:
             peers,
             self.events,
             target=self.target,
-            target_facts=TargetFacts("iqn.2026-11.org.example:x", 1, [{"number": 0}]),
+            exports=self.exports,
             version="1.2.3",
             now_s=now_s,
         )
-        self.router = Router([*node_routes.routes(), *guest_routes.routes()])
+        export_routes = ExportRoutes(self.exports)
+        self.router = Router([*node_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
         peers.serve(self.router)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> Answer:

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
 from csvd.api.errors import BadRequest
 from csvd.api.peers import METHOD
@@ -73,8 +72,8 @@ def test_a_node_tells_of_its_target_process_and_version() -> None:
     assert facts["version"] == "1.2.3"
     assert facts["process_id"] == os.getpid()
     assert facts["uptime_s"] > 0
-    assert (facts["target"], facts["portal_group_tag"]) == ("iqn.2026-11.org.example:x", 1)
-    assert facts["units"] == [{"number": 0}]
+    assert facts["targets"] == [{"name": "iqn.2026-11.org.example:x", "portal_group_tag": 1}]
+    assert facts["units"] == [{"number": 0, "target": None, "size_bytes": 512}]
 
 
 def test_sessions_are_the_nodes_own() -> None:
@@ -121,12 +120,11 @@ def test_a_peers_malformed_answer_is_unavailable() -> None:
 # Events
 
 
-def watched(cluster: SmallCluster) -> tuple[Clock, Watch]:
-    clock = Clock()
+def watched(cluster: SmallCluster) -> Watch:
     node = cluster[1]
-    watch = Watch(clock, node.events, node.cluster, node.target)
+    watch = Watch(node.events, node.cluster)
     watch.start()
-    return clock, watch
+    return watch
 
 
 def test_elections_and_moves_become_events() -> None:
@@ -149,21 +147,3 @@ def test_a_coordinator_that_is_there_at_the_start_is_an_event_and_a_guest_is_not
     cluster.apply(op="claim_coordinator", node="node2", expected_epoch=0)
     watched(cluster)
     assert cluster[1].event_texts() == ["node2 is the coordinator, epoch 1"]
-
-
-def test_logins_and_logouts_become_events_within_a_second() -> None:
-    cluster = SmallCluster()
-    clock, watch = watched(cluster)
-    cluster[1].target.logged_in = [session(1)]
-    clock.advance(1)
-    cluster[1].target.logged_in = [session(2, "10.0.0.9:4712")]
-    clock.advance(1)
-    assert cluster[1].event_texts() == [
-        f"{INITIATOR} from 10.0.0.9:4711 logged in to iqn.2026-11.org.example:x",
-        f"{INITIATOR} from 10.0.0.9:4712 logged in to iqn.2026-11.org.example:x",
-        f"{INITIATOR} from 10.0.0.9:4711 left iqn.2026-11.org.example:x",
-    ]
-    watch.stop()
-    assert clock.getDelayedCalls() == []
-    cluster.apply(op="claim_coordinator", node="node2", expected_epoch=0)
-    assert len(cluster[1].event_texts()) == 3

@@ -366,17 +366,6 @@ def test_watching_shows_it_again_until_it_fails(daemon: FakeDaemon, csvd: Shell)
 # session, event
 
 
-def test_sessions_are_listed(daemon: FakeDaemon, csvd: Shell) -> None:
-    peers = ["10.0.0.1:9", "10.0.0.2:9"]
-    one = {"target": "iqn.x", "initiator": "iqn.host\x1b[2J", "tsih": 1, "peers": peers, "tasks": 0}
-    daemon.answers["GET /v1/sessions"] = (200, {"sessions": [one]})
-    assert csvd("session", "ls").out.splitlines() == [
-        "INITIATOR     TARGET  TSIH  FROM                    TASKS",
-        "iqn.host�[2J  iqn.x      1  10.0.0.1:9, 10.0.0.2:9      0",
-    ]
-    assert json.loads(csvd("session", "ls", "--json").out) == {"sessions": [one]}
-
-
 def happened(*numbers: int) -> dict[str, Any]:
     events = [{"number": n, "time_s": 0, "kind": "login", "text": f"text {n}", "subject": ""} for n in numbers]
     return {"events": events, "last": numbers[-1] if numbers else 2, "lost": 0, "began_s": 0}

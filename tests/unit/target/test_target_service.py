@@ -11,7 +11,9 @@ from twisted.internet.defer import Deferred
 from csvd.iscsi.access import Access, InitiatorRule
 from csvd.iscsi.codes import AsyncEvent, Opcode
 from csvd.iscsi.keepalive import Keepalive
+from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import Identity, LogicalUnit
+from csvd.scsi.target_ports import AccessState
 from csvd.storage.memory import MemoryDisk
 from csvd.target.listener import parse_portal
 from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService
@@ -28,7 +30,7 @@ class Rig:
         self.service = TargetService(
             self.reactor, [Export(TARGET, [unit])], keepalive=Keepalive(idle_s=5.0, dead_s=20.0)
         )
-        (self.address,) = self.service.start(["127.0.0.1:0"])
+        (self.address,) = self.service.start([PortalGroup(1, ("127.0.0.1:0",))])
         self.requests = End(Wire())
         """Builds the requests."""
         self.socks: list[socket.socket] = []
@@ -163,15 +165,35 @@ def test_a_crowd_of_slow_logins_crowds_out_itself_and_nobody_from_another_addres
 
 def test_a_change_of_access_shows_other_luns_at_once_and_ends_who_has_no_right(rig: Rig) -> None:
     sock = rig.login()
-    device = rig.service.devices[TARGET]
+    device = rig.service.device(TARGET)
     (nexus,) = device.nexuses.values()
     assert nexus.numbers == [0]
     rule = InitiatorRule(luns=frozenset({1}))
-    rig.service.change_access(TARGET, Access(rules={"iqn.2026-11.test:i": rule}))
+    rig.service.change_target(Export(TARGET, [], access=Access(rules={"iqn.2026-11.test:i": rule})))
     assert nexus.numbers == []
     assert len(rig.service.sessions()) == 1
-    rig.service.change_access(TARGET, Access(initiators=frozenset({"iqn.2026-11.test:other"})))
+    rig.service.change_target(Export(TARGET, [], access=Access(initiators=frozenset({"iqn.2026-11.test:other"}))))
     rig.turns()
     (notice,) = rig.received(sock)
     assert (notice.opcode, notice.async_event) == (Opcode.ASYNC_MESSAGE, AsyncEvent.SESSION_DROP)
     assert rig.service.sessions() == []
+
+
+def test_the_access_states_of_groups_that_are_said_hold_and_those_that_initiators_set_stay(rig: Rig) -> None:
+    states = {2: AccessState.STANDBY}
+    rig.service.add_target(Export("iqn.2026-11.test:second", [], access_states=states))
+    ports = rig.service.device("iqn.2026-11.test:second").ports
+    rig.service.set_group(PortalGroup(2, ("127.0.0.1:0",)))
+
+    def found() -> list[AccessState]:
+        return [group.state for group in ports.groups.values()]
+
+    assert found() == [AccessState.ACTIVE_OPTIMIZED, AccessState.STANDBY]
+    rig.service.device("iqn.2026-11.test:second").access_states_set(
+        {2: AccessState.UNAVAILABLE}, by_nexus="an initiator"
+    )
+    rig.service.change_target(Export("iqn.2026-11.test:second", [], alias="x", access_states=states))
+    assert found()[1] is AccessState.UNAVAILABLE
+    states = {2: AccessState.ACTIVE_NON_OPTIMIZED}
+    rig.service.change_target(Export("iqn.2026-11.test:second", [], access_states=states))
+    assert found()[1] is AccessState.ACTIVE_NON_OPTIMIZED

@@ -1,0 +1,115 @@
+"""The routes of what a node exports: targets, logical units, access lists, portals, the configuration in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from csvd.api.bodies import Keys, Named, Nothing, Resize, body_of
+from csvd.api.errors import BadRequest
+from csvd.api.interfaces import Exports
+from csvd.api.routes import Answer, Request, Route
+
+FORCE = "force"
+
+
+class ExportRoutes:
+    """Answers for the targets of this node."""
+
+    def __init__(self, exports: Exports) -> None:
+        self._exports = exports
+
+    def routes(self) -> Sequence[Route]:
+        """The rows of the table."""
+        target, lun = "/v1/targets/{target}", "/v1/targets/{target}/luns/{lun}"
+        return (
+            Route("GET", "/v1/config", self._configuration, "The configuration in force, and where it is from."),
+            Route("GET", "/v1/portals", self._portals, "Where this node listens, and for which targets."),
+            Route("GET", "/v1/targets", self._targets, "The targets of this node."),
+            Route("POST", "/v1/targets", self._create_target, "Serve another target: name, keys."),
+            Route("GET", target, self._target, "One target, with its logical units and its access list."),
+            Route("PATCH", target, self._set_target, "Change keys of a target; null is the default."),
+            Route("DELETE", target, self._remove_target, "Serve a target no more.", query=(FORCE,)),
+            Route("GET", "/v1/luns", self._all_luns, "The logical units of all targets."),
+            Route("GET", f"{target}/luns", self._luns, "The logical units of a target."),
+            Route("POST", f"{target}/luns", self._add_lun, "Serve another logical unit: keys."),
+            Route("GET", lun, self._lun, "One logical unit."),
+            Route("PATCH", lun, self._set_lun, "Change keys of a logical unit; null is the default."),
+            Route("DELETE", lun, self._remove_lun, "Serve a logical unit no more; its disk stays."),
+            Route("POST", f"{lun}/resize", self._resize_lun, "Give a logical unit another size: size_bytes, force."),
+            Route("GET", f"{target}/acl", self._acl, "The access list of a target."),
+            Route("POST", f"{target}/acl", self._add_acl, "Let an initiator log in: name, keys."),
+            Route("DELETE", f"{target}/acl/{{initiator}}", self._remove_acl, "Let an initiator log in no more."),
+            Route("DELETE", f"{target}/sessions/{{tsih}}", self._drop_session, "End a session."),
+        )
+
+    async def _configuration(self, request: Request) -> Answer:
+        return Answer(200, self._exports.configuration())
+
+    async def _portals(self, request: Request) -> Answer:
+        return Answer(200, {"portals": self._exports.portals()})
+
+    async def _targets(self, request: Request) -> Answer:
+        return Answer(200, {"targets": self._exports.targets()})
+
+    async def _create_target(self, request: Request) -> Answer:
+        body = body_of(request, Named)
+        return Answer(201, await self._exports.create_target(body.name, body.keys))
+
+    async def _target(self, request: Request) -> Answer:
+        return Answer(200, self._exports.target(request.names["target"]))
+
+    async def _set_target(self, request: Request) -> Answer:
+        body = body_of(request, Keys)
+        return Answer(200, await self._exports.set_target(request.names["target"], body.keys))
+
+    async def _remove_target(self, request: Request) -> Answer:
+        force = request.query.get(FORCE, "")
+        if force not in ("", "true"):
+            raise BadRequest(f"force is {force[:20]!r}", where=request.path, hint="force=true, or nothing")
+        return Answer(200, await self._exports.remove_target(request.names["target"], force=bool(force)))
+
+    async def _all_luns(self, request: Request) -> Answer:
+        return Answer(200, {"luns": self._exports.luns()})
+
+    async def _luns(self, request: Request) -> Answer:
+        return Answer(200, {"luns": self._exports.luns(request.names["target"])})
+
+    async def _add_lun(self, request: Request) -> Answer:
+        body = body_of(request, Keys)
+        return Answer(201, await self._exports.add_lun(request.names["target"], body.keys))
+
+    async def _lun(self, request: Request) -> Answer:
+        return Answer(200, self._exports.lun(request.names["target"], _number(request, "lun")))
+
+    async def _set_lun(self, request: Request) -> Answer:
+        body = body_of(request, Keys)
+        return Answer(200, await self._exports.set_lun(request.names["target"], _number(request, "lun"), body.keys))
+
+    async def _remove_lun(self, request: Request) -> Answer:
+        body_of(request, Nothing)
+        return Answer(200, await self._exports.remove_lun(request.names["target"], _number(request, "lun")))
+
+    async def _resize_lun(self, request: Request) -> Answer:
+        body = body_of(request, Resize)
+        name, number = request.names["target"], _number(request, "lun")
+        return Answer(200, await self._exports.resize_lun(name, number, body.size_bytes, force=body.force))
+
+    async def _acl(self, request: Request) -> Answer:
+        return Answer(200, {"acl": self._exports.acl(request.names["target"])})
+
+    async def _add_acl(self, request: Request) -> Answer:
+        body = body_of(request, Named)
+        return Answer(201, await self._exports.add_acl(request.names["target"], body.name, body.keys))
+
+    async def _remove_acl(self, request: Request) -> Answer:
+        return Answer(200, await self._exports.remove_acl(request.names["target"], request.names["initiator"]))
+
+    async def _drop_session(self, request: Request) -> Answer:
+        return Answer(200, self._exports.drop_session(request.names["target"], _number(request, "tsih")))
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.names[name]
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise BadRequest(f"{text[:40]!r} is not a number", where=request.path)
+    return int(text)

@@ -1,0 +1,227 @@
+"""``csvd target``: the iSCSI targets of a node, and how they are changed while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from csvd.cli.options import asks_daemon
+from csvd.cli.output import plain, print_json, table
+from csvd.cli.rights_options import chap_keys, chap_options
+
+if TYPE_CHECKING:
+    from csvd.api.client import ControlClient
+
+
+@click.group(short_help="The iSCSI targets of a node.")
+def target() -> None:
+    """The iSCSI targets of the node that is asked. What is changed here is kept over a restart."""
+
+
+@target.command()
+@click.argument("name")
+@click.option("--alias", metavar="TEXT", help="A name for people.")
+@click.option(
+    "--portal", "portals", multiple=True, metavar="HOST:PORT", help="Where to listen.  [default: as the first target]"
+)
+@click.option("--tag", type=int, metavar="N", help="The tag of its portal group.  [default: the node's]")
+@click.option("--initiator", "initiators", multiple=True, metavar="IQN", help="Who may log in.  [default: all]")
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help="From where.  [default: anywhere]")
+@click.option("--queue-depth", type=int, metavar="N", help="Commands that a session may have outstanding.")
+@chap_options
+@asks_daemon
+def create(
+    client: ControlClient,
+    as_json: bool,
+    name: str,
+    alias: str | None,
+    portals: Sequence[str],
+    tag: int | None,
+    initiators: Sequence[str],
+    networks: Sequence[str],
+    queue_depth: int | None,
+    **chap: Any,
+) -> None:
+    """Make a target; it has no logical units yet: csvd lun add.
+
+    \b
+    Examples:
+      csvd target create iqn.2026-11.org.example:backup
+      csvd target create iqn.2026-11.org.example:backup --portal 10.0.0.1:3260 --network 10.0.0.0/8
+      csvd target create iqn.2026-11.org.example:backup --chap-user joe --chap-secret-file joe.secret
+    """
+    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, chap)
+    made = client.create_target(name, keys)
+    _tell(made, f"target {made['name']} is served at {', '.join(made['addresses'])}", as_json=as_json)
+
+
+@target.command("set")
+@click.argument("name")
+@click.option("--alias", metavar="TEXT", help="A name for people.")
+@click.option("--portal", "portals", multiple=True, metavar="HOST:PORT", help="Where to listen, instead of before.")
+@click.option("--tag", type=int, metavar="N", help="The tag of its portal group.")
+@click.option("--initiator", "initiators", multiple=True, metavar="IQN", help="Who may log in, instead of before.")
+@click.option("--any-initiator", is_flag=True, help="Let in all, unless there is an access list.")
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help="From where, instead of before.")
+@click.option("--any-network", is_flag=True, help="From anywhere.")
+@click.option("--queue-depth", type=int, metavar="N", help="Commands that a session may have outstanding.")
+@chap_options
+@click.option("--no-chap", is_flag=True, help="Demand no CHAP.")
+@asks_daemon
+def set_(
+    client: ControlClient,
+    as_json: bool,
+    name: str,
+    alias: str | None,
+    portals: Sequence[str],
+    tag: int | None,
+    initiators: Sequence[str],
+    any_initiator: bool,
+    networks: Sequence[str],
+    any_network: bool,
+    queue_depth: int | None,
+    no_chap: bool,
+    **chap: Any,
+) -> None:
+    """Change a target. Sessions that lost their right end; the others go on.
+
+    \b
+    Examples:
+      csvd target set iqn.2026-11.org.example:backup --alias "nightly backups"
+      csvd target set iqn.2026-11.org.example:backup --network 10.1.0.0/16 --no-chap
+    """
+    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, chap)
+    keys |= {
+        key: None
+        for key, is_asked in (("initiators", any_initiator), ("networks", any_network), ("chap", no_chap))
+        if is_asked
+    }
+    if not keys:
+        raise click.UsageError("nothing to change: name an option")
+    changed = client.set_target(name, keys)
+    _tell(changed, f"target {changed['name']} is changed", as_json=as_json)
+
+
+def _keys(
+    alias: str | None,
+    portals: Sequence[str],
+    tag: int | None,
+    initiators: Sequence[str],
+    networks: Sequence[str],
+    queue_depth: int | None,
+    chap: dict[str, str | Path | None],
+) -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "alias": alias,
+        "portals": list(portals) or None,
+        "portal_group_tag": tag,
+        "initiators": list(initiators) or None,
+        "networks": list(networks) or None,
+        "queue_depth": queue_depth,
+        "chap": chap_keys(chap),
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _tell(face: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(face)
+    else:
+        click.echo(plain(sentence))
+
+
+@target.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="End the sessions that it has.")
+@asks_daemon
+def rm(client: ControlClient, as_json: bool, name: str, force: bool) -> None:
+    """Serve a target no more. Its disks stay as they are.
+
+    \b
+    Examples:
+      csvd target rm iqn.2026-11.org.example:backup
+      csvd target rm iqn.2026-11.org.example:backup --force
+    """
+    gone = client.remove_target(name, force=force)
+    _tell(gone, f"target {gone['name']} is removed", as_json=as_json)
+
+
+@target.command("ls")
+@asks_daemon
+def list_targets(client: ControlClient, as_json: bool) -> None:
+    """List the targets.
+
+    \b
+    Examples:
+      csvd target ls
+    """
+    targets = client.targets()
+    if as_json:
+        print_json({"targets": targets})
+        return
+    rows = [
+        (
+            one["name"],
+            ", ".join(one["addresses"]),
+            one["unit_count"],
+            len(one["sessions"]),
+            "yes" if one["chap"] else "no",
+            _initiators(one),
+            one["origin"],
+        )
+        for one in targets
+    ]
+    click.echo(table(("TARGET", "PORTALS", "LUNS", "SESSIONS", "CHAP", "INITIATORS", "FROM"), rows))
+
+
+def _initiators(one: dict[str, Any]) -> str:
+    if one["initiators"] is None and not one["acl_count"]:
+        return "all"
+    return str(one["acl_count"] + len(one["initiators"] or ()))
+
+
+@target.command()
+@click.argument("name")
+@asks_daemon
+def show(client: ControlClient, as_json: bool, name: str) -> None:
+    """Show a target with its logical units, its access list and its sessions.
+
+    \b
+    Examples:
+      csvd target show iqn.2026-11.org.example:shared
+    """
+    face = client.target(name)
+    if as_json:
+        print_json(face)
+    else:
+        click.echo("\n".join(_lines(face)))
+
+
+def _lines(face: dict[str, Any]) -> Iterator[str]:
+    from csvd.cli.acl import acl_table
+    from csvd.cli.lun import lun_table
+
+    yield plain(f"target {face['name']}  from {face['origin']}")
+    if face["alias"]:
+        yield plain(f"  alias: {face['alias']}")
+    yield plain(f"  portals: {', '.join(face['addresses'])}, group {face['portal_group_tag']}")
+    if face["networks"] is not None:
+        yield plain(f"  networks: {', '.join(face['networks'])}")
+    if face["initiators"] is not None:
+        yield plain(f"  initiators: {', '.join(face['initiators']) or 'none'}")
+    if face["chap"] is not None:
+        mutual = f", mutual {face['chap']['mutual_user']}" if face["chap"]["mutual_user"] else ""
+        yield plain(f"  CHAP: {face['chap']['user']}{mutual}")
+    if face["redirect"] is not None:
+        yield plain(f"  logins are sent on to {face['redirect']['address']}")
+    yield f"  queue depth: {face['queue_depth']}"
+    yield ""
+    yield lun_table(face["luns"]) if face["luns"] else "no logical units"
+    if face["acl"]:
+        yield ""
+        yield acl_table(face["acl"])
+    for session in face["sessions"]:
+        yield plain(f"session {session['tsih']}: {session['initiator']} from {', '.join(session['peers'])}")

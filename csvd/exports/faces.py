@@ -1,0 +1,80 @@
+"""Targets, logical units and sections of the configuration as the control API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from csvd.config.targets import LunSection, TargetSection
+from csvd.scsi.logical_unit import LogicalUnit
+
+Json = dict[str, Any]
+
+
+def section_face(section: Any) -> Json:
+    """A section as JSON, by its keys; of secrets it has the names of their files."""
+    return {field.name: _value(getattr(section, field.name)) for field in fields(section)}
+
+
+def _value(value: Any) -> Any:
+    if is_dataclass(value):
+        return section_face(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {name: _value(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_value(each) for each in value]
+    return value
+
+
+def target_face(
+    section: TargetSection,
+    origin: str,
+    units: Sequence[LogicalUnit],
+    sessions: Sequence[Json],
+    addresses: Sequence[str],
+) -> Json:
+    """A target: its keys without those of its units and its access list, and what it is at."""
+    face = section_face(section)
+    del face["lun"], face["acl"]
+    return {
+        **face,
+        "origin": origin,
+        "addresses": list(addresses),
+        "unit_count": len(units),
+        "acl_count": len(section.acl),
+        "sessions": [
+            {"initiator": session["initiator"], "tsih": session["tsih"], "peers": session["peers"]}
+            for session in sessions
+        ],
+    }
+
+
+def lun_face(target: str, section: LunSection, unit: LogicalUnit, origin: str) -> Json:
+    """A logical unit: its keys, and what they came to."""
+    return {"target": target, **section_face(section), **unit_face(unit), "origin": origin}
+
+
+def unit_face(unit: LogicalUnit) -> Json:
+    """What a logical unit is."""
+    return {
+        "number": unit.number,
+        "disk": unit.device.url,
+        "size_bytes": unit.device.size_bytes,
+        "block_bytes": unit.block_bytes,
+        "physical_block_bytes": unit.physical_block_bytes,
+        "read_only": unit.read_only,
+        "removable": unit.removable,
+        "thin": unit.thin,
+        "write_cache": unit.write_cache,
+        "vendor": unit.identity.vendor,
+        "product": unit.identity.product,
+        "revision": unit.identity.revision,
+        "serial": unit.identity.serial,
+        "naa": unit.identity.naa.hex(),
+    }
