@@ -178,7 +178,7 @@ class TargetService:
             served.device.set_ports(tags)
             due = {tag: served.due.pop(tag) for tag in tags if tag in served.due}
             if due:
-                served.device.access_states_set(due)
+                served.device.set_access_states(due)
 
     def add_target(self, export: Export) -> None:
         """Serve one more target; its name must be free."""

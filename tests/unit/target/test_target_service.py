@@ -189,7 +189,7 @@ def test_the_access_states_of_groups_that_are_said_hold_and_those_that_initiator
         return [group.state for group in ports.groups.values()]
 
     assert found() == [AccessState.ACTIVE_OPTIMIZED, AccessState.STANDBY]
-    rig.service.device("iqn.2026-11.test:second").access_states_set(
+    rig.service.device("iqn.2026-11.test:second").set_access_states(
         {2: AccessState.UNAVAILABLE}, by_nexus="an initiator"
     )
     rig.service.change_target(Export("iqn.2026-11.test:second", [], alias="x", access_states=states))
