@@ -11,6 +11,7 @@ import click
 from csvd.cli.options import asks_daemon
 from csvd.cli.output import plain, print_json, table
 from csvd.cli.rights_options import chap_keys, chap_options
+from csvd.config.targets import ACCESS_STATES
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -31,6 +32,8 @@ def target() -> None:
 @click.option("--initiator", "initiators", multiple=True, metavar="IQN", help="Who may log in.  [default: all]")
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="From where.  [default: anywhere]")
 @click.option("--queue-depth", type=int, metavar="N", help="Commands that a session may have outstanding.")
+@click.option("--access-state", type=click.Choice(ACCESS_STATES), help="ALUA: the state of its portal group.")
+@click.option("--redirect", metavar="HOST:PORT", help="Send logins on to another portal.")
 @chap_options
 @asks_daemon
 def create(
@@ -43,6 +46,8 @@ def create(
     initiators: Sequence[str],
     networks: Sequence[str],
     queue_depth: int | None,
+    access_state: str | None,
+    redirect: str | None,
     **chap: Any,
 ) -> None:
     """Make a target; it has no logical units yet: csvd lun add.
@@ -53,7 +58,7 @@ def create(
       csvd target create iqn.2026-11.org.example:backup --portal 10.0.0.1:3260 --network 10.0.0.0/8
       csvd target create iqn.2026-11.org.example:backup --chap-user joe --chap-secret-file joe.secret
     """
-    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, chap)
+    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, access_state, redirect, chap)
     made = client.create_target(name, keys)
     _tell(made, f"target {made['name']} is served at {', '.join(made['addresses'])}", as_json=as_json)
 
@@ -68,6 +73,9 @@ def create(
 @click.option("--network", "networks", multiple=True, metavar="CIDR", help="From where, instead of before.")
 @click.option("--any-network", is_flag=True, help="From anywhere.")
 @click.option("--queue-depth", type=int, metavar="N", help="Commands that a session may have outstanding.")
+@click.option("--access-state", type=click.Choice(ACCESS_STATES), help="ALUA: the state of its portal group.")
+@click.option("--redirect", metavar="HOST:PORT", help="Send logins on to another portal.")
+@click.option("--no-redirect", is_flag=True, help="Serve logins here again.")
 @chap_options
 @click.option("--no-chap", is_flag=True, help="Demand no CHAP.")
 @asks_daemon
@@ -83,6 +91,9 @@ def set_(
     networks: Sequence[str],
     any_network: bool,
     queue_depth: int | None,
+    access_state: str | None,
+    redirect: str | None,
+    no_redirect: bool,
     no_chap: bool,
     **chap: Any,
 ) -> None:
@@ -92,11 +103,17 @@ def set_(
     Examples:
       csvd target set iqn.2026-11.org.example:backup --alias "nightly backups"
       csvd target set iqn.2026-11.org.example:backup --network 10.1.0.0/16 --no-chap
+      csvd target set iqn.2026-11.org.example:backup --access-state standby
     """
-    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, chap)
+    keys = _keys(alias, portals, tag, initiators, networks, queue_depth, access_state, redirect, chap)
     keys |= {
         key: None
-        for key, is_asked in (("initiators", any_initiator), ("networks", any_network), ("chap", no_chap))
+        for key, is_asked in (
+            ("initiators", any_initiator),
+            ("networks", any_network),
+            ("chap", no_chap),
+            ("redirect", no_redirect),
+        )
         if is_asked
     }
     if not keys:
@@ -112,6 +129,8 @@ def _keys(
     initiators: Sequence[str],
     networks: Sequence[str],
     queue_depth: int | None,
+    access_state: str | None,
+    redirect: str | None,
     chap: dict[str, str | Path | None],
 ) -> dict[str, Any]:
     keys: dict[str, Any] = {
@@ -121,6 +140,8 @@ def _keys(
         "initiators": list(initiators) or None,
         "networks": list(networks) or None,
         "queue_depth": queue_depth,
+        "access_state": access_state,
+        "redirect": {"address": redirect} if redirect else None,
         "chap": chap_keys(chap),
     }
     return {key: value for key, value in keys.items() if value is not None}
@@ -217,7 +238,7 @@ def _lines(face: dict[str, Any]) -> Iterator[str]:
         yield plain(f"  CHAP: {face['chap']['user']}{mutual}")
     if face["redirect"] is not None:
         yield plain(f"  logins are sent on to {face['redirect']['address']}")
-    yield f"  queue depth: {face['queue_depth']}"
+    yield f"  queue depth: {face['queue_depth']}, access state: {face['access_state']}"
     yield ""
     yield lun_table(face["luns"]) if face["luns"] else "no logical units"
     if face["acl"]:

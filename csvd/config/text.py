@@ -29,6 +29,12 @@ Relative paths begin at the directory of the file. `${CREDENTIALS_DIRECTORY}/` a
 puts what `LoadCredential=` names. Sizes are whole numbers of bytes, or texts with a unit: `"64K"`, `"256M"`, `"1.5G"`,
 `"10T"`; units are powers of 1,024. Everything listens on loopback unless it is told otherwise.
 
+What `csvd target`, `csvd lun` and `csvd acl` change while a node runs is not written into this file, which is its
+operator's: it is kept in `targets.json` in the state directory, by the same keys, and laid over the file at each start.
+A key that was changed while the node ran goes before the file's; what was removed stays away; a target, LUN or entry of
+an access list that was made while the node ran and is in the file, too, ends the start with an error that names both.
+`csvd config show` prints what is in force, and where each part is from. Secrets are in neither: both name files.
+
 This page is made from the declaration of the keys in `csvd/config/schema.py`:
 `python -m csvd.config.text > docs/configuration.md`; a test holds the two equal.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -19,7 +18,8 @@ from csvd.errors import CsvdError
 from csvd.exports import changes as change_file
 from csvd.exports.build import discovery_access_of, export_of, settings_of
 from csvd.exports.changes import Changes, Entry, TargetEntry
-from csvd.exports.faces import lun_face, section_face, target_face
+from csvd.exports.difference import difference_of, lowest_free
+from csvd.exports.faces import lun_face, origins_of, section_face, target_face
 from csvd.iscsi.names import check_iscsi_name
 from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import LogicalUnit
@@ -39,22 +39,6 @@ class Run(Protocol):
 
     def __call__(self, job: Callable[[], T], /) -> Deferred[T]:
         """Fires on the loop."""
-
-
-@dataclass(slots=True)
-class _Difference:
-    """What it takes to come from some targets to others.
-
-    Args:
-        gone, new, other: targets; of the last, what is not a logical unit differs.
-        units_gone, units_new: (target, logical unit); one that differs is in both.
-    """
-
-    gone: list[TargetSection] = field(default_factory=list)
-    new: list[TargetSection] = field(default_factory=list)
-    other: list[TargetSection] = field(default_factory=list)
-    units_gone: list[tuple[str, LunSection]] = field(default_factory=list)
-    units_new: list[tuple[str, LunSection]] = field(default_factory=list)
 
 
 class Administration:
@@ -153,7 +137,7 @@ class Administration:
         """The logical units of a target, or of all. Raises NotFound."""
         sections = self._config.target if name is None else [self._section(name)]
         return [
-            lun_face(section.name, lun, unit, self._lun_origin(section.name, lun.number))
+            lun_face(section.name, lun, unit, change_file.lun_origin(self._changes, section.name, lun.number))
             for section in sections
             for lun in section.lun
             if (unit := self._service.unit(section.name, lun.number)) is not None
@@ -188,29 +172,12 @@ class Administration:
 
     def configuration(self) -> Json:
         """All of the configuration as it is in force, and where the parts of its targets are from."""
-        origins: dict[str, str] = {}
-        for section in self._config.target:
-            entry = self._changes.targets.get(section.name, TargetEntry())
-            origins[section.name] = change_file.origin_of(self._changes.targets, section.name)
-            origins |= {
-                f"{section.name} lun {each.number}": self._lun_origin(section.name, each.number) for each in section.lun
-            }
-            origins |= {
-                f"{section.name} acl {each.initiator}": change_file.origin_of(entry.acl, each.initiator)
-                for each in section.acl
-            }
         return {
             "file": self._source.where,
             "changes_file": str(self._directory / change_file.FILE_NAME),
             "configuration": section_face(self._config),
-            "origins": origins,
+            "origins": origins_of(self._config.target, self._changes),
         }
-
-    def _lun_origin(self, name: str, number: int) -> str:
-        entry = self._changes.targets.get(name)
-        if entry is not None and entry.how in ("made", "replaced"):
-            return "run time"
-        return change_file.origin_of(entry.luns if entry is not None else {}, str(number))
 
     def _section(self, name: str) -> TargetSection:
         folded = name.lower()
@@ -280,7 +247,7 @@ class Administration:
         """Serve another logical unit; without ``number``, at the lowest LUN that is free."""
         section = self._section(name)
         name = section.name
-        number = keys.get("number", _lowest_free(section))
+        number = keys.get("number", lowest_free([lun.number for lun in section.lun]))
 
         def refuse() -> None:
             if any(lun.number == number for lun in self._section(name).lun):
@@ -454,7 +421,7 @@ class Administration:
         return BadRequest(first.what, where=where, why=first.why, hint=first.hint)
 
     async def _carry_out(self, changes: Changes, config: Config) -> None:
-        difference = _difference(self._config.target, config.target)
+        difference = difference_of(self._config.target, config.target)
         opened: dict[tuple[str, int], LogicalUnit] = {}
         try:
             for name, lun in [
@@ -527,29 +494,3 @@ class Administration:
     def _tell(self, text: str, subject: str) -> None:
         self.log.info("{text}", text=text)
         self._events.add("change", text, subject=subject)
-
-
-def _lowest_free(section: TargetSection) -> int:
-    taken = {lun.number for lun in section.lun}
-    return next(number for number in range(len(taken) + 1) if number not in taken)
-
-
-def _difference(before: Sequence[TargetSection], after: Sequence[TargetSection]) -> _Difference:
-    difference = _Difference()
-    old = {section.name: section for section in before}
-    new = {section.name: section for section in after}
-    difference.gone = [section for name, section in old.items() if name not in new]
-    difference.new = [section for name, section in new.items() if name not in old]
-    for name in old.keys() & new.keys():
-        was, becomes = old[name], new[name]
-        old_units = {unit.number: unit for unit in was.lun}
-        new_units = {unit.number: unit for unit in becomes.lun}
-        difference.units_gone += [(name, unit) for unit in was.lun if new_units.get(unit.number) != unit]
-        difference.units_new += [(name, unit) for unit in becomes.lun if old_units.get(unit.number) != unit]
-        if _without_units(was) != _without_units(becomes):
-            difference.other.append(becomes)
-    return difference
-
-
-def _without_units(section: TargetSection) -> Any:
-    return [getattr(section, name) for name in section.__dataclass_fields__ if name != "lun"]

@@ -214,6 +214,14 @@ def origin_of(entries: Mapping[str, Entry], identity: str) -> str:
     return f"file, changed at run time: {', '.join(sorted(entry.keys))}" if entry.keys else "file"
 
 
+def lun_origin(changes: Changes, name: str, number: int) -> str:
+    """Where a logical unit is from; with a target that was made at run time, all in it was."""
+    entry = changes.targets.get(name)
+    if entry is None:
+        return "file"
+    return "run time" if entry.how in ("made", "replaced") else origin_of(entry.luns, str(number))
+
+
 # Changing
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csvd.config.targets import LunSection, TargetSection
+from csvd.exports.changes import Changes, TargetEntry, lun_origin, origin_of
 from csvd.scsi.logical_unit import LogicalUnit
 
 Json = dict[str, Any]
@@ -78,3 +79,15 @@ def unit_face(unit: LogicalUnit) -> Json:
         "serial": unit.identity.serial,
         "naa": unit.identity.naa.hex(),
     }
+
+
+def origins_of(sections: Sequence[TargetSection], changes: Changes) -> dict[str, str]:
+    """Where each target, logical unit and entry of an access list is from, by what they are."""
+    origins: dict[str, str] = {}
+    for section in sections:
+        name = section.name
+        entry = changes.targets.get(name, TargetEntry())
+        origins[name] = origin_of(changes.targets, name)
+        origins |= {f"{name} lun {lun.number}": lun_origin(changes, name, lun.number) for lun in section.lun}
+        origins |= {f"{name} acl {acl.initiator}": origin_of(entry.acl, acl.initiator) for acl in section.acl}
+    return origins

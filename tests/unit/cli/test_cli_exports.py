@@ -45,6 +45,7 @@ FACE: dict[str, Any] = {
     "initiators": None,
     "networks": None,
     "queue_depth": 64,
+    "access_state": "active-optimized",
     "chap": None,
     "redirect": None,
     "sessions": [],
@@ -150,6 +151,10 @@ def test_a_target_is_changed_and_its_limits_are_lifted(csvd: Shell, daemon: Fake
     daemon.answers[f"PATCH {PATH}"] = (200, FACE)
     assert csvd("target", "set", TARGET, "--any-initiator", "--no-chap", "--alias", "x").status == 0
     assert daemon.bodies[-1] == {"keys": {"alias": "x", "initiators": None, "chap": None}}
+    assert csvd("target", "set", TARGET, "--access-state", "standby", "--redirect", "10.0.0.1:3260").status == 0
+    assert daemon.bodies[-1] == {"keys": {"access_state": "standby", "redirect": {"address": "10.0.0.1:3260"}}}
+    assert csvd("target", "set", TARGET, "--no-redirect").status == 0
+    assert daemon.bodies[-1] == {"keys": {"redirect": None}}
     assert csvd("target", "set", TARGET).status == 2
 
 
@@ -159,7 +164,7 @@ def test_targets_are_listed_shown_and_removed(csvd: Shell, one_target: FakeDaemo
     ]  # fmt: skip
     one_target.answers[f"GET {PATH}"] = (200, {**FACE, "luns": [LUN], "acl": [ENTRY]})
     shown = csvd("target", "show", TARGET).out
-    assert "queue depth: 64" in shown
+    assert "queue depth: 64, access state: active-optimized" in shown
     assert "/srv/b.img" in shown
     assert HOST in shown
     one_target.answers[f"DELETE {PATH}?force=true"] = (200, FACE)
