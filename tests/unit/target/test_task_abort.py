@@ -214,7 +214,7 @@ def test_targets_of_one_unit_are_one_to_preempt_and_abort() -> None:
     names = ["iqn.2026-11.test:first", "iqn.2026-11.test:second"]
     exports = [Export(name, [unit]) for name, unit in zip(names, units, strict=True)]
     service = TargetService(Clock(), exports)
-    first, second = (service.devices[name].servers for name in names)
+    first, second = (service.device(name).servers for name in names)
     assert first[0].reservations is second[3].reservations
     asked: list[tuple[str, set[int], Sequence[str], Any]] = []
     for name, node in service.entity.targets.items():
