@@ -18,6 +18,7 @@ from csvd.scsi.task_set import ORDERED, SIMPLE
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
 from csvd.target.service import Export, TargetService
+from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from tests.unit.scsi.reserving_host import WE, Host, parameter_list
 
@@ -60,6 +61,7 @@ class FakeConnection:
         self.engine = self
         self.ready: list[Task] = []
         self.held_bytes = self.turn_bytes = 0
+        self.counter = ConnectionCounter()
         self.answers: list[tuple[Task, int]] = []
         self.abandoned: list[Task] = []
 
