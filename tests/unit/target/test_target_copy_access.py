@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from csvd.iscsi.access import Access, InitiatorRule
+from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.memory import MemoryDisk
 from csvd.target.listener import parse_portal
@@ -35,7 +36,7 @@ class Rig:
         ]
         access = Access(rules={GUEST: InitiatorRule(luns=frozenset({0})), OWNER: InitiatorRule()})
         self.service = TargetService(self.reactor, [Export(TARGET, self.units, access=access)])
-        (self.address,) = self.service.start(["127.0.0.1:0"])
+        (self.address,) = self.service.start([PortalGroup(1, ("127.0.0.1:0",))])
         self.socks: list[socket.socket] = []
         self.disks[1].write_from((b"secret" * 512,), 0)
 
