@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
@@ -30,8 +30,6 @@ from csvd.target.units import Units
 
 Json = dict[str, Any]
 T = TypeVar("T")
-
-FILE_LABEL: Final = "the configuration file"
 
 
 class Run(Protocol):
@@ -312,17 +310,22 @@ class Administration:
                     where=name,
                     hint="--force makes it smaller: what lies beyond is lost",
                 )
-            units = await self._units.resize(unit, size_bytes, full=lun.provisioning == "full")
+            units = self._units.sharing(unit)
+            if size_bytes is not None and size_bytes < before_bytes:
+                # Noted first: a file that is longer than was noted stands in no one's way, a shorter one does.
+                await self._note_size(units, size_bytes)
+            await self._units.resize(unit, size_bytes, full=lun.provisioning == "full")
             for each in units:
                 self._service.resized(each)
-            await self._note_size(units, unit.device.size_bytes)
+            if unit.device.size_bytes > before_bytes:
+                await self._note_size(units, unit.device.size_bytes)
         finally:
             self._lock.release()
         self._tell(f"LUN {number} of {name} has {unit.device.size_bytes} bytes, not {before_bytes}", name)
         return self.lun(name, number)
 
     async def _note_size(self, units: Sequence[LogicalUnit], size_bytes: int) -> None:
-        """A file that is smaller now than ``create`` says must not stand in the way of the next start."""
+        """Have ``create`` say the size that the file has, so that it does not stand in the way of the next start."""
         changes = self._changes.copy()
         for section in self._config.target:
             for lun in section.lun:

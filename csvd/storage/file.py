@@ -201,8 +201,15 @@ class FileDisk:
             self.size_bytes = found[0]
             return self.size_bytes
 
+        def failed(failure: Failure) -> Failure:
+            self.size_bytes = before_bytes
+            return failure
+
+        if size_bytes is not None:
+            # What begins from now on beyond the new end is refused: it would make the file longer again.
+            self.size_bytes = min(before_bytes, size_bytes)
         job = _FileJob(change, durable=size_bytes is not None)
-        return self._lane.submit(job, Manner.SINGLE_FILE).addCallback(changed)
+        return self._lane.submit(job, Manner.SINGLE_FILE).addCallbacks(changed, failed)
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""

@@ -134,8 +134,16 @@ class Units:
             for unit in list(opened.units):
                 await self.close(unit)
 
-    async def resize(self, unit: LogicalUnit, size_bytes: int | None, *, full: bool = False) -> list[LogicalUnit]:
-        """Give the disk of a unit another size; give all units over it, whose ``block_count`` is the caller's to set.
+    def sharing(self, unit: LogicalUnit) -> list[LogicalUnit]:
+        """All units over the disk of a unit, this one included."""
+        return [each for opened in self._sharing(unit) for each in opened.units]
+
+    def _sharing(self, unit: LogicalUnit) -> list[_OpenDisk]:
+        place = next(place for (place, _, _), opened in self._disks.items() if unit in opened.units)
+        return [opened for (other, _, _), opened in self._disks.items() if other == place]
+
+    async def resize(self, unit: LogicalUnit, size_bytes: int | None, *, full: bool = False) -> None:
+        """Give the disk of a unit another size; ``block_count`` of all units over it is the caller's to set.
 
         Args:
             size_bytes: of a file; None takes the size that a file or block device was given by others.
@@ -145,23 +153,19 @@ class Units:
             ConfigError: the disk has no size that changes, or the size is no whole number of blocks.
             StorageError: the store has no room, or failed.
         """
-        place = next(place for (place, _, _), opened in self._disks.items() if unit in opened.units)
         disk = unit.device
         url = disk.url
         if not isinstance(disk, ResizableDisk):
             raise ConfigError("this disk keeps its size", where=url)
-        sharing = [opened for (other, _, _), opened in self._disks.items() if other == place]
-        units = [each for opened in sharing for each in opened.units]
-        for each in units:
+        for each in self.sharing(unit):
             if size_bytes is not None and (not size_bytes or size_bytes % each.block_bytes):
                 why = f"{size_bytes} bytes are not a whole number of {each.block_bytes}-byte blocks"
                 raise ConfigError("can not take this size", where=url, why=why)
         await disk.resize(size_bytes, full=full)
-        for opened in sharing:
+        for opened in self._sharing(unit):
             other = opened.disk
             if isinstance(other, ResizableDisk) and other is not disk:
                 await other.resize(None)
-        return units
 
 
 def _place(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from twisted.internet.defer import Deferred
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.storage.disk import StorageError
 from csvd.target.units import Units, UnitSettings
-from tests.unit.storage.pool_doubles import InlinePool
+from tests.unit.storage.pool_doubles import InlinePool, outcomes_of
 
 SIZE = 1 << 20
 
@@ -133,8 +135,8 @@ def test_a_unit_that_can_not_be_made_leaves_no_disk_open(opener: Opener, disk: P
 
 def test_a_resize_is_seen_by_every_unit_over_the_disk(opener: Opener, disk: Path) -> None:
     first, reader = opener.open(disk), opener.open(disk, number=1, read_only=True)
-    changed = opener.settle(opener.units.resize(first, 2 * SIZE))
-    assert set(changed) == {first, reader}
+    assert set(opener.units.sharing(first)) == {first, reader}
+    opener.settle(opener.units.resize(first, 2 * SIZE))
     assert first.device.size_bytes == reader.device.size_bytes == disk.stat().st_size == 2 * SIZE
     with disk.open("r+b") as file:
         file.truncate(4 * SIZE)
@@ -157,3 +159,26 @@ def test_a_size_that_is_no_whole_number_of_every_units_blocks_is_refused(
     with pytest.raises(ConfigError, match="are not a whole number of"):
         opener.settle(opener.units.resize(unit, size_bytes))
     assert disk.stat().st_size == SIZE
+
+
+def test_what_begins_beyond_a_new_end_is_refused_at_once(opener: Opener, disk: Path) -> None:
+    unit = opener.open(disk)
+    shrinking = Deferred.fromCoroutine(opener.units.resize(unit, SIZE // 2))
+    late = outcomes_of(unit.device.write_from((bytes(512),), SIZE - 512))
+    opener.inline.settle(shrinking)
+    assert isinstance(late[0], StorageError)
+    assert disk.stat().st_size == unit.device.size_bytes == SIZE // 2
+
+
+def test_a_resize_that_fails_leaves_the_size_as_it_was(
+    opener: Opener, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = opener.open(disk)
+
+    def fail(_fd: int, _size: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(StorageError, match="resize at byte 0 failed: No space left"):
+        opener.settle(opener.units.resize(unit, SIZE // 2))
+    assert unit.device.size_bytes == SIZE
