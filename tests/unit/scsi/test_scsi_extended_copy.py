@@ -191,6 +191,16 @@ def test_an_error_names_its_segment_and_the_field_in_it() -> None:
     assert sense[15:18] == bytes((0xA0, 0, 6))
 
 
+def test_descriptor_sense_names_the_segment_too() -> None:
+    rig = Rig()
+    rig.target.servers[0].descriptor_sense = True
+    parameters = lid1(rig.both(), [blocks(0, 1, 8, 0, 0), blocks(0, 5, 8, 0, 0)])
+    sense = rig.copy(parameters).sense
+    assert sense[:4] == bytes((0x72, *NOT_REACHABLE))
+    assert sense[8:20] == bytes((0x01, 0x0A, 0, 0)) + (1).to_bytes(8)
+    assert sense[20:28] == bytes((0x02, 0x06, 0, 0, 0xA0, 0, 6, 0))
+
+
 @pytest.mark.parametrize(
     ("segment", "field"),
     [

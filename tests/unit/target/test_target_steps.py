@@ -16,6 +16,7 @@ from csvd.scsi.procedure import (
     Allocation,
     Background,
     DiskFault,
+    Entropy,
     Extent,
     Flush,
     Keep,
@@ -239,6 +240,21 @@ def test_background_steps_wait_for_their_claims_and_keep_them_to_the_end() -> No
     assert order == ["holder", "behind"]
     assert contended == [True, False]
     assert rig.runner.under_way == 0
+
+
+def test_entropy_is_as_long_as_asked_and_never_the_same() -> None:
+    rig = Rig()
+    drawn: list[bytes] = []
+
+    def steps() -> Steps:
+        one = yield Entropy(40)
+        other = yield Entropy(40)
+        drawn.extend((one, other))
+        return GOOD
+
+    rig.run(steps())
+    assert [len(one) for one in drawn] == [40, 40]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_pause_lets_its_time_pass() -> None:
