@@ -42,7 +42,7 @@ class DiskCapabilities:
     """What a disk can do, as its opener found out.
 
     Args:
-        discard: `unmap` gives space back, and what was unmapped reads as zeros.
+        discard: it is sparse: `unmap` gives space back where it is not read-only, and what was unmapped reads as zeros.
         write_zeroes: `write_zeroes` is faster than writing zeros.
         volatile_cache: a write may be lost with the power before a flush.
         fence: how a dead node can be kept off it; "none" where that takes waiting for its lease.

@@ -207,7 +207,8 @@ def _file_disk(
     if physical & (physical - 1) or physical < block_bytes:
         physical = block_bytes
     capabilities = DiskCapabilities(
-        discard=discard and not read_only,
+        # A disk that is not written to has its holes all the same, and readers like to know of them.
+        discard=discard,
         write_zeroes=write_zeroes and not read_only,
         volatile_cache=True,
         fence="none",

@@ -195,6 +195,7 @@ def can_punch(fd: int, size_bytes: int) -> bool:
     try:
         fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, size_bytes, 4096)
     except OSError as error:
+        # Of one that is open for reading alone EBADF says nothing; its holes are told by SEEK_HOLE, or there are none.
         return error.errno not in _CANNOT
     return True
 

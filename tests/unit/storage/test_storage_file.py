@@ -422,7 +422,8 @@ def test_a_read_only_disk_refuses_changes_and_has_nothing_to_flush(
         assert caught.value.errno == errno.EROFS
     inline.settle(disk.flush())
     assert read(inline, disk, 0, 6) == b"golden"
-    assert not disk.capabilities.discard
+    assert disk.capabilities.discard, "its holes are holes all the same"
+    assert not disk.capabilities.write_zeroes
     inline.settle(disk.close())
     assert calls.names == []
 
