@@ -19,7 +19,7 @@ def test_fio_finds_every_block_that_it_wrote(serve: Serve, initiator: OpenIscsi)
 
     printed = guest.succeed(
         f"""
-        fio --name=mixed --filename={device} --size=128M --direct=1 --ioengine=libaio --iodepth=16 \
+        fio --name=mixed --filename=$(readlink -f {device}) --size=128M --direct=1 --ioengine=libaio --iodepth=16 \
             --rw=randwrite --bssplit=4k/60:32k/30:256k/10 --verify=crc32c --verify_fatal=1 --verify_backlog=512 \
             --time_based --runtime={RUNTIME_S} --randseed=7 --output-format=terse --terse-version=3
         """,
