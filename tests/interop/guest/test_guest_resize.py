@@ -60,9 +60,7 @@ def test_a_disk_that_grows_is_larger_after_a_rescan(daemon: DaemonNode, initiato
     assert not guest.complaints()
 
 
-def test_a_disk_that_is_added_is_there_after_a_rescan(
-    daemon: DaemonNode, initiator: OpenIscsi, scratch: Path
-) -> None:
+def test_a_disk_that_is_added_is_there_after_a_rescan(daemon: DaemonNode, initiator: OpenIscsi, scratch: Path) -> None:
     guest, node = initiator.guest, Node(TARGET, daemon.portal)
     initiator.login(node)
 
