@@ -122,9 +122,10 @@ class ControlClient:
         """The iSCSI sessions of the node."""
         return list(self.request("GET", "/v1/sessions")["sessions"])
 
-    def drop_session(self, target: str, tsih: int) -> Json:
-        """End a session."""
-        return self.request("DELETE", _target(target, "sessions", str(tsih)))
+    def drop_session(self, target: str, tsih: int, *, grace_s: int = 0) -> Json:
+        """End a session; with ``grace_s`` its initiator is asked to log out first."""
+        query = {"grace_s": str(grace_s)} if grace_s else None
+        return self.request("DELETE", _target(target, "sessions", str(tsih)), query=query)
 
     def statistics(self) -> Json:
         """What the commands came to, by logical unit, command and session."""

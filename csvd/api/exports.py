@@ -10,6 +10,8 @@ from csvd.api.interfaces import Exports
 from csvd.api.routes import Answer, Request, Route
 
 FORCE = "force"
+GRACE = "grace_s"
+MAX_GRACE_S = 3600
 
 
 class ExportRoutes:
@@ -39,7 +41,13 @@ class ExportRoutes:
             Route("GET", f"{target}/acl", self._acl, "The access list of a target."),
             Route("POST", f"{target}/acl", self._add_acl, "Let an initiator log in: name, keys."),
             Route("DELETE", f"{target}/acl/{{initiator}}", self._remove_acl, "Let an initiator log in no more."),
-            Route("DELETE", f"{target}/sessions/{{tsih}}", self._drop_session, "End a session."),
+            Route(
+                "DELETE",
+                f"{target}/sessions/{{tsih}}",
+                self._drop_session,
+                "End a session; with grace_s its initiator is asked to log out first.",
+                query=(GRACE,),
+            ),
         )
 
     async def _configuration(self, request: Request) -> Answer:
@@ -105,7 +113,11 @@ class ExportRoutes:
         return Answer(200, await self._exports.remove_acl(request.names["target"], request.names["initiator"]))
 
     async def _drop_session(self, request: Request) -> Answer:
-        return Answer(200, self._exports.drop_session(request.names["target"], _number(request, "tsih")))
+        grace = request.query.get(GRACE, "0")
+        if not grace.isascii() or not grace.isdigit() or len(grace) > 4 or int(grace) > MAX_GRACE_S:
+            raise BadRequest(f"{grace[:20]!r} is not 0 to {MAX_GRACE_S} seconds", where=request.path)
+        tsih = _number(request, "tsih")
+        return Answer(200, self._exports.drop_session(request.names["target"], tsih, grace_s=int(grace)))
 
 
 def _number(request: Request, name: str) -> int:

@@ -239,5 +239,5 @@ class Exports(Protocol):
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Let an initiator log in no more."""
 
-    def drop_session(self, name: str, tsih: int) -> Json:
-        """End a session."""
+    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
+        """End a session, or ask for a logout first."""

@@ -66,8 +66,16 @@ def _age(age_s: float) -> str:
 @session.command()
 @click.argument("tsih", type=int)
 @target_option
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.IntRange(0, 3600),
+    default=0,
+    metavar="SECONDS",
+    help="Ask the initiator to log out, and drop the session when it has not by then.",
+)
 @asks_daemon
-def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None) -> None:
+def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None, grace_s: int) -> None:
     """End a session: its connections are closed, and what it had under way is aborted.
 
     Most initiators log in again at once; csvd acl rm and csvd target set keep one out.
@@ -75,10 +83,11 @@ def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None) ->
     \b
     Examples:
       csvd session drop 3
-      csvd session drop 3 --target iqn.2026-11.org.example:shared
+      csvd session drop 3 --target iqn.2026-11.org.example:shared --grace 10
     """
-    gone = client.drop_session(chosen(client, target), tsih)
+    gone = client.drop_session(chosen(client, target), tsih, grace_s=grace_s)
     if as_json:
         print_json(gone)
     else:
-        click.echo(plain(f"the session {tsih} of {gone['initiator']} is dropped"))
+        what = f"is asked to log out within {grace_s} s" if grace_s else "is dropped"
+        click.echo(plain(f"the session {tsih} of {gone['initiator']} {what}"))

@@ -94,11 +94,8 @@ class Administration:
             units = [self._open(unit) for unit in section.lun]
             self._service.add_target(export_of(section, units))
         self._service.entity.discovery_access = discovery_access_of(self._config)
-        return self._service.start(self._groups(self._config))
-
-    @staticmethod
-    def _groups(config: Config) -> list[PortalGroup]:
-        return [PortalGroup(tag, tuple(portals)) for tag, portals in portal_groups(config.target).items()]
+        groups = portal_groups(self._config.target)
+        return self._service.start(PortalGroup(tag, tuple(portals)) for tag, portals in groups.items())
 
     def _open(self, section: LunSection) -> LogicalUnit:
         unit = self._units.open(settings_of(section))
@@ -384,13 +381,17 @@ class Administration:
 
     # Sessions
 
-    def drop_session(self, name: str, tsih: int) -> Json:
-        """End a session. Raises NotFound."""
+    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
+        """End a session, or have its initiator asked to log out within ``grace_s`` first. Raises NotFound."""
         section = self._section(name)
         for session in self._service.sessions():
             if session["target"] == section.name and session["tsih"] == tsih:
-                self._service.drop_session(section.name, tsih)
-                self._tell(f"the session {tsih} of {session['initiator']} was dropped", section.name)
+                how = "was dropped"
+                if not grace_s:
+                    self._service.drop_session(section.name, tsih)
+                elif self._service.request_logout(section.name, tsih, grace_s):
+                    how = f"has {grace_s} s to log out"
+                self._tell(f"the session {tsih} of {session['initiator']} {how}", section.name)
                 return session
         raise NotFound(f"there is no session {tsih}", where=section.name)
 
@@ -419,9 +420,8 @@ class Administration:
             self._lock.release()
 
     def _as_answer(self, error: ConfigProblems) -> BadRequest:
-        first = error.problems[0]
-        where = first.where.removeprefix(f"{self._source.where}: ")
-        return BadRequest(first.what, where=where, why=first.why, hint=first.hint)
+        one = error.problems[0]
+        return BadRequest(one.what, where=one.where.removeprefix(f"{self._source.where}: "), why=one.why, hint=one.hint)
 
     async def _carry_out(self, changes: Changes, config: Config) -> None:
         difference = difference_of(self._config.target, config.target)

@@ -312,8 +312,8 @@ class FakeExports:
     async def remove_acl(self, name: str, initiator: str) -> dict[str, Any]:
         return self._note("remove_acl", name, initiator)
 
-    def drop_session(self, name: str, tsih: int) -> dict[str, Any]:
-        return self._note("drop_session", name, tsih)
+    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> dict[str, Any]:
+        return self._note("drop_session", name, tsih, grace_s)
 
     def _note(self, *asked: Any) -> dict[str, Any]:
         self.asked.append(asked)

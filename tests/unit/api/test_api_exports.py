@@ -40,7 +40,7 @@ HOST = "iqn.2026-11.org.example:h"
             ("add_acl", TARGET, HOST, {"luns": [1]}),
         ),
         ("DELETE", f"/v1/targets/{QUOTED}/acl/{HOST}", {}, 200, ("remove_acl", TARGET, HOST)),
-        ("DELETE", f"/v1/targets/{QUOTED}/sessions/3", {}, 200, ("drop_session", TARGET, 3)),
+        ("DELETE", f"/v1/targets/{QUOTED}/sessions/3", {}, 200, ("drop_session", TARGET, 3, 0)),
     ],
 )
 def test_a_route_asks_for_what_its_path_and_body_say(
@@ -88,3 +88,11 @@ def test_a_malformed_request_is_refused_before_anything_is_asked(method: str, pa
     node = SmallCluster()[1]
     assert node.ask(method, path, body).status == 400
     assert node.exports.asked == []
+
+
+def test_a_session_may_be_given_time_to_log_out() -> None:
+    node = SmallCluster()[1]
+    node.ask("DELETE", f"/v1/targets/{QUOTED}/sessions/3", grace_s="10")
+    assert node.exports.asked == [("drop_session", TARGET, 3, 10)]
+    for wrong in ("x", "-1", "3601", "99999"):
+        assert node.ask("DELETE", f"/v1/targets/{QUOTED}/sessions/3", grace_s=wrong).status == 400

@@ -209,6 +209,8 @@ def test_sessions_are_listed_and_dropped(csvd: Shell, one_target: FakeDaemon) ->
     session["initiator"] = "iqn.host\x1b[2J"
     assert "iqn.host�[2J" in csvd("session", "ls").out
     session["initiator"] = HOST
+    one_target.answers[f"DELETE {PATH}/sessions/3?grace_s=9"] = (200, session)
+    assert "is asked to log out within 9 s" in csvd("session", "drop", "3", "--grace", "9").out
     assert csvd("session", "drop", "3").out == f"the session 3 of {HOST} is dropped\n"
 
 
