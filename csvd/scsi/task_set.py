@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -26,12 +25,13 @@ class TaskSet:
         is_free: no ordered task is there, nor one that waits for one: a simple task may begin.
     """
 
-    __slots__ = ("_ordered_begun", "_waiting", "begun", "is_free")
+    __slots__ = ("_is_releasing", "_ordered_begun", "_waiting", "begun", "is_free")
 
     def __init__(self) -> None:
         self.begun = 0
         self._ordered_begun = False
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: dict[Callable[[], None], int] = {}
+        self._is_releasing = False
         self.is_free = True
 
     def enter(self, attribute: int, begin: Callable[[], None]) -> None:
@@ -42,15 +42,15 @@ class TaskSet:
         if attribute == HEAD_OF_QUEUE:
             self._begin(attribute, begin)
         elif self._waiting or not self._may_begin(attribute):
-            self._waiting.append((attribute, begin))
+            self._waiting[begin] = attribute
             self.is_free = False
         else:
             self._begin(attribute, begin)
 
-    def withdraw(self, attribute: int, begin: Callable[[], None]) -> None:
+    def withdraw(self, begin: Callable[[], None]) -> None:
         """A task that has not begun goes away: its `begin` is not called any more. Others may begin before this
         returns."""
-        self._waiting.remove((attribute, begin))
+        del self._waiting[begin]
         self._release()
 
     def leave_simple(self) -> None:
@@ -67,9 +67,21 @@ class TaskSet:
         self._release()
 
     def _release(self) -> None:
-        while self._waiting and self._may_begin(self._waiting[0][0]):
-            self._begin(*self._waiting.popleft())
-        self.is_free = not self._waiting and not self._ordered_begun
+        """Begin what may. A task may end as soon as it begins, and let the next one go: they are begun from here, one
+        after the other, never one inside another, for a thousand that wait must not cost a thousand frames."""
+        if self._is_releasing:
+            return
+        self._is_releasing = True
+        try:
+            while self._waiting:
+                begin, attribute = next(iter(self._waiting.items()))
+                if not self._may_begin(attribute):
+                    break
+                del self._waiting[begin]
+                self._begin(attribute, begin)
+        finally:
+            self._is_releasing = False
+            self.is_free = not self._waiting and not self._ordered_begun
 
     def _may_begin(self, attribute: int) -> bool:
         return not self.begun if attribute == ORDERED else not self._ordered_begun

@@ -92,7 +92,7 @@ class Executor:
         def leave_queue() -> None:
             self.executing -= 1
             task.leave_queue = None
-            task_set.withdraw(attribute, begin)
+            task_set.withdraw(begin)
 
         task.leave_queue = leave_queue
         task_set.enter(attribute, begin)

@@ -103,3 +103,64 @@ def test_what_ends_as_soon_as_it_is_granted_lets_the_next_ones_go() -> None:
     story.ask("read", 0, 1)
     story.end("write")
     assert story.granted == ["write", "short", "read"]
+
+
+def test_a_thousand_that_end_as_soon_as_they_are_granted_follow_one_another() -> None:
+    locks = RangeLocks()
+    first = Claims((Claim(locks, 0, 512, True),))
+    first.acquire(lambda: None)
+    ended: list[int] = []
+
+    def ask(number: int) -> None:
+        claims = Claims((Claim(locks, 0, 512, True),))
+
+        def granted() -> None:
+            ended.append(number)
+            claims.release()
+
+        claims.acquire(granted)
+
+    for number in range(1000):
+        ask(number)
+    first.release()
+    assert ended == list(range(1000))
+    assert not locks.contended
+    assert not locks.waiting
+
+
+class CountedRange(int):
+    """An offset that counts the comparisons it takes part in."""
+
+    compared = 0
+
+    def __lt__(self, other: int) -> bool:
+        CountedRange.compared += 1
+        return int(self) < other
+
+
+def test_shared_claims_are_not_compared_with_one_another() -> None:
+    locks = RangeLocks()
+    CountedRange.compared = 0
+    apart = Claims((Claim(locks, 1 << 40, 512, True),))
+    apart.acquire(lambda: None)
+    unmaps = [Claims([Claim(locks, CountedRange(4096 * index), 512, False) for index in range(256)]) for _ in range(64)]
+    for claims in unmaps:
+        claims.acquire(lambda: None)
+    for claims in unmaps:
+        claims.release()
+    assert CountedRange.compared <= 64 * 256
+
+
+def test_the_end_of_a_shared_claim_lets_an_exclusive_one_go_that_stood_behind_it() -> None:
+    story = Story()
+    story.ask("long", 100, 10, exclusive=True)
+    story.ask("behind long", 100, 10)
+    story.ask("write", 0, 10)
+    story.ask("compare", 0, 10, exclusive=True)
+    story.ask("behind compare", 0, 10)
+    story.end("write")
+    assert story.granted == ["long", "write", "compare"]
+    story.end("compare")
+    assert story.granted == ["long", "write", "compare", "behind compare"]
+    story.end("long")
+    assert story.granted[-1] == "behind long"

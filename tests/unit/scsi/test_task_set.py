@@ -61,3 +61,23 @@ def test_two_ordered_tasks_follow_one_another() -> None:
     assert story.begun == ["first", "second"]
     story.set.leave(ORDERED)
     assert story.set.is_free
+
+
+def test_a_thousand_ordered_tasks_that_end_at_once_follow_one_another() -> None:
+    tasks = TaskSet()
+    tasks.enter(ORDERED, lambda: None)
+    begun: list[int] = []
+
+    def enter(number: int) -> None:
+        def begin() -> None:
+            begun.append(number)
+            tasks.leave(ORDERED)
+
+        tasks.enter(ORDERED, begin)
+
+    for number in range(1000):
+        enter(number)
+    tasks.leave(ORDERED)
+    assert begun == list(range(1000))
+    assert tasks.is_free
+    assert tasks.begun == 0
