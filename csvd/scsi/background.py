@@ -9,17 +9,21 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from csvd.scsi.medium_state import WITHOUT_MEDIUM
 from csvd.scsi.outcome import GOOD, Reply, Status
-from csvd.scsi.procedure import Background, DiskFault, Keep, Pause, Steps
+from csvd.scsi.procedure import Background, DiskFault, Keep, Pause, Steps, Until
 from csvd.scsi.range_locks import Claim
 from csvd.scsi.sense import Asc, CheckCondition, Progress, SenseKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from csvd.scsi.command import Command
     from csvd.scsi.device_server import DeviceServer, ItlNexus
+
+_State: TypeAlias = "tuple[Kind | None, bool, bool, dict[str, Any] | None]"
 
 KEPT_NAME: Final = "medium operation"
 """Under which `LogicalUnit.kept` has it."""
@@ -128,17 +132,16 @@ class MediumOperation:
             immediate: IMMED, the answer does not wait for the end.
             restricted: AUSE is zero.
         """
+        begun, ended = _Beginning(), list[bool | None]()
         before = self.kind, self.in_progress, self.restricted, self._record
         self.kind, self.in_progress, self.restricted = kind, True, restricted
         self.progress(0, 1)
         self._server.refresh()
-        try:
-            yield from self._keep(description, failed=False)
-        except DiskFault:
-            self._settle(*before)
-            raise
-        ended: list[bool | None] = []
-        yield self._background(work, ended)
+        # It is kept behind the command, too: one that is aborted meanwhile must not leave it neither begun nor over.
+        yield Background(self._from_the_beginning(work, description, before, begun, ended))
+        yield Until(begun.wait)
+        if begun.fault is not None:
+            raise begun.fault
         if immediate:
             return GOOD
         while not ended:
@@ -157,7 +160,30 @@ class MediumOperation:
     def leave_failure(self) -> Steps:
         """Forget a failure (EXIT FAILURE MODE)."""
         yield from self._forget()
-        self._settle(None, False, False, None)
+        if not self.in_progress:
+            self._settle(None, False, False, None)
+        return GOOD
+
+    def _from_the_beginning(
+        self,
+        work: Steps,
+        description: dict[str, Any],
+        before: _State,
+        begun: _Beginning,
+        ended: list[bool | None],
+    ) -> Steps:
+        try:
+            yield from self._keep(description, failed=False)
+        except DiskFault as fault:
+            self._settle(*before)
+            begun.tell(fault)
+            return GOOD
+        except GeneratorExit:
+            ended.append(None)
+            begun.tell(None)
+            raise
+        begun.tell(None)
+        yield self._background(work, ended)
         return GOOD
 
     def _background(self, work: Steps, ended: list[bool | None]) -> Background:
@@ -208,6 +234,25 @@ class MediumOperation:
         if self._server.unit.keeps:
             yield Keep(self._server.unit, KEPT_NAME, None)
         return GOOD
+
+
+class _Beginning:
+    """What the command waits for before it is answered: that it is kept that the operation began, or could not be."""
+
+    def __init__(self) -> None:
+        self.fault: DiskFault | None = None
+        self._is_told = False
+        self._reached: Callable[[], None] | None = None
+
+    def wait(self, reached: Callable[[], None]) -> None:
+        self._reached = reached
+        if self._is_told:
+            reached()
+
+    def tell(self, fault: DiskFault | None) -> None:
+        self.fault, self._is_told = fault, True
+        if self._reached is not None:
+            self._reached()
 
 
 _STOPPING: Final = Reply(Status.BUSY)

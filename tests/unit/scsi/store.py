@@ -116,7 +116,9 @@ class Store:
             case Until(begin):
                 reached: list[bool] = []
                 begin(lambda: reached.append(True))
-                assert reached, "nobody else runs here, so there is nothing to wait for"
+                while not reached:
+                    assert self.background, "nobody else runs here, so there is nothing to wait for"
+                    self.run_steps(self.background.pop(0))
             case Background(steps, _):
                 self.background.append(steps)
             case Entropy(length_bytes):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from csvd.scsi.background import KEPT_NAME
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.outcome import Reply, Status
-from csvd.scsi.procedure import Background, Flush, Keep, Procedure, Request, Unmap, Write
+from csvd.scsi.procedure import Background, Flush, Keep, Procedure, Request, Unmap, Until, Write
 from csvd.scsi.target_device import TargetDevice
 from tests.unit.scsi.application_client import (
     INVALID_FIELD_IN_CDB,
@@ -200,10 +200,9 @@ def test_while_it_goes_on_others_see_its_progress_and_nothing_else_runs() -> Non
 
 def test_it_claims_the_whole_disk_for_itself_until_it_ends() -> None:
     client, unit = a_client()
-    outcome = client.send(cdb(BLOCK_ERASE, flags=IMMED))
-    assert isinstance(outcome, Procedure)
-    begun = next(outcome.steps)
-    assert isinstance(begun, Background)
+    store = Store()
+    assert client.run(cdb(BLOCK_ERASE, flags=IMMED), store=store).status == Status.GOOD
+    begun = [request for request in store.requests if isinstance(request, Background)][-1]
     assert [(claim.locks, claim.offset_bytes, claim.length_bytes, claim.exclusive) for claim in begun.claims] == [
         (unit.locks, 0, BLOCKS * 512, True)
     ]
@@ -239,7 +238,7 @@ def test_that_it_goes_on_is_kept_before_it_is_answered_and_forgotten_at_its_end(
     client, unit = a_client(keeps=True)
     store = Store()
     assert overwrite(client, store, overwrite_list(b"zy", 2), IMMED).status == Status.GOOD
-    assert isinstance(store.requests[0], Keep)
+    assert [type(request) for request in store.requests] == [Background, Until, Keep, Background]
     assert unit.kept[KEPT_NAME]["description"] == {
         "method": "overwrite",
         "pattern": b"zy".hex(),
@@ -248,6 +247,20 @@ def test_that_it_goes_on_is_kept_before_it_is_answered_and_forgotten_at_its_end(
     }
     store.run_background()
     assert KEPT_NAME not in unit.kept
+
+
+def test_a_failure_that_is_left_while_another_sanitize_begins_does_not_end_that_one() -> None:
+    client, _ = a_client(keeps=True)
+    store = faulty_store(Write)
+    assert code(sense_of(overwrite(client, store, overwrite_list(b"z"), AUSE))) == SANITIZE_FAILED
+    leaving = client.send(cdb(EXIT_FAILURE_MODE))
+    assert isinstance(leaving, Procedure)
+    assert isinstance(leaving.steps.send(None), Keep)
+    assert client.run(cdb(BLOCK_ERASE, flags=IMMED), store=store).status == Status.GOOD
+    assert store.run(leaving).status == Status.GOOD
+    assert code(client.refusal(TEST_UNIT_READY)) == SANITIZE_IN_PROGRESS
+    store.run_background()
+    client.good(TEST_UNIT_READY)
 
 
 def test_what_can_not_be_kept_is_not_begun() -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 
 from csvd.scsi.background import KEPT_NAME
 from csvd.scsi.logical_unit import Identity, LogicalUnit
+from csvd.scsi.outcome import Reply
+from csvd.scsi.procedure import Procedure
+from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.service import Export, TargetService
+from csvd.target.steps import StepRunner
 from tests.iscsi_wire import TARGET
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -33,6 +38,19 @@ class Shelf:
     def keep(self, _unit: LogicalUnit, name: str, value: Any) -> Deferred[None]:
         self.values[name] = value
         return succeed(None)
+
+
+class SlowShelf(Shelf):
+    """Keeps nothing before the test lets it."""
+
+    def __init__(self) -> None:
+        self.values = {}
+        self.asked: list[Deferred[None]] = []
+
+    def keep(self, _unit: LogicalUnit, name: str, value: Any) -> Deferred[None]:
+        self.values[name] = value
+        self.asked.append(Deferred())
+        return self.asked[-1]
 
 
 class Rig:
@@ -69,3 +87,30 @@ def test_a_stop_in_the_middle_leaves_it_for_the_next_start() -> None:
     rig.stop()
     assert not any(rig.content())
     assert rig.shelf.values == CUT_SHORT
+
+
+def test_a_sanitize_that_is_aborted_while_its_begin_is_being_kept_goes_on_all_the_same() -> None:
+    clock, shelf, disk = Clock(), SlowShelf(), MemoryDisk(SIZE_BYTES)
+    unit = LogicalUnit(0, disk, 512, SIZE_BYTES // 512, Identity(), keeps=True)
+    device = TargetDevice({0: unit}, name=TARGET)
+    device.nexus_opened("nexus")
+    runner = StepRunner(clock, shelf, lambda *_: None)
+    parameters = bytes((1, 0, 0, 2)) + b"zy"
+    cdb = bytes((0x48, 0x81, 0, 0, 0, 0, 0)) + len(parameters).to_bytes(2)
+    device.itl_nexus("nexus", 0).take_attention()
+    outcome = device.start("nexus", 0, cdb.ljust(16, b"\0"), memoryview(parameters))
+    assert isinstance(outcome, Procedure)
+    replies: list[Reply | None] = []
+    aborted = False
+    runner.run(outcome, replies.append, lambda: aborted)
+    clock.advance(0)
+    aborted = True
+    shelf.asked[0].callback(None)
+    clock.pump([0.1] * 10)
+    assert replies == [None]
+    shelf.asked[1].callback(None)
+    assert device.servers[0].medium_operation.kind is None
+    assert shelf.values == {KEPT_NAME: None}
+    buffer = bytearray(SIZE_BYTES)
+    assert disk.read_nowait(memoryview(buffer), 0)
+    assert buffer == b"zy" * (SIZE_BYTES // 2)
