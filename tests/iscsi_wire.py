@@ -200,6 +200,8 @@ class End:
         values: dict[str, Any] = {"local_address": "127.0.0.1:3260", "peer": "test", "now_s": 0.0} | connection
         self.engine = TargetConnection(wire.entity, **values)
         self.cmd_sn = 1
+        self.fields: dict[str, Any] = {}
+        """Of every Login Request."""
 
     def feed(self, data: bytes, now_s: float = 0.0) -> None:
         """Give bytes to the engine as a socket would: into its buffers, as many as fit, then the next."""
@@ -227,7 +229,7 @@ class End:
         return self.answers()
 
     def login_pdu(self, keys: dict[str, str], *, flags: int = 0x87, **fields: Any) -> bytes:
-        values = {"opcode": 0x43, "flags": flags, "isid": ISID, "cmd_sn": self.cmd_sn} | fields
+        values = {"opcode": 0x43, "flags": flags, "isid": ISID, "cmd_sn": self.cmd_sn} | self.fields | fields
         return pdu(Opcode.LOGIN_REQUEST, text.build(keys.items()), **values)
 
     def login(self, **keys: str) -> Pdu:

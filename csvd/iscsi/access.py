@@ -88,12 +88,14 @@ class Access:
     algorithms: tuple[Algorithm, ...] = ALGORITHMS
 
     def __post_init__(self) -> None:
-        for name in (None, *self.rules):
-            proof = self.proof_for(name or "")
-            for user in self.credentials_for(name or "").values():
-                if proof is not None and same_secret(proof, user):
+        # Whatever the rule: who may ask for a proof by one could answer with it under the name of another.
+        rules = self.rules.values()
+        proofs = [proof for proof in (self.proof, *(rule.proof for rule in rules)) if proof is not None]
+        for users in (self.credentials, *(rule.credentials or {} for rule in rules)):
+            for user in users.values():
+                if any(same_secret(proof, user) for proof in proofs):
                     raise ConfigError(
-                        f"the secret of CHAP user {user.user!r} is the one by which the target proves itself",
+                        f"the secret of CHAP user {user.user!r} is one by which the target proves itself",
                         hint="give each direction a secret of its own",
                     )
 

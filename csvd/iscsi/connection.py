@@ -207,6 +207,7 @@ class TargetConnection:
             LoginFailure: it is not to be had any more.
         """
         target = outcome.target
+        self.entity.check_admission(target, outcome.initiator_name, self.origin, outcome.proven)
         if target is None:
             session = Session(None, outcome.initiator_name, outcome.isid, 1, outcome.parameters, cmd_sn)
             session.connections[outcome.cid] = self
@@ -239,6 +240,9 @@ class TargetConnection:
         session = target.joinable(
             outcome.initiator_name, outcome.isid, outcome.tsih, outcome.cid, self.origin.portal_group_tag
         )
+        if session.proven != outcome.proven:
+            # Whose right it is that the session lives by would not be one user's any more.
+            raise LoginFailure(LoginStatus.AUTHORIZATION_FAILURE, f"session {session.tsih:#06x} is another CHAP user's")
         old = session.connections.get(outcome.cid)
         session.connections[outcome.cid] = self
         if old is not None:

@@ -119,7 +119,10 @@ class TargetNode:
         for old in list(self.sessions.values()):
             if (old.initiator_name, old.isid, old.portal_group_tag) == (initiator_name, isid, portal_group_tag):
                 self.close_session(old)
-        if len(self.sessions) >= self.max_sessions:
+        # Those that have ended count for as long as a disk is at their tasks, which hold memory; not this port's own,
+        # for the new session waits for them.
+        ended = {task.session for task in self.leaving if task.session.initiator_port != (initiator_name, isid)}
+        if len(self.sessions) + len(ended - set(self.sessions.values())) >= self.max_sessions:
             raise LoginFailure(LoginStatus.OUT_OF_RESOURCES, f"{self.name} has {self.max_sessions} sessions already")
         session = Session(
             self,
@@ -132,13 +135,7 @@ class TargetNode:
             portal_group_tag=portal_group_tag,
             proven=proven,
         )
-        session.follow(
-            [
-                task
-                for task in self.leaving
-                if task.session.initiator_name == initiator_name and task.session.isid == isid
-            ]
-        )
+        session.follow([task for task in self.leaving if task.session.initiator_port == (initiator_name, isid)])
         self.sessions[session.tsih] = session
         level = parameters.iscsi_protocol_level
         self.router.nexus_opened(session.nexus, initiator_name, isid, portal_group_tag, level)
@@ -182,8 +179,9 @@ class TargetNode:
 
     def close_session(self, session: Session) -> None:
         """End a session and its connections; its tasks are aborted without an answer."""
-        if self.sessions.pop(session.tsih, None) is None:
+        if self.sessions.get(session.tsih) is not session:
             return
+        del self.sessions[session.tsih]
         session.held.clear()
         session.fences.clear()
         session.r2t_waiting.clear()
@@ -292,6 +290,28 @@ class NetworkEntity:
                 target.drop_session(session, "its initiator has no right to the target any more")
 
     # Login and discovery
+
+    def check_admission(
+        self, target: TargetNode | None, initiator_name: str, origin: Origin, proven: Credentials | None
+    ) -> None:
+        """Check at the end of a login what may have changed since it began.
+
+        Args:
+            target: None for a discovery session.
+            proven: what the initiator has proved to know.
+
+        Raises:
+            LoginFailure: the target is served no more, or its initiator has lost its right.
+        """
+        if self.draining:
+            raise LoginFailure(LoginStatus.SERVICE_UNAVAILABLE, "this node is being stopped")
+        if target is not None and self.target_for_login(target.name, origin.portal_group_tag) is not target:
+            raise LoginFailure(LoginStatus.TARGET_REMOVED, f"{target.name!r} is another target by now")
+        access = self.discovery_access if target is None else target.access
+        if not access.keeps(initiator_name, origin, proven):
+            raise LoginFailure(
+                LoginStatus.AUTHORIZATION_FAILURE, f"{initiator_name} has lost its right while it logged in"
+            )
 
     def target_for_login(self, name: str, portal_group_tag: int) -> TargetNode:
         """Give the target of this name.

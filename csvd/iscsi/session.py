@@ -173,6 +173,11 @@ class Session:
         self.nexus = f"{initiator_name},i,0x{isid.hex()},{name},t,0x{portal_group_tag:04x}"
 
     @property
+    def initiator_port(self) -> tuple[str, bytes]:
+        """Initiator name and ISID: what a session is reinstated by (RFC 7143 section 4.4.3)."""
+        return self.initiator_name, self.isid
+
+    @property
     def discovery(self) -> bool:
         return self.target is None
 

@@ -303,3 +303,69 @@ def test_a_session_without_chap_ends_when_chap_is_demanded_from_now_on() -> None
 def test_an_origin_without_an_address_is_in_no_network() -> None:
     assert not Access(networks=NETWORKS).admits(INITIATOR, Origin(None, 1))
     assert OPEN.admits(INITIATOR, Origin(None, 1))
+
+
+def test_a_right_that_is_lost_while_its_initiator_logs_in_is_lost() -> None:
+    wire = Wire()
+    end = wire.connect()
+    (answer,) = end.ask(end.login_pdu(NAMES, flags=0x81))
+    assert answer.status == LoginStatus.SUCCESS
+    wire.entity.change_access(wire.target, Access(initiators=frozenset({FRIEND})))
+    (answer,) = end.ask(end.login_pdu({}))
+    assert answer.status == LoginStatus.AUTHORIZATION_FAILURE
+    assert not wire.target.sessions
+
+
+def test_a_secret_that_is_changed_between_proof_and_end_of_the_login_lets_nobody_in() -> None:
+    wire = Wire(access=Access(credentials={"joe": Credentials("joe", SECRET)}))
+    end = wire.connect()
+    assert prove(end, challenged(end)).status == LoginStatus.SUCCESS
+    wire.entity.change_access(wire.target, Access(credentials={"joe": Credentials("joe", b"a new secret for joe")}))
+    (answer,) = end.ask(end.login_pdu({}))
+    assert answer.status == LoginStatus.AUTHORIZATION_FAILURE
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_target_that_is_removed_while_an_initiator_logs_in_gets_no_session(again: bool) -> None:
+    wire = Wire()
+    end = wire.connect()
+    end.feed(end.login_pdu(NAMES, flags=0x81))
+    end.take()
+    removed = wire.entity.remove_target(TARGET)
+    if again:
+        wire.entity.add_target(TargetNode(TARGET, Router()))
+    (answer,) = end.ask(end.login_pdu({}))
+    assert answer.status == LoginStatus.TARGET_REMOVED
+    assert not removed.sessions
+
+
+def test_a_node_that_begins_to_stop_while_an_initiator_logs_in_gives_no_session() -> None:
+    wire = Wire()
+    end = wire.connect()
+    end.feed(end.login_pdu(NAMES, flags=0x81))
+    end.take()
+    wire.entity.draining = True
+    (answer,) = end.ask(end.login_pdu({}))
+    assert answer.status == LoginStatus.SERVICE_UNAVAILABLE
+
+
+def test_discovery_is_refused_when_its_right_goes_while_the_login_is_under_way() -> None:
+    wire = Wire()
+    end = wire.connect()
+    end.feed(end.login_pdu({"InitiatorName": INITIATOR, "SessionType": "Discovery"}, flags=0x81))
+    end.take()
+    wire.entity.discovery_access = Access(credentials={"joe": Credentials("joe", SECRET)})
+    (answer,) = end.ask(end.login_pdu({}))
+    assert answer.status == LoginStatus.AUTHORIZATION_FAILURE
+
+
+def test_a_secret_that_proves_the_target_by_one_rule_proves_no_initiator_by_another() -> None:
+    both = b"one secret for both directions"
+    proof, user = Credentials("the target", both), Credentials("joe", both)
+    for access in (
+        {"proof": proof, "rules": {INITIATOR: InitiatorRule(credentials={"joe": user})}},
+        {"credentials": {"joe": user}, "rules": {INITIATOR: InitiatorRule(proof=proof)}},
+        {"rules": {INITIATOR: InitiatorRule(proof=proof), FRIEND: InitiatorRule(credentials={"joe": user})}},
+    ):
+        with pytest.raises(ConfigError, match="proves itself"):
+            Access(**access)  # type: ignore[arg-type]

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from csvd.iscsi.access import Access
+from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus, Opcode
 from csvd.iscsi.node import TARGET_OFFER
 from tests.iscsi_wire import BLOCK_BYTES, INITIATOR, ISID, TARGET, TEST_UNIT_READY, End, Pdu, Wire, cdb10, pdu
+from tests.unit.iscsi.test_login_chap import JOE, challenged, prove, response
 
 NAMES = {"InitiatorName": INITIATOR, "SessionType": "Normal", "TargetName": TARGET}
 DATA = bytes(range(256)) * 2
@@ -324,3 +327,63 @@ def test_immediate_commands_and_the_window_are_the_sessions() -> None:
     seen = [answer.max_cmd_sn for end in ends.ends for answer in end.answers()]
     assert max(seen) == session.max_cmd_sn
     assert session.isid == ISID
+
+
+def test_a_connection_that_proved_to_be_another_user_does_not_join() -> None:
+    users = {"joe": JOE, "ann": Credentials("ann", b"another user's secret")}
+    wire = Wire(offer=TARGET_OFFER, access=Access(credentials=users))
+    first, second, third = wire.connect(), wire.connect(), wire.connect()
+    prove(first, challenged(first))
+    (answer,) = first.ask(first.login_pdu({"MaxConnections": "4"}))
+    for end, user, status in (
+        (second, "ann", LoginStatus.AUTHORIZATION_FAILURE),
+        (third, "joe", LoginStatus.SUCCESS),
+    ):
+        end.fields = {"tsih": answer.tsih, "cid": 1}
+        asked = challenged(end)
+        proof = {"CHAP_N": user, "CHAP_R": response(asked, users[user].secret)}
+        (proven,) = end.ask(end.login_pdu(proof, flags=0x81))
+        assert proven.status == LoginStatus.SUCCESS
+        (joined,) = end.ask(end.login_pdu({}))
+        assert joined.status == status
+    assert not first.engine.closing
+
+
+def test_sessions_that_have_ended_count_while_a_disk_is_at_their_tasks() -> None:
+    wire = Wire()
+    wire.target.max_sessions = 2
+    wire.hold = True
+    isids = [bytes((0x80, 0, 0, 0, 0, number)) for number in range(4)]
+    for isid in isids[:2]:
+        end = wire.connect()
+        assert join(end, isid=isid).status == LoginStatus.SUCCESS
+        end.feed(end.write(0, 1, DATA))
+        end.engine.end()
+    assert not wire.target.sessions
+    assert join(wire.connect(), isid=isids[2]).status == LoginStatus.OUT_OF_RESOURCES
+    back = wire.connect()
+    # One that has tasks there waits for them before it does anything, and adds nothing.
+    assert join(back, isid=isids[0]).status == LoginStatus.SUCCESS
+    back.engine.end()
+    wire.finish()
+    assert join(wire.connect(), isid=isids[2]).status == LoginStatus.SUCCESS
+
+
+@pytest.mark.parametrize("immediate", [0x40, 0])
+def test_a_command_that_is_aborted_while_its_immediate_data_comes_leaves_nothing_behind(immediate: int) -> None:
+    wire = Wire()
+    end, other = wire.connect(), wire.connect()
+    end.login(InitialR2T="No")
+    assert join(other, isid=b"\x80\0\0\0\0\x09").status == LoginStatus.SUCCESS
+    request = end.write(0, 4, DATA, opcode=Opcode.SCSI_COMMAND | immediate)
+    end.feed(request[:300])
+    reset = {"opcode": 0x42, "function": 0x85, "initiator_task_tag": 900}
+    (answer,) = other.ask(pdu(Opcode.TASK_MANAGEMENT_REQUEST, **reset))
+    assert answer.response == 0
+    assert end.ask(request[300:]) == []
+    session = end.engine.session
+    assert session is not None
+    assert not session.tasks
+    assert session.r2t_bytes == 0
+    (answer,) = end.ask(end.read(0, 1, cmd_sn=1 if immediate else 2))
+    assert answer.opcode == Opcode.DATA_IN
