@@ -193,7 +193,8 @@ class FullFeature:
     def _admit(self, task: Task) -> None:
         """Put a new task in order, and on its way as far as its data allows."""
         if task.delivered:
-            self._go_on(task)
+            if not task.aborted:  # while the rest of its immediate data came
+                self._go_on(task)
         else:
             self._session.order(task.cmd_sn, lambda: self._deliver(task), self._connection)
 
