@@ -105,6 +105,7 @@ class Router:
         self.resets: list[str] = []
         self.cleared: set[str] = set()
         self.tas = False
+        self.sees_all = True
         self.attention: bytes | None = None
         self.terminated: list[tuple[str, set[int]]] = []
 
@@ -133,6 +134,9 @@ class Router:
     def luns_of(self, nexus: str, lun: int) -> Collection[int]:
         # By peripheral and by flat addressing.
         return (0, 0x4000 << 48) if lun in (0, 0x4000 << 48) else ()
+
+    def sees_every_lun(self, nexus: str) -> bool:
+        return self.sees_all
 
     def aborted_status(self, lun: int) -> bool:
         return self.tas

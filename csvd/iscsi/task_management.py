@@ -159,7 +159,11 @@ class TaskManagement:
         self._abort(request, tasks)
 
     def _target_reset(self, request: _Request) -> None:
+        """A reset of all logical units, which is not for an initiator that may not see all of them."""
         target, session = self._target, self._session
+        if not target.router.sees_every_lun(session.nexus):
+            self._respond(request, TaskManagementResponse.FUNCTION_AUTHORIZATION_FAILED)
+            return
         # All that stands before it in CmdSN order counts as received (RFC 7143 section 4.2.3.3 b).
         session.plug(request.cmd_sn)
         tasks = target.all_tasks()

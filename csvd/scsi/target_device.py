@@ -380,6 +380,10 @@ class TargetDevice:
             return ()
         return (lun,) if server.unit.device is None else tuple(lun_spellings(server.unit.number))
 
+    def sees_every_lun(self, nexus: str) -> bool:
+        """Whether no LUN is hidden from an open nexus."""
+        return len(self.nexuses[nexus].numbers) == len(self.servers)
+
     def i_t_nexus_reset(self, nexus: str) -> None:
         """I_T NEXUS RESET: as if the nexus were lost, at every logical unit; the nexus itself is told (SAM-5 6.3.4)."""
         opened = self.nexuses[nexus]

@@ -148,6 +148,23 @@ def test_the_order_holds_across_nexuses(room: Room) -> None:
     assert room.disk.waiting == [2]
 
 
+def test_who_may_not_see_a_logical_unit_has_no_place_in_its_queue_and_resets_nothing(room: Room) -> None:
+    stranger = "iqn.2026-11.test:other"
+    end, other = room.login(), room.login(stranger)
+    room.device.set_mask(lambda identity, number: identity.initiator_name != stranger)
+    end.feed(write(end, 1))
+    (refused,) = other.ask(other.command(bytes(16), flags=0x80 | ORDERED))
+    assert refused.status == 2
+    end.feed(write(end, 2))
+    assert room.disk.waiting == [1, 2]
+    for code in (TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET):
+        (answer,) = other.ask(function(code))
+        assert answer.response == TaskManagementResponse.FUNCTION_AUTHORIZATION_FAILED
+    room.disk.finish()
+    room.disk.finish()
+    assert [answer.status for answer in end.answers()] == [0, 0]
+
+
 def test_the_abort_of_a_task_that_waits_its_turn_does_not_wait_for_the_long_one_before_it(room: Room) -> None:
     end = room.login()
     end.feed(write(end, 1) + write(end, 2, ORDERED_WRITE) + write(end, 3))

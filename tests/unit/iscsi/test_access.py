@@ -368,4 +368,4 @@ def test_a_secret_that_proves_the_target_by_one_rule_proves_no_initiator_by_anot
         {"rules": {INITIATOR: InitiatorRule(proof=proof), FRIEND: InitiatorRule(credentials={"joe": user})}},
     ):
         with pytest.raises(ConfigError, match="proves itself"):
-            Access(**access)  # type: ignore[arg-type]
+            Access(**access)

@@ -315,3 +315,19 @@ def test_only_so_many_functions_wait_for_commands() -> None:
     answers = end.ask(bytes(request) * 40)
     assert {(a.opcode, a.reason) for a in answers} == {(Opcode.REJECT, 0x06)}
     assert len(session.fences) == 40 - len(answers)
+
+
+@pytest.mark.parametrize("function", [6, 7])
+def test_a_target_is_not_reset_by_an_initiator_that_may_not_see_all_of_it(function: int) -> None:
+    wire = Wire()
+    end, other = logged_in(wire), other_session(wire)
+    wire.router.sees_all = False
+    wire.hold = True
+    other.feed(other.write(0, 1, b"x" * 512))
+    (answer,) = end.ask(ask(end, function))
+    assert answer.response == TaskManagementResponse.FUNCTION_AUTHORIZATION_FAILED
+    assert wire.router.resets == []
+    wire.finish()
+    (answer,) = other.answers()
+    assert answer.opcode == Opcode.SCSI_RESPONSE
+    assert not other.engine.closing
