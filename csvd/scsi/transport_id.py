@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from construct import Int8ub, Int16ub, Struct
 
-from csvd.scsi.reservations import TRANSPORT_IDS, invalid_in_list
+from csvd.scsi.reservations import MAXIMUM_REGISTRATIONS, TRANSPORT_IDS, invalid_in_list
+from csvd.scsi.sense import Asc, illegal_request
 
 _ISCSI: Final = 0x05
 _DEVICE_FORMAT: Final = 0x00
@@ -21,8 +22,8 @@ TRANSPORT_ID_HEADER: Final = Struct(
     "reserved" / Int8ub,
     "additional_length" / Int16ub,
 )
-# As TRANSPORT_ID_HEADER: READ FULL STATUS makes a thousand.
-_pack_header = struct.Struct(">BxH").pack
+# As TRANSPORT_ID_HEADER: READ FULL STATUS makes a thousand, and a list may have as many.
+_HEADER = struct.Struct(">BxH")
 
 _ISID: Final = re.compile(r"[0-9a-fA-F]{1,12}\Z")
 
@@ -49,7 +50,7 @@ def encode_transport_id(initiator_port: str) -> bytes:
     """The TransportID of an initiator port, in the format with its ISID."""
     text = initiator_port.encode() + b"\0"
     length = max(_LEAST_BYTES, len(text) + -len(text) % 4)
-    return _pack_header(_PORT_FORMAT | _ISCSI, length) + text.ljust(length, b"\0")
+    return _HEADER.pack(_PORT_FORMAT | _ISCSI, length) + text.ljust(length, b"\0")
 
 
 def parse_transport_ids(data: bytes) -> list[InitiatorName]:
@@ -57,18 +58,21 @@ def parse_transport_ids(data: bytes) -> list[InitiatorName]:
 
     Raises:
         CheckCondition: INVALID FIELD IN PARAMETER LIST: one is cut off, of another protocol, or names nobody.
+            INSUFFICIENT REGISTRATION RESOURCES: there are more of them than may be registered.
     """
-    found = []
+    found: list[InitiatorName] = []
     offset = 0
     while offset < len(data):
-        if len(data) - offset < TRANSPORT_ID_HEADER.sizeof():
+        if len(data) - offset < _HEADER.size:
             raise invalid_in_list(TRANSPORT_IDS)
-        header = TRANSPORT_ID_HEADER.parse(data[offset : offset + TRANSPORT_ID_HEADER.sizeof()])
-        begin = offset + TRANSPORT_ID_HEADER.sizeof()
-        offset = begin + header.additional_length
-        if header.additional_length < _LEAST_BYTES or header.additional_length % 4 or offset > len(data):
+        if len(found) == MAXIMUM_REGISTRATIONS:
+            raise illegal_request(Asc.INSUFFICIENT_REGISTRATION_RESOURCES)
+        kind, length = _HEADER.unpack_from(data, offset)
+        begin = offset + _HEADER.size
+        offset = begin + length
+        if length < _LEAST_BYTES or length % 4 or offset > len(data):
             raise invalid_in_list(TRANSPORT_IDS)
-        found.append(_parse_one(header.format_code_and_protocol_identifier, data[begin:offset]))
+        found.append(_parse_one(kind, data[begin:offset]))
     return found
 
 

@@ -147,6 +147,12 @@ class _ParameterList:
         raise _invalid(offset + 1) if known and subpage else _invalid(offset, 5)
 
 
+def longest_list(mode: ModeParameters) -> int:
+    """The length of a list that has each page once: a longer one says nothing more, and would take long to read."""
+    headers = PARAMETER_HEADER_10.sizeof() + LONG_LBA_BLOCK_DESCRIPTOR.sizeof()
+    return int(headers) + sum(page.header_bytes + len(mode.default(page)) for page in mode.pages)
+
+
 def _mode_select(layout: CdbLayout) -> Handler:
     unpack = layout.unpacker("flags", "parameter_list_length").unpack_from
 
@@ -158,8 +164,8 @@ def _mode_select(layout: CdbLayout) -> Handler:
         if length and not flags & _PF:
             # Without PF the pages are of the vendor's format, and there is none.
             raise invalid_field_in_cdb(layout.pointer("flags", _PF))
-        if len(data_out) < length:
-            raise _too_short()
+        if length > longest_list(mode) or len(data_out) < length:
+            raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
         values = {page: mode.default(page) for page in mode.pages} if flags & _RTD else {}
         if length:
             data = bytes(data_out[:length])
@@ -184,8 +190,9 @@ def _change(nexus: ItlNexus, values: dict[ModePage, bytes], *, saved: bool) -> S
 def _data_out_length(layout: CdbLayout) -> Callable[[DeviceServer, bytes], int]:
     unpack = layout.unpacker("parameter_list_length").unpack_from
 
-    def data_out_length(_server: DeviceServer, cdb: bytes) -> int:
-        return int(unpack(cdb)[0])
+    def data_out_length(server: DeviceServer, cdb: bytes) -> int:
+        (length,) = unpack(cdb)
+        return length if length <= longest_list(server.mode) else 0
 
     return data_out_length
 

@@ -33,7 +33,7 @@ from csvd.scsi.reservations import (
     invalid_in_list,
 )
 from csvd.scsi.sense import Asc, FieldPointer, illegal_request, invalid_field_in_cdb
-from csvd.scsi.transport_id import InitiatorName, parse_transport_ids
+from csvd.scsi.transport_id import parse_transport_ids
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -173,8 +173,10 @@ def _specified_ports(nexus: Nexus, additional: bytes) -> list[str]:
     if length > len(additional) - header_bytes:
         raise invalid_in_list(TRANSPORT_IDS)
     ports: dict[str, None] = {}
-    for name in parse_transport_ids(additional[header_bytes : header_bytes + length]):
-        found = _ports_of(nexus, name)
+    known = _known_ports(nexus)
+    for name in dict.fromkeys(parse_transport_ids(additional[header_bytes : header_bytes + length])):
+        # A TransportID names one port, or all of the initiator that have a session here.
+        found = [name.port] if name.isid is not None else known.get(name.name)
         if not found:
             raise invalid_in_list(TRANSPORT_IDS)
         ports.update(dict.fromkeys(found))
@@ -182,12 +184,12 @@ def _specified_ports(nexus: Nexus, additional: bytes) -> list[str]:
     return list(ports)
 
 
-def _ports_of(nexus: Nexus, name: InitiatorName) -> list[str]:
-    """The ports that a TransportID names: one, or all of the initiator that have a session here."""
-    if name.isid is not None:
-        return [name.port]
-    known = (other.identity for other in nexus.device.nexuses.values())
-    return [identity.initiator_port for identity in known if identity.initiator_name.lower() == name.name]
+def _known_ports(nexus: Nexus) -> dict[str, list[str]]:
+    """The initiator port names of the initiators that have a session here, by their names in lower case."""
+    ports: dict[str, list[str]] = {}
+    for other in nexus.device.nexuses.values():
+        ports.setdefault(other.identity.initiator_name.lower(), []).append(other.identity.initiator_port)
+    return ports
 
 
 def _reserve(nexus: ItlNexus, parameters: Any, kind: ReservationType | None, _additional: bytes) -> Action:

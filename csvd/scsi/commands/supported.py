@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Final
 
@@ -83,6 +83,7 @@ def _timeouts(command: Command) -> bytes:
     return COMMAND_TIMEOUTS_DESCRIPTOR.build({"recommended_command_timeout_s": command.recommended_timeout_s})
 
 
+@lru_cache(maxsize=16)
 def _all_commands(table: CommandTable, *, timeouts: bool) -> bytes:
     data = bytearray()
     for command in table:

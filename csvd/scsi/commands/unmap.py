@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 from construct import Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
@@ -34,6 +35,9 @@ PARAMETER_LIST_HEADER: Final = Struct(
     "unmap_data_length" / Int16ub, "unmap_block_descriptor_data_length" / Int16ub, Padding(4)
 )
 BLOCK_DESCRIPTOR: Final = Struct("logical_block_address" / Int64ub, "number_of_logical_blocks" / Int32ub, Padding(4))
+
+# As BLOCK_DESCRIPTOR: a list of 256 must not hold up the others.
+_unpack_descriptor = struct.Struct(">QI4x").unpack_from
 
 _HEADER_BYTES: Final = PARAMETER_LIST_HEADER.sizeof()
 _DESCRIPTOR_BYTES: Final = BLOCK_DESCRIPTOR.sizeof()
@@ -72,8 +76,7 @@ def ranges_of(unit: LogicalUnit, parameter_list: memoryview) -> list[tuple[int, 
     total = 0
     for index in range(count):
         at = _HEADER_BYTES + index * _DESCRIPTOR_BYTES
-        descriptor = BLOCK_DESCRIPTOR.parse(parameter_list[at : at + _DESCRIPTOR_BYTES])
-        lba, blocks = descriptor.logical_block_address, descriptor.number_of_logical_blocks
+        lba, blocks = _unpack_descriptor(parameter_list, at)
         if lba + blocks > unit.block_count:
             raise _wrong(Asc.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE, at)
         total += blocks

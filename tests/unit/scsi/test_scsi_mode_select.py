@@ -293,7 +293,7 @@ def test_the_threshold_is_read_by_name() -> None:
 def test_data_out_length_is_that_of_the_list() -> None:
     target = TargetDevice({0: a_unit()})
     assert target.data_out_length(0, select_6(16)) == 16
-    assert target.data_out_length(0, select_10(1000)) == 1000
+    assert target.data_out_length(0, select_10(100)) == 100
 
 
 def test_a_procedure_that_writes_is_made_durable_without_wce() -> None:
@@ -317,3 +317,14 @@ def test_a_procedure_that_writes_is_made_durable_without_wce() -> None:
     assert run({unit, other}) == [unit, other]
     assert run({unit}) == [unit]
     assert run(set()) == []
+
+
+def test_a_list_longer_than_all_pages_is_a_length_error_and_need_not_come() -> None:
+    client = Host(TargetDevice({0: a_unit()}))
+    client.ready()
+    data_out = bytes(8) + caching(wce=True) * 3000
+    assert client.target.data_out_length(0, select_10(len(data_out))) == 0
+    assert client.refused(select_10(len(data_out)), data_out) == (LIST_LENGTH_ERROR, None)
+    everything = client.data("5A 18 3F FF 00 00 00 FFFF 00")
+    reply = client.run(select_10(len(everything)), data_out=bytes(2) + everything[2:])
+    assert reply.status == Status.GOOD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csvd.scsi import reservations
+from csvd.scsi.reservations import MAXIMUM_REGISTRATIONS
 from csvd.scsi.target_device import TargetDevice
 from csvd.scsi.transport_id import encode_transport_id
 from tests.unit.scsi.reserving_host import (
@@ -171,6 +172,19 @@ def test_a_transportid_without_isid_is_all_ports_of_the_initiator_that_are_known
     name = ports[0].initiator_name.upper().encode().replace(b"IQN", b"iqn")
     assert a.register(0, 0x1, ports=[device_transport_id(name)]) == GOOD
     assert [name for _, _, _, _, name in a.full_status()] == [a.port, *(each.port for each in ports)]
+
+
+def test_more_transportids_than_may_be_registered_are_not_even_read(a: Host) -> None:
+    ports = [encode_transport_id(f"iqn.x,i,0x{number:012x}") for number in range(MAXIMUM_REGISTRATIONS + 1)]
+    assert a.register(0, 0x1, ports=ports) == (0x5, 0x55, 0x04)
+    assert a.keys() == []
+
+
+def test_a_name_that_is_listed_a_thousand_times_is_looked_up_once(target: TargetDevice, a: Host) -> None:
+    host = Host(target, "b")
+    ports = [device_transport_id(host.initiator_name.encode())] * MAXIMUM_REGISTRATIONS
+    assert a.register(0, 0x1, ports=ports) == GOOD
+    assert [name for _, _, _, _, name in a.full_status()] == [a.port, host.port]
 
 
 def test_a_transportid_that_names_nobody_known_registers_nobody(a: Host, b: Host) -> None:

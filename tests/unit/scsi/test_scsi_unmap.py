@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from csvd.scsi.commands.unmap import BLOCK_DESCRIPTOR, _unpack_descriptor
 from csvd.scsi.outcome import Status
 from csvd.scsi.procedure import Extent, Prefetch, Procedure, Request, Unmap, Write, WriteZeroes
 from tests.unit.scsi.application_client import (
@@ -98,6 +99,12 @@ def test_a_wrong_list_unmaps_nothing(
     reply = client.run(unmap(len(data)), data_out=data, store=store)
     assert code(fixed_sense(reply.sense)) == expected
     assert not store.requests
+
+
+def test_a_descriptor_is_unpacked_as_it_is_declared() -> None:
+    octets = bytes(range(16))
+    declared = BLOCK_DESCRIPTOR.parse(octets)
+    assert _unpack_descriptor(octets) == (declared.logical_block_address, declared.number_of_logical_blocks)
 
 
 def test_an_incomplete_descriptor_at_the_end_is_ignored(client: ApplicationClient, store: Store) -> None:
