@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from csvd.scsi.background import MediumOperation
+from csvd.scsi.cdb import NACA
 from csvd.scsi.command import Command, CommandTable
 from csvd.scsi.device_buffers import DeviceBuffers
 from csvd.scsi.logical_unit import LogicalUnit
@@ -13,10 +14,10 @@ from csvd.scsi.medium_state import MediumState
 from csvd.scsi.mode_pages import ModePage
 from csvd.scsi.mode_parameters import ModeParameters
 from csvd.scsi.nexus import Nexus
-from csvd.scsi.outcome import Reply, Status
+from csvd.scsi.outcome import Outcome, Reply, Status
 from csvd.scsi.reservation_guard import ReservationGuard
 from csvd.scsi.reservation_store import ReservationStore
-from csvd.scsi.sense import Asc, CheckCondition, SenseKey, encode_sense
+from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, encode_sense, invalid_field_in_cdb
 from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.third_party_copy import CopyManager
@@ -230,3 +231,25 @@ class ItlNexus:
     def refresh(self) -> None:
         """Settle anew whether commands of this nexus go straight to their handlers."""
         self.interrupted = bool(self._attentions) or any(guard.concerns(self) for guard in self.server.guards)
+
+    def admit(self, cdb: bytes, data_out: memoryview) -> Outcome:
+        """Carry out a command in the order of SAM-5 5.14.4: unit attention first, then what stands between, then the
+        command itself.
+
+        Raises:
+            CheckCondition: it ends in that.
+        """
+        server = self.server
+        command = server.commands.find(cdb)
+        if command is None or not command.despite_attention:
+            attention = self.take_attention()
+            if attention is not None:
+                raise attention
+        command = server.commands.require(cdb)
+        if cdb[command.control_offset] & NACA:
+            raise invalid_field_in_cdb(FieldPointer(command.control_offset, bit=NACA.bit_length() - 1))
+        if self.interrupted or command.service_action is not None:
+            reply = server.check(self, command, cdb)
+            if reply is not None:
+                return reply
+        return command.handler(self, cdb, data_out)

@@ -23,10 +23,8 @@ from csvd.scsi.sense import (
     AdditionalSense,
     Asc,
     CheckCondition,
-    FieldPointer,
     SenseKey,
     illegal_request,
-    invalid_field_in_cdb,
 )
 from csvd.scsi.target_ports import AccessState, StateChange, TargetPorts
 from csvd.scsi.task_management import OFFERED, OFFERED_AT_LEVEL_2, TaskManagementFunction
@@ -178,6 +176,9 @@ class TargetDevice:
         """A logical unit has another size: CAPACITY DATA HAS CHANGED (SBC-3 4.10)."""
         server = self.servers[number]
         if server.unit.block_count != block_count:
+            if block_count < server.unit.block_count:
+                # Tokens may stand for blocks beyond the end.
+                self.tokens.revoke(server.unit)
             server.unit.block_count = block_count
             server.establish(Asc.CAPACITY_DATA_HAS_CHANGED)
 
@@ -218,6 +219,12 @@ class TargetDevice:
             nexus.numbers[:] = numbers
             for itl in set(itls.values()):
                 itl.establish(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
+
+    def luns_reported(self, nexus: str) -> None:
+        """REPORT LUNS has told a nexus its list: that it changed need not be told any more, at any logical unit
+        (SPC-4 6.33)."""
+        for itl in set(self._itls[nexus].values()):
+            itl.drop_attention(Asc.REPORTED_LUNS_DATA_HAS_CHANGED)
 
     # Commands
 
@@ -329,9 +336,12 @@ class TargetDevice:
         server = self._routes.get(lun)
         return None if server is None else server.unit
 
-    def task_set_of(self, lun: int) -> TaskSet | None:
-        """The task set of the logical unit that a LUN field addresses; None where there is none."""
-        server = self._routes.get(lun)
+    def task_set_of(self, nexus: str, lun: int) -> TaskSet | None:
+        """The task set of the logical unit that a LUN field addresses, where the nexus may see it: what it sends to
+        another must neither wait for the commands of others, nor have them wait. None where there is none."""
+        by_lun = self._itls.get(nexus)
+        itl = by_lun.get(lun) if by_lun is not None else None
+        server = itl.server if itl is not None else self.server_of(nexus, lun)
         return None if server is None else server.task_set
 
     def server_of(self, nexus: str, lun: int) -> DeviceServer | None:
@@ -449,7 +459,7 @@ class TargetDevice:
             cdb = cdb.ljust(CDB_BYTES, b"\0")
         itl = self._itl_nexus(nexus, lun)
         try:
-            outcome = _admit_and_run(itl, cdb, data_out)
+            outcome = itl.admit(cdb, data_out)
         except CheckCondition as condition:
             return itl.server.refuse(condition)
         if type(outcome) is Procedure:
@@ -479,21 +489,3 @@ class TargetDevice:
 def _look(server: DeviceServer, nexus: str) -> Steps:
     yield from server.threshold_watch.look(nexus)
     return GOOD
-
-
-def _admit_and_run(itl: ItlNexus, cdb: bytes, data_out: memoryview) -> Outcome:
-    """The order of SAM-5 5.14.4: unit attention first, then what stands between, then the command itself."""
-    server = itl.server
-    command = server.commands.find(cdb)
-    if command is None or not command.despite_attention:
-        attention = itl.take_attention()
-        if attention is not None:
-            raise attention
-    command = server.commands.require(cdb)
-    if cdb[command.control_offset] & NACA:
-        raise invalid_field_in_cdb(FieldPointer(command.control_offset, bit=NACA.bit_length() - 1))
-    if itl.interrupted or command.service_action is not None:
-        reply = server.check(itl, command, cdb)
-        if reply is not None:
-            return reply
-    return command.handler(itl, cdb, data_out)

@@ -63,7 +63,7 @@ class Executor:
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
         attribute = task.flags & _ATTRIBUTE
-        task_set = self._device.task_set_of(task.lun)
+        task_set = self._device.task_set_of(task.session.nexus, task.lun)
         if task_set is None:
             self._start(connection, task, _nothing)
             return

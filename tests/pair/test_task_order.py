@@ -218,7 +218,7 @@ def test_a_session_that_ends_leaves_nothing_that_waits(room: Room) -> None:
     claims.release()
     assert room.disk.waiting == []
     assert not room.executor.busy
-    assert room.device.task_set_of(0).is_free  # type: ignore[union-attr]
+    assert room.device.servers[0].task_set.is_free
 
 
 def test_with_tas_the_aborted_tasks_of_another_nexus_end_with_task_aborted(room: Room) -> None:

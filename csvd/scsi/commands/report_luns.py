@@ -8,6 +8,7 @@ from construct import Int8ub, Int32ub, Int64ub, Padding, Struct, this
 
 from csvd.scsi.cdb import NACA, CdbField, CdbLayout
 from csvd.scsi.command import ANY_LUN, Command, DataDirection, Reservation
+from csvd.scsi.logical_unit import Peripheral
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, encode_lun
 from csvd.scsi.outcome import Outcome, Reply, Status
 from csvd.scsi.sense import invalid_field_in_cdb
@@ -56,6 +57,8 @@ def _report_luns(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
     luns = _select(nexus.nexus.numbers, select_report)
     if luns is None:
         raise invalid_field_in_cdb(REPORT_LUNS.pointer("select_report"))
+    if nexus.unit.peripheral is not Peripheral.ABSENT:
+        nexus.nexus.device.luns_reported(nexus.nexus.name)
     data = LUN_LIST.build({"lun_list_length": 8 * len(luns), "luns": luns})
     return Reply(Status.GOOD, data[:allocation_length])
 

@@ -114,6 +114,14 @@ def test_a_token_moves_blocks_to_another_logical_unit_range_by_range() -> None:
     assert information[32:] == bytes(4), "no token comes of it"
 
 
+def test_a_unit_that_shrinks_takes_its_tokens_with_it() -> None:
+    rig = Rig()
+    token = rig.populate((BLOCKS - 8, 8))
+    rig.target.resized(0, BLOCKS - 4)
+    rig.client.ready()
+    assert refusal(rig.write(token, (0, 8), lun=1)) == REVOKED
+
+
 def test_an_offset_is_where_to_begin_in_what_the_token_stands_for() -> None:
     rig = Rig()
     token = rig.populate((10, 4), (100, 4))

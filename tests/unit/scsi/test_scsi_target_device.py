@@ -6,6 +6,7 @@ import pytest
 
 from csvd.scsi.lun import REPORT_LUNS_WELL_KNOWN, encode_lun
 from csvd.scsi.outcome import GOOD, Reply, Status, Transfer
+from csvd.scsi.sense import Asc
 from csvd.scsi.target_device import TargetDevice, UnknownNexusError
 from tests.unit.scsi.application_client import (
     INVALID_FIELD_IN_CDB,
@@ -27,6 +28,7 @@ WRITE_10 = "2A 00 00000000 00 0001 00"
 REQUEST_SENSE = "03 00 00 00 12 00"
 INQUIRY = "12 00 00 00 60 00"
 REPORT_LUNS = "A0 00 00 000000 00001000 00 00"
+LUNS_CHANGED = (0x6, 0x3F, 0x0E)
 HOST_B = "iqn.2026-11.test:other,i,0x1"
 
 
@@ -65,6 +67,21 @@ def test_inquiry_and_report_luns_run_and_leave_the_attention_pending() -> None:
     assert client.data(INQUIRY)[0] == 0
     assert client.data(REPORT_LUNS)[:4] == b"\0\0\0\x08"
     assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
+
+
+def test_report_luns_has_told_that_the_luns_changed_at_every_unit() -> None:
+    client = ApplicationClient.of(a_unit(0), a_unit(1))
+    other = ApplicationClient(client.target, HOST_B).ready()
+    client.target.add_unit(a_unit(2))
+    client.target.servers[1].establish(Asc.MODE_PARAMETERS_CHANGED)
+    assert client.data(REPORT_LUNS, lun=9)[:4] == b"\0\0\0\x18", "one that does not exist tells, and clears nothing"
+    assert code(client.refusal(TEST_UNIT_READY)) == LUNS_CHANGED
+    client.target.remove_unit(2)
+    client.data(REPORT_LUNS)
+    client.good(TEST_UNIT_READY)
+    assert code(client.refusal(TEST_UNIT_READY, lun=1)) == (0x6, 0x2A, 0x01)
+    client.good(TEST_UNIT_READY, lun=1)
+    assert code(other.refusal(TEST_UNIT_READY)) == LUNS_CHANGED, "another nexus was told nothing"
 
 
 def test_request_sense_returns_the_attention_and_clears_it() -> None:

@@ -204,10 +204,24 @@ def test_all_of_a_task_set_can_be_aborted_and_none_of_it_begins(rig: Rig) -> Non
     assert done == [True]
     assert len(rig.disk.reads) == 1
     assert slow.state == ENDED
-    task_set = rig.device.task_set_of(encode_lun(0))
+    task_set = rig.device.task_set_of(a.nexus, encode_lun(0))
     assert task_set is not None
     assert task_set.is_free
     assert task_set.begun == 0
+    assert not rig.executor.busy
+
+
+def test_an_ordered_task_to_a_lun_that_its_initiator_may_not_see_neither_waits_nor_has_others_wait(rig: Rig) -> None:
+    a, b = Host(rig.device, "a"), Host(rig.device, "b")
+    rig.device.set_mask(lambda identity, _number: identity.initiator_name == b.initiator_name)
+    slow = rig.begin(b, READ)
+    hidden = rig.begin(a, READ, ORDERED)
+    assert rig.status(hidden) == Status.CHECK_CONDITION
+    behind = rig.begin(b, READ)
+    assert len(rig.disk.reads) == 2
+    for read in rig.disk.reads:
+        read.callback(None)
+    assert (rig.status(slow), rig.status(behind)) == (Status.GOOD, Status.GOOD)
     assert not rig.executor.busy
 
 
