@@ -121,8 +121,8 @@ def replace_steps(unit: LogicalUnit, offset_bytes: int, old: memoryview, new: me
         yield Write(unit, offset_bytes, new, fua=fua)
     except DiskFault as fault:
         written = fault.offset_bytes - offset_bytes
-        # A flush that failed says nothing of the range: put all of it back.
-        written = written if 0 <= written <= len(new) else len(new)
+        # A flush that failed says nothing of the range: put all of it back. And whole blocks in any case.
+        written = written + -written % unit.block_bytes if 0 <= written <= len(new) else len(new)
         if written:
             try:
                 yield Write(unit, offset_bytes, old[:written])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from csvd.scsi.block_steps import Part
 from csvd.scsi.faults import fault_condition
 from csvd.scsi.outcome import GOOD, Reply, Status
-from csvd.scsi.procedure import DiskFault, Flush, Read, Steps, Write, WriteZeroes
+from csvd.scsi.procedure import DiskFault, Flush, Read, Request, Steps, Write, WriteZeroes
 from csvd.scsi.range_locks import Claim, RangeLocks
 from csvd.scsi.sense import Asc, CheckCondition, SegmentPointer, SenseKey
 from csvd.scsi.third_party_copy import CopyOperation, CopyStatus
@@ -41,12 +42,14 @@ class Movement(NamedTuple):
     padding_bytes: int = 0
 
     def claimed(self) -> Iterator[Claim]:
-        """The source shared with readers, the destination for itself."""
+        """The source shared with readers, the destination for itself; whole blocks of both."""
         if self.source is not None and self.length_bytes:
-            yield Claim(self.source.locks, self.source_offset_bytes, self.length_bytes, exclusive=False)
+            blocks = _blocks_around(self.source, self.source_offset_bytes, self.length_bytes)
+            yield Claim(self.source.locks, *blocks, exclusive=False)
         written = self.length_bytes + self.padding_bytes
         if written:
-            yield Claim(self.destination.locks, self.destination_offset_bytes, written, exclusive=True)
+            blocks = _blocks_around(self.destination, self.destination_offset_bytes, written)
+            yield Claim(self.destination.locks, *blocks, exclusive=True)
 
 
 def claims_of(movements: Sequence[Movement]) -> list[Claim]:
@@ -127,15 +130,42 @@ def _move(operation: CopyOperation, movement: Movement) -> Steps:
             if movement.source is None:
                 yield WriteZeroes(movement.destination, offset_bytes, size)
             else:
-                data = yield Read(movement.source, movement.source_offset_bytes + begin, size)
-                yield Write(movement.destination, offset_bytes, data)
+                data = yield from _read(movement.source, movement.source_offset_bytes + begin, size)
+                yield from _write(movement.destination, offset_bytes, data)
             operation.advance(size)
         if movement.padding_bytes:
             end_bytes = movement.destination_offset_bytes + movement.length_bytes
-            yield Write(movement.destination, end_bytes, bytes(movement.padding_bytes))
+            yield from _write(movement.destination, end_bytes, memoryview(bytes(movement.padding_bytes)))
     except DiskFault as fault:
         raise copy_aborted(fault_condition(fault).asc, movement.segment) from fault
     return GOOD
+
+
+def _blocks_around(unit: LogicalUnit, offset_bytes: int, length_bytes: int) -> tuple[int, int]:
+    """Offset and length of the whole blocks that a range of bytes touches."""
+    begin = offset_bytes - offset_bytes % unit.block_bytes
+    end = offset_bytes + length_bytes
+    return begin, end + -end % unit.block_bytes - begin
+
+
+def _read(unit: LogicalUnit, offset_bytes: int, length_bytes: int) -> Generator[Request, Any, memoryview]:
+    """Any bytes of a disk: it is asked for whole blocks, for some disks have nothing else."""
+    begin, whole_bytes = _blocks_around(unit, offset_bytes, length_bytes)
+    blocks = yield Read(unit, begin, whole_bytes)
+    return memoryview(blocks)[offset_bytes - begin :][:length_bytes]
+
+
+def _write(unit: LogicalUnit, offset_bytes: int, data: memoryview) -> Part:
+    """Any bytes of a disk, as whole blocks; the rest of the first and the last one stays as it is."""
+    begin, whole_bytes = _blocks_around(unit, offset_bytes, len(data))
+    if whole_bytes == len(data):
+        yield Write(unit, begin, data)
+        return
+    found = yield Read(unit, begin, whole_bytes)
+    blocks = bytearray(found)
+    at = offset_bytes - begin
+    blocks[at : at + len(data)] = data
+    yield Write(unit, begin, blocks)
 
 
 def _pieces(movement: Movement) -> Iterator[tuple[int, int]]:

@@ -152,7 +152,8 @@ class Executor:
         disk: Disk = unit.device
         # No more is read than is sent: a short expectation must not cost a long read.
         length = min(transfer.length_bytes, task.expected_length) if task.is_read else 0
-        buffer = memoryview(bytearray(length))
+        # But whole blocks: some disks have nothing else.
+        buffer = memoryview(bytearray(length + -length % unit.block_bytes))
         if (
             not transfer.fua
             and not (unit.locks.contended and unit.locks.must_wait(transfer.offset_bytes, transfer.length_bytes))

@@ -95,8 +95,10 @@ class Store:
             return DiskFault(request.unit, operation.get(type(request), "read"), number, offset_bytes)
         match request:
             case Read(unit, offset, length):
+                assert offset % unit.block_bytes == length % unit.block_bytes == 0, "some disks read whole blocks"
                 return memoryview(bytes(self.disk(unit)[offset : offset + length]))
             case Write(unit, offset, data, _):
+                assert offset % unit.block_bytes == len(data) % unit.block_bytes == 0, "and write whole blocks"
                 assert offset + len(data) <= len(self.disk(unit))
                 self.disk(unit)[offset : offset + len(data)] = data
             case Unmap(unit, offset, length) | WriteZeroes(unit, offset, length):

@@ -31,12 +31,14 @@ class SlowDisk(MemoryDisk):
     def __init__(self) -> None:
         super().__init__(65536)
         self.reads: list[Deferred[None]] = []
+        self.lengths: list[int] = []
 
     def read_nowait(self, buffer: memoryview, offset_bytes: int) -> bool:
         return False
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
         self.reads.append(Deferred())
+        self.lengths.append(buffer.nbytes)
         return self.reads[-1]
 
 
@@ -105,9 +107,9 @@ class Rig:
         luns = set(lun_spellings(unit.number))
         abort([task for task in self.tasks if task.lun in luns and task.session.nexus in nexuses], done)
 
-    def begin(self, host: Host, cdb: bytes, attribute: int = SIMPLE, data: bytes = b"") -> Task:
+    def begin(self, host: Host, cdb: bytes, attribute: int = SIMPLE, data: bytes = b"", expected: int = 512) -> Task:
         session: Any = FakeSession(host.nexus)
-        task = Task(session, self.connection, 0x40 | attribute, encode_lun(0), len(self.tasks), 512, 0, cdb)
+        task = Task(session, self.connection, 0x40 | attribute, encode_lun(0), len(self.tasks), expected, 0, cdb)
         task.data = memoryview(data)
         self.tasks.append(task)
         self.executor.execute(self.connection, task)
@@ -124,6 +126,15 @@ def rig() -> Rig:
 
 def preempt_and_abort(key: int, preempted: int) -> tuple[bytes, bytes]:
     return bytes((0x5F, 0x05, WE, 0, 0, 0, 0, 0, 24, 0)).ljust(16, b"\0"), parameter_list(key, preempted)
+
+
+@pytest.mark.parametrize(("expected", "read"), [(0, 0), (1, 512), (512, 512), (513, 1024), (1024, 1024), (5000, 1024)])
+def test_no_more_than_is_expected_is_read_but_whole_blocks(rig: Rig, expected: int, read: int) -> None:
+    two_blocks = bytes.fromhex("28 00 00 00 00 00 00 00 02 00").ljust(16, b"\0")
+    task = rig.begin(Host(rig.device, "a"), two_blocks, expected=expected)
+    assert rig.disk.lengths == [read]
+    rig.disk.reads[0].callback(None)
+    assert rig.status(task) == Status.GOOD
 
 
 def test_preempt_and_abort_waits_for_the_disk_and_the_reply_of_the_preempted_does_not_come(rig: Rig) -> None:
