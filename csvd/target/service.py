@@ -109,7 +109,7 @@ class TargetService:
         self._keepalive = keepalive
         self._tell = tell
         self._served: dict[str, _Served] = {}
-        self._portals: dict[int, dict[str, Portal]] = {}
+        self._portals: dict[int, dict[tuple[str, int], Portal]] = {}
         """By portal group tag, as they are written."""
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
@@ -147,16 +147,18 @@ class TargetService:
             PortalError: one can not be opened; the group is as it was then.
         """
         before = self._portals.get(group.tag, {})
-        opened: dict[str, Portal] = {}
+        # Port 0 may be asked for several times, and is another port each time.
+        wanted = [(text, group.portals[:place].count(text)) for place, text in enumerate(group.portals)]
+        opened: dict[tuple[str, int], Portal] = {}
         with contextlib.ExitStack() as undo:
-            for text in group.portals:
-                if text not in before:
-                    opened[text] = Portal(self._reactor, text, partial(self._accepted, group.tag))
-                    undo.callback(opened[text].close)
+            for key in wanted:
+                if key not in before:
+                    opened[key] = Portal(self._reactor, key[0], partial(self._accepted, group.tag))
+                    undo.callback(opened[key].close)
             undo.pop_all()
-        for text in before.keys() - set(group.portals):
-            before[text].close()
-        portals = self._portals[group.tag] = {text: before.get(text) or opened[text] for text in group.portals}
+        for key in before.keys() - set(wanted):
+            before[key].close()
+        portals = self._portals[group.tag] = {key: before.get(key) or opened[key] for key in wanted}
         addresses = [portal.address for portal in portals.values()]
         self.entity.groups[group.tag] = PortalGroup(group.tag, tuple(addresses))
         self._ports_changed()
@@ -279,7 +281,9 @@ class TargetService:
 
     def groups(self) -> dict[int, dict[str, str]]:
         """The addresses that this node listens at, by portal group tag and as they are written."""
-        return {tag: {text: portal.address for text, portal in group.items()} for tag, group in self._portals.items()}
+        return {
+            tag: {text: portal.address for (text, _), portal in group.items()} for tag, group in self._portals.items()
+        }
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions of all targets, as the control API shows them."""

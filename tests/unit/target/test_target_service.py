@@ -197,3 +197,11 @@ def test_the_access_states_of_groups_that_are_said_hold_and_those_that_initiator
     states = {2: AccessState.ACTIVE_NON_OPTIMIZED}
     rig.service.change_target(Export("iqn.2026-11.test:second", [], access_states=states))
     assert found()[1] is AccessState.ACTIVE_NON_OPTIMIZED
+
+
+def test_a_free_port_that_is_asked_for_twice_is_two_ports(rig: Rig) -> None:
+    addresses = rig.service.set_group(PortalGroup(2, ("127.0.0.1:0", "127.0.0.1:0")))
+
+    assert len(set(addresses)) == 2
+    assert rig.service.set_group(PortalGroup(2, ("127.0.0.1:0", "127.0.0.1:0"))) == addresses
+    assert rig.service.set_group(PortalGroup(2, ("127.0.0.1:0",))) == addresses[:1]
