@@ -51,6 +51,9 @@ _OPERATIONS = {
     Keep: "write",
 }
 
+INLINE_BYTES = 64 << 10
+"""What is read in the loop where the page cache has it; more goes to the pool, so that many procedures that read much
+do not hold up the others."""
 STEPS_A_TURN = 64
 """Steps of one procedure that are done at once before others have their turn."""
 
@@ -225,7 +228,7 @@ def _ask_disk(request: Any) -> Deferred[Any]:
     match request:
         case Read(_, offset_bytes, length_bytes):
             buffer = memoryview(bytearray(length_bytes))
-            if disk.read_nowait(buffer, offset_bytes):
+            if length_bytes <= INLINE_BYTES and disk.read_nowait(buffer, offset_bytes):
                 return succeed(buffer)
             return disk.read_into(buffer, offset_bytes).addCallback(lambda _: buffer)
         case Write(_, offset_bytes, data, fua):

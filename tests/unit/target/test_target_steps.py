@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
@@ -34,7 +35,7 @@ from csvd.scsi.procedure import (
 from csvd.scsi.range_locks import Claim
 from csvd.storage.disk import StorageError
 from csvd.storage.memory import MemoryDisk
-from csvd.target.steps import STEPS_A_TURN, StepRunner
+from csvd.target.steps import INLINE_BYTES, STEPS_A_TURN, StepRunner
 
 
 class Shelf:
@@ -52,11 +53,11 @@ class Shelf:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int = 65536) -> None:
         self.clock = Clock()
         self.shelf = Shelf()
-        self.disk = MemoryDisk(65536)
-        self.unit = LogicalUnit(0, self.disk, 512, 128, Identity())
+        self.disk = MemoryDisk(size_bytes)
+        self.unit = LogicalUnit(0, self.disk, 512, size_bytes // 512, Identity())
         self.aborts: list[tuple[Sequence[str], Any]] = []
         self.runner = StepRunner(
             self.clock, self.shelf, lambda unit, nexuses, done: self.aborts.append((nexuses, done))
@@ -93,6 +94,35 @@ def test_every_request_is_carried_out_and_answered() -> None:
     assert rig.replies == [GOOD]
     assert seen == [b"\0xx", bytes(1024), [Extent(0, 1024, True)], None, 7.0]
     assert rig.shelf.values == {"thing": {"a": 1}} == unit.kept
+
+
+def test_a_long_read_is_not_done_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(4 * INLINE_BYTES)
+    inline: list[int] = []
+
+    def read_nowait(buffer: memoryview, _offset_bytes: int) -> bool:
+        inline.append(buffer.nbytes)
+        return True
+
+    monkeypatch.setattr(rig.disk, "read_nowait", read_nowait)
+    pooled: list[Deferred[None]] = []
+
+    def read_into(_buffer: memoryview, _offset_bytes: int) -> Deferred[None]:
+        pooled.append(Deferred())
+        return pooled[-1]
+
+    monkeypatch.setattr(rig.disk, "read_into", read_into)
+
+    def steps() -> Steps:
+        yield Read(rig.unit, 0, INLINE_BYTES)
+        yield Read(rig.unit, 0, INLINE_BYTES + 512)
+        return GOOD
+
+    rig.run(steps())
+    assert inline == [INLINE_BYTES]
+    assert rig.replies == []
+    pooled[0].callback(None)
+    assert rig.replies == [GOOD]
 
 
 def test_a_disk_that_fails_raises_at_the_step() -> None:
