@@ -149,7 +149,8 @@ class StepRunner:
     ) -> None:
         """Give the answer to the last request, and carry out what is asked next, until that takes time."""
         for _ in range(STEPS_A_TURN):
-            if is_aborted():
+            # A step that failed is told even so: what it did by halves may have to be taken back.
+            if is_aborted() and not isinstance(answer, BaseException):
                 steps.close()
                 done(None)
                 return

@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from csvd.scsi.block_steps import replace_steps
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.outcome import GOOD, Reply, Status
 from csvd.scsi.procedure import (
@@ -162,6 +163,34 @@ def test_a_fault_of_ours_is_a_hardware_error_of_its_command_alone() -> None:
     assert rig.replies[0] is not None
     assert rig.replies[0].status == Status.CHECK_CONDITION
     assert rig.replies[0].sense[2] == 4
+
+
+def test_a_write_that_fails_half_way_is_taken_back_though_it_was_aborted_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig()
+    writes: list[Deferred[None]] = []
+    asked: list[tuple[int, bytes]] = []
+
+    def write_from(buffers: Sequence[Any], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
+        asked.append((offset_bytes, bytes(buffers[0])))
+        writes.append(Deferred())
+        return writes[-1]
+
+    monkeypatch.setattr(rig.disk, "write_from", write_from)
+
+    def steps() -> Steps:
+        yield from replace_steps(rig.unit, 512, memoryview(b"o" * 1024), memoryview(b"n" * 1024), fua=False)
+        yield Flush(rig.unit)
+        return GOOD
+
+    rig.run(steps())
+    rig.aborted = True
+    writes[0].errback(StorageError("write", errno.EIO, where="disk", offset_bytes=1024))
+    assert asked == [(512, b"n" * 1024), (512, b"o" * 512)]
+    assert rig.replies == []
+    writes[1].callback(None)
+    assert rig.replies == [None]
 
 
 def test_an_aborted_procedure_goes_no_further_and_frees_its_ranges() -> None:
