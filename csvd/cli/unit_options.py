@@ -14,7 +14,20 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PHYSICAL: Final = ("512", "1024", "2048", "4096", "8192", "16384", "32768", "65536")
+_PHYSICAL: Final = (
+    "512",
+    "1024",
+    "2048",
+    "4096",
+    "8192",
+    "16384",
+    "32768",
+    "65536",
+    "131072",
+    "262144",
+    "524288",
+    "1048576",
+)
 
 _OPTIONS: Final = (
     click.option("--create", type=SIZE, metavar="SIZE", help="Make the file, this long, when it is missing."),

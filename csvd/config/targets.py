@@ -224,7 +224,7 @@ class LunSection:
     physical_block_bytes: Annotated[
         int,
         key(
-            one_of_numbers(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536),
+            one_of_numbers(*(512 << shift for shift in range(12))),
             "What the disk writes at once, which initiators align to: at least block_bytes.",
             default=0,
             default_words="what the disk says of itself",

@@ -226,18 +226,14 @@ class Procedure:
         steps: the generator.
         claims: the ranges that it claims, granted together before the first step.
         exact_data_out: it is refused when the initiator means to send more than the CDB asks for.
-        held_bytes: the most that it reads at once, and so holds.
     """
 
-    __slots__ = ("claims", "exact_data_out", "held_bytes", "steps")
+    __slots__ = ("claims", "exact_data_out", "steps")
 
-    def __init__(
-        self, steps: Steps, claims: Sequence[Claim] = (), *, exact_data_out: bool = False, held_bytes: int = 0
-    ) -> None:
+    def __init__(self, steps: Steps, claims: Sequence[Claim] = (), *, exact_data_out: bool = False) -> None:
         self.steps = steps
         self.claims = claims
         self.exact_data_out = exact_data_out
-        self.held_bytes = held_bytes
 
     def __repr__(self) -> str:
         return f"Procedure({getattr(self.steps, '__name__', self.steps)}, {len(self.claims)} claims)"

@@ -163,11 +163,6 @@ class TargetDevice:
         self._luns_changed()
         return server.unit
 
-    def end(self) -> None:
-        """It is served no more: it hears nothing of reservations that outlive it at other targets."""
-        for server in self.servers.values():
-            server.end()
-
     def resumptions(self) -> list[Background]:
         """What logical units must go on with after a restart, each told once; for whoever serves them to begin."""
         return [found for server in self.servers.values() if (found := resumption(server)) is not None]

@@ -267,9 +267,6 @@ class FileDisk:
                 job.work()
             except StorageError as error:
                 job.error = error
-            except Exception as fault:  # noqa: BLE001 - it is the fault of one job, not of those that came with it
-                _log.failure("{url}: a job failed in another way than a disk may", url=self.url)
-                job.error = StorageError("run", errno.EIO, where=self.url, why=repr(fault))
             else:
                 if job.durable:
                     durable.append(job)

@@ -258,12 +258,10 @@ class Executor:
             self._reply(connection, task, self._device.data_out_too_long(task.lun))
             return
         self.executing += 1
-        connection.held_bytes += procedure.held_bytes
         began_ns = connection.counter.turn_ns
 
         def done(reply: Reply | None) -> None:
             self.executing -= 1
-            connection.held_bytes -= procedure.held_bytes
             task.leave_queue = None
             ended()
             self._reply(connection, task, reply or GOOD, began_ns)

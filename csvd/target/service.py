@@ -214,7 +214,6 @@ class TargetService:
         served.executor.stop()
         await self._until(lambda: not served.executor.busy, drain_s)
         del self._served[name]
-        served.device.end()
         return [server.unit for server in served.device.servers.values()]
 
     def change_target(self, export: Export) -> None:

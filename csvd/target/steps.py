@@ -51,9 +51,6 @@ _OPERATIONS = {
     Keep: "write",
 }
 
-INLINE_BYTES = 64 << 10
-"""What is read in the loop where the page cache has it; more goes to the pool, so that many procedures that read much
-do not hold up the others."""
 STEPS_A_TURN = 64
 """Steps of one procedure that are done at once before others have their turn."""
 
@@ -149,8 +146,7 @@ class StepRunner:
     ) -> None:
         """Give the answer to the last request, and carry out what is asked next, until that takes time."""
         for _ in range(STEPS_A_TURN):
-            # A step that failed is told even so: what it did by halves may have to be taken back.
-            if is_aborted() and not isinstance(answer, BaseException):
+            if is_aborted():
                 steps.close()
                 done(None)
                 return
@@ -229,7 +225,7 @@ def _ask_disk(request: Any) -> Deferred[Any]:
     match request:
         case Read(_, offset_bytes, length_bytes):
             buffer = memoryview(bytearray(length_bytes))
-            if length_bytes <= INLINE_BYTES and disk.read_nowait(buffer, offset_bytes):
+            if disk.read_nowait(buffer, offset_bytes):
                 return succeed(buffer)
             return disk.read_into(buffer, offset_bytes).addCallback(lambda _: buffer)
         case Write(_, offset_bytes, data, fua):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from tests.bench.targets import TARGETS, Export, Target
+from tests.conformance.suite import Result, run_suite
 
 SIZE: Final = "256M"
 """READ(6) reaches 1 GiB: only on a smaller disk can it be sent past the end."""
@@ -21,18 +24,54 @@ class Kind:
         target: the row of `TARGETS` that serves it.
         read_only: write-protected; the disk has data, as a disk that is to be read has.
         options: of `csvd serve`.
+        without_leave: families that are not given leave to write and to sanitize; the suite skips most of them then.
+        unfit: tests that are left out, for they write without asking whether they may.
     """
 
     target: str
     read_only: bool = False
     options: tuple[str, ...] = ()
+    without_leave: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
 
 
+_WRITING: Final = frozenset(
+    [
+        "CompareAndWrite",
+        "ExtendedCopy",
+        "GetLBAStatus",
+        "MultipathIO",
+        "OrWrite",
+        "ReceiveCopyResults",
+        "Unmap",
+        "Write10",
+        "Write12",
+        "Write16",
+        "WriteAtomic16",
+        "WriteSame10",
+        "WriteSame16",
+        "WriteVerify10",
+        "WriteVerify12",
+        "WriteVerify16",
+        "iSCSIResiduals",
+    ]
+)
+_RESERVED_ACCESS: Final = [f"ProutReserve.Access{kind}" for kind in ("EA", "WE", "EARO", "WERO", "EAAR", "WEAR")]
+
+# The suite's GetLBAStatus.UnmapSingle asks for the block behind the first that it unmapped, and expects an answer that
+# begins a physical block behind it, up to block 256: that fits only where a physical block is one logical block, or as
+# many as 256. Tests of unaligned UNMAPs need more than one.
 KINDS: Final[Mapping[str, Kind]] = {
-    "thin": Kind("csvd", options=("--thin",)),
-    "full": Kind("csvd", options=("--full",)),
-    "read-only": Kind("csvd", read_only=True),
-    "removable": Kind("csvd", options=("--removable",)),
+    "thin": Kind("csvd", options=("--provisioning", "thin", "--physical-block-bytes", "512")),
+    "full": Kind("csvd", options=("--provisioning", "full")),
+    # With leave to write, the suite expects of every disk but in one family that it can.
+    "read-only": Kind(
+        "csvd",
+        read_only=True,
+        without_leave=_WRITING,
+        unfit=frozenset({"WriteVerify10.Dpo", "WriteVerify12.Dpo", "WriteVerify16.Dpo", *_RESERVED_ACCESS}),
+    ),
+    "removable": Kind("csvd", options=("--removable", "--physical-block-bytes", "131072")),
 }
 PEER: Final = "tgtd"
 PEER_KINDS: Final[Mapping[str, Kind]] = {"tgtd": Kind("tgtd")}
@@ -52,3 +91,16 @@ def serve(kind: Kind, folder: Path, size: str = SIZE) -> Target:
     if kind.target == "csvd":
         export = replace(export, options=(*kind.options, "--state-directory", str(folder / "state")))
     return TARGETS[kind.target](export, folder)
+
+
+def run_kind(kind: Kind, told: Callable[[str], None]) -> list[Result]:
+    """Run the whole suite on one kind; `told` gets a line for each family."""
+    with tempfile.TemporaryDirectory(prefix="csvd-conformance-") as scratch:
+        numbers = count()
+
+        def fresh(size: str | None) -> Target:
+            folder = Path(scratch, str(next(numbers)))
+            folder.mkdir()
+            return serve(kind, folder, size or SIZE)
+
+        return list(run_suite(fresh, told, without_leave=kind.without_leave, unfit=kind.unfit))

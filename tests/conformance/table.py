@@ -20,6 +20,16 @@ libiscsi's test suite, `iscsi-test-cu -d -S URL URL` (leave to destroy data and 
 the tests that need one), family by family, each on a fresh disk of 256 MiB, in one run on one machine. A cell reads
 *passed / failed / skipped*: iscsi-test-cu skips a test by itself when the logical unit is not of the kind that it is
 about, or has no such command. The suite lists its 230 tests up to three times, in groups; here each is run once.
+
+The kinds of csvd's (`tests/conformance/kinds.py`):
+
+- **thin**, 512-byte blocks;
+- **full**, allocated when it was made;
+- **read-only**: with `-d -S` the suite expects of every disk that it can be written, so the families that write run
+  without, and nine tests that write without asking are left out;
+- **removable**, thin, with physical blocks of 128 KiB. GetLBAStatus.UnmapSingle contradicts itself on a disk that has
+  from 2 to 128 logical blocks in a physical one (it asks for a block and expects the answer to begin at another), and
+  other tests need more than one: hence the two sizes of thin disks.
 """
 
 

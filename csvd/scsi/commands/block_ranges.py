@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from csvd.scsi.block_steps import STEP_BYTES, exclusive, shared, whole_data_out
+from csvd.scsi.block_steps import exclusive, shared, whole_data_out
 from csvd.scsi.cdb import CdbLayout
 from csvd.scsi.command import Command, DataDirection, Handler, Reservation
 from csvd.scsi.outcome import GOOD, Outcome
@@ -75,8 +75,7 @@ def handler_of(parse: Parse, carry: Carry, *, alone: bool, exact_data_out: bool 
             return Procedure(_nothing(), exact_data_out=True) if exact_data_out else GOOD
         data = whole_data_out(data_out, asked.data_out_bytes)
         claims = claim(asked.unit, asked.offset_bytes, asked.length_bytes)
-        held_bytes = min(STEP_BYTES, asked.length_bytes)
-        return Procedure(carry(asked, data), claims, exact_data_out=exact_data_out, held_bytes=held_bytes)
+        return Procedure(carry(asked, data), claims, exact_data_out=exact_data_out)
 
     return handle
 

@@ -14,7 +14,7 @@ from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Handler, Reservation
 from csvd.scsi.copy_list import CopyList, parse_lid1, parse_lid4
 from csvd.scsi.copy_movements import movements_of
-from csvd.scsi.copy_steps import PIECE_BYTES, Movement, carried_out, claims_of
+from csvd.scsi.copy_steps import Movement, carried_out, claims_of
 from csvd.scsi.outcome import GOOD, Outcome
 from csvd.scsi.procedure import Background, Procedure, Steps
 from csvd.scsi.sense import Asc, CheckCondition, illegal_request, invalid_field_in_cdb
@@ -69,8 +69,7 @@ def _copying(service_action: int, parse: Callable[[bytes], CopyList]) -> Handler
         claims = claims_of(movements)
         if asked.immediate:
             return Procedure(_behind_the_answer(nexus, service_action, asked, movements))
-        steps = _before_the_answer(nexus, service_action, asked, movements)
-        return Procedure(steps, claims, held_bytes=PIECE_BYTES)
+        return Procedure(_before_the_answer(nexus, service_action, asked, movements), claims)
 
     return extended_copy
 

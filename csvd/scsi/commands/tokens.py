@@ -17,7 +17,7 @@ from csvd.scsi.commands.receive_copy_results import (
     status_lid4,
 )
 from csvd.scsi.copy_movements import creator_descriptor, refusal_of_transfer
-from csvd.scsi.copy_steps import PIECE_BYTES, Movement, carried_out, claims_of
+from csvd.scsi.copy_steps import Movement, carried_out, claims_of
 from csvd.scsi.outcome import GOOD, Outcome, Reply, Status
 from csvd.scsi.procedure import Background, Entropy, Now, Procedure, Steps
 from csvd.scsi.range_locks import Claim
@@ -130,8 +130,7 @@ def _write_using_token(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -> Out
     claims = claims_of(movements)
     if asked.immediate:
         return Procedure(_behind_the_answer(nexus, list_identifier, asked, token, movements, claims))
-    steps = _before_the_answer(nexus, list_identifier, asked, token, movements)
-    return Procedure(steps, claims, held_bytes=0 if token is None else PIECE_BYTES)
+    return Procedure(_before_the_answer(nexus, list_identifier, asked, token, movements), claims)
 
 
 def _begin(nexus: ItlNexus, list_identifier: int) -> CopyOperation:

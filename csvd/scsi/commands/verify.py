@@ -125,8 +125,7 @@ def _write_and_verify_handler(parse: Parse) -> Handler:
         if not len(data):
             return GOOD
         # Whoever wrote there between the two would be told of as a miscompare.
-        claims = exclusive(asked.unit, asked.offset_bytes, len(data))
-        return Procedure(_write_and_verify(asked, data), claims, held_bytes=min(STEP_BYTES, len(data)))
+        return Procedure(_write_and_verify(asked, data), exclusive(asked.unit, asked.offset_bytes, len(data)))
 
     return handle
 

@@ -114,20 +114,6 @@ def test_when_a_target_is_removed_its_initiators_are_told(rig: Rig) -> None:
     assert notice.async_event == AsyncEvent.SESSION_DROP
 
 
-def test_a_target_that_is_removed_hears_no_more_of_a_disk_that_another_one_serves_too(rig: Rig) -> None:
-    other = "iqn.2026-11.test:other"
-    rig.service.add_target(Export(other, [LogicalUnit(0, MemoryDisk(1 << 20), 512, 2048, Identity())]))
-    store = rig.service.device(TARGET).servers[0].reservations
-    assert rig.service.device(other).servers[0].reservations is store
-    rig.service.device(other).nexus_opened("a", "iqn.2026-11.test:a")
-    who = [rig.service.device(other).nexuses["a"].registrant]
-    assert store.nexus_names(who) == ["a"]
-    removed = Deferred.fromCoroutine(rig.service.remove_target(other))
-    rig.turns()
-    assert removed.called
-    assert store.nexus_names(who) == []
-
-
 def test_the_stop_answers_what_was_taken_tells_every_session_and_waits_for_no_reader(rig: Rig) -> None:
     sock, silent = rig.login(), rig.connect()
     ping = pdu(Opcode.NOP_OUT, opcode=0x40, flags=0x80, initiator_task_tag=9, target_transfer_tag=0xFFFFFFFF)

@@ -6,11 +6,9 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from csvd.scsi.block_steps import replace_steps
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.outcome import GOOD, Reply, Status
 from csvd.scsi.procedure import (
@@ -36,7 +34,7 @@ from csvd.scsi.procedure import (
 from csvd.scsi.range_locks import Claim
 from csvd.storage.disk import StorageError
 from csvd.storage.memory import MemoryDisk
-from csvd.target.steps import INLINE_BYTES, STEPS_A_TURN, StepRunner
+from csvd.target.steps import STEPS_A_TURN, StepRunner
 
 
 class Shelf:
@@ -54,11 +52,11 @@ class Shelf:
 
 
 class Rig:
-    def __init__(self, size_bytes: int = 65536) -> None:
+    def __init__(self) -> None:
         self.clock = Clock()
         self.shelf = Shelf()
-        self.disk = MemoryDisk(size_bytes)
-        self.unit = LogicalUnit(0, self.disk, 512, size_bytes // 512, Identity())
+        self.disk = MemoryDisk(65536)
+        self.unit = LogicalUnit(0, self.disk, 512, 128, Identity())
         self.aborts: list[tuple[Sequence[str], Any]] = []
         self.runner = StepRunner(
             self.clock, self.shelf, lambda unit, nexuses, done: self.aborts.append((nexuses, done))
@@ -95,35 +93,6 @@ def test_every_request_is_carried_out_and_answered() -> None:
     assert rig.replies == [GOOD]
     assert seen == [b"\0xx", bytes(1024), [Extent(0, 1024, True)], None, 7.0]
     assert rig.shelf.values == {"thing": {"a": 1}} == unit.kept
-
-
-def test_a_long_read_is_not_done_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(4 * INLINE_BYTES)
-    inline: list[int] = []
-
-    def read_nowait(buffer: memoryview, _offset_bytes: int) -> bool:
-        inline.append(buffer.nbytes)
-        return True
-
-    monkeypatch.setattr(rig.disk, "read_nowait", read_nowait)
-    pooled: list[Deferred[None]] = []
-
-    def read_into(_buffer: memoryview, _offset_bytes: int) -> Deferred[None]:
-        pooled.append(Deferred())
-        return pooled[-1]
-
-    monkeypatch.setattr(rig.disk, "read_into", read_into)
-
-    def steps() -> Steps:
-        yield Read(rig.unit, 0, INLINE_BYTES)
-        yield Read(rig.unit, 0, INLINE_BYTES + 512)
-        return GOOD
-
-    rig.run(steps())
-    assert inline == [INLINE_BYTES]
-    assert rig.replies == []
-    pooled[0].callback(None)
-    assert rig.replies == [GOOD]
 
 
 def test_a_disk_that_fails_raises_at_the_step() -> None:
@@ -163,34 +132,6 @@ def test_a_fault_of_ours_is_a_hardware_error_of_its_command_alone() -> None:
     assert rig.replies[0] is not None
     assert rig.replies[0].status == Status.CHECK_CONDITION
     assert rig.replies[0].sense[2] == 4
-
-
-def test_a_write_that_fails_half_way_is_taken_back_though_it_was_aborted_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rig = Rig()
-    writes: list[Deferred[None]] = []
-    asked: list[tuple[int, bytes]] = []
-
-    def write_from(buffers: Sequence[Any], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
-        asked.append((offset_bytes, bytes(buffers[0])))
-        writes.append(Deferred())
-        return writes[-1]
-
-    monkeypatch.setattr(rig.disk, "write_from", write_from)
-
-    def steps() -> Steps:
-        yield from replace_steps(rig.unit, 512, memoryview(b"o" * 1024), memoryview(b"n" * 1024), fua=False)
-        yield Flush(rig.unit)
-        return GOOD
-
-    rig.run(steps())
-    rig.aborted = True
-    writes[0].errback(StorageError("write", errno.EIO, where="disk", offset_bytes=1024))
-    assert asked == [(512, b"n" * 1024), (512, b"o" * 512)]
-    assert rig.replies == []
-    writes[1].callback(None)
-    assert rig.replies == [None]
 
 
 def test_an_aborted_procedure_goes_no_further_and_frees_its_ranges() -> None:

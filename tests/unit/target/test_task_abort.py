@@ -137,15 +137,6 @@ def test_no_more_than_is_expected_is_read_but_whole_blocks(rig: Rig, expected: i
     assert rig.status(task) == Status.GOOD
 
 
-def test_what_a_procedure_reads_counts_as_held_by_its_connection(rig: Rig) -> None:
-    verify = bytes.fromhex("2F 00 00 00 00 00 00 00 80 00").ljust(16, b"\0")
-    task = rig.begin(Host(rig.device, "a"), verify)
-    assert rig.connection.held_bytes == 65536
-    rig.disk.reads[0].callback(None)
-    assert rig.status(task) == Status.GOOD
-    assert rig.connection.held_bytes == 0
-
-
 def test_preempt_and_abort_waits_for_the_disk_and_the_reply_of_the_preempted_does_not_come(rig: Rig) -> None:
     a, b = Host(rig.device, "a"), Host(rig.device, "b")
     a.register(0, 0xA)
