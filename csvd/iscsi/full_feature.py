@@ -195,6 +195,8 @@ class FullFeature:
         if task.delivered:
             if not task.aborted:  # while the rest of its immediate data came
                 self._go_on(task)
+        elif self._session.take_next(task.cmd_sn):
+            self._deliver(task)
         else:
             self._session.order(task.cmd_sn, lambda: self._deliver(task), self._connection)
 

@@ -199,6 +199,13 @@ class Session:
         if self.fences:
             self._pass_fences()
 
+    def take_next(self, cmd_sn: int) -> bool:
+        """Take a command at once, where it is the next one and nothing waits behind it: most are. Else see `order`."""
+        if cmd_sn != self.exp_cmd_sn or self.held or self.fences or not self.in_window(cmd_sn):
+            return False
+        self._advance()
+        return True
+
     def _run_held(self, connection: TargetConnection | None) -> None:
         """Run what was held and is due; ``connection`` needs no waking."""
         while (waiting := self.held.pop(self.exp_cmd_sn, None)) is not None:

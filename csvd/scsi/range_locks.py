@@ -47,6 +47,17 @@ class RangeLocks:
         asked = (Claim(self, offset_bytes, length_bytes, False),)
         return any(_touch(other.exclusive, asked) for other in self.exclusive)
 
+    def share(self, offset_bytes: int, length_bytes: int) -> Claims:
+        """Have a range, shared, at once; only where this is not `contended`. On the data path of every write."""
+        claims = Claims.__new__(Claims)
+        claims.claims = (Claim(self, offset_bytes, length_bytes, False),)
+        claims.exclusive = _NONE
+        claims._disks = (self,)
+        claims._granted = _nothing
+        claims._turn = next(_TURNS)
+        self.held[claims] = None
+        return claims
+
     def released(self, *, exclusive: bool) -> None:
         """A claim has ended: grant what has nobody before it any more, here and at its other disks.
 
@@ -78,7 +89,7 @@ class Claims:
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.claims = claims
-        self.exclusive = [one for one in claims if one.exclusive]
+        self.exclusive: Sequence[Claim] = [one for one in claims if one.exclusive]
         self._disks: tuple[RangeLocks, ...] = ()
         self._granted: Callable[[], None] = _nothing
         self._turn = 0
@@ -146,6 +157,7 @@ def _touch(ones: Iterable[Claim], others: Iterable[Claim]) -> bool:
 
 
 _TURNS = count(1)
+_NONE: Sequence[Claim] = ()
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
 
+_NO_BUFFER: Final = memoryview(b"")
 _ATTRIBUTE: Final = 0x07
 """The ATTR field in the flags of a SCSI Command (RFC 7143 section 11.3.1)."""
 
@@ -40,6 +42,7 @@ class Executor:
 
     def __init__(self, device: TargetDevice, runner: StepRunner) -> None:
         self._device = device
+        self._task_set_of = device.task_set_of
         self._runner = runner
         self.statistics = TargetStatistics(device)
         self._tables = self.statistics.tables
@@ -63,7 +66,7 @@ class Executor:
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
         attribute = task.flags & _ATTRIBUTE
-        task_set = self._device.task_set_of(task.session.nexus, task.lun)
+        task_set = self._task_set_of(task.session.nexus, task.lun)
         if task_set is None:
             self._start(connection, task, _nothing)
             return
@@ -120,7 +123,7 @@ class Executor:
             if outcome.operation == READ:
                 self._read(connection, task, outcome, ended)
             else:
-                self._change(connection, task, outcome, ended)
+                self._begin(connection, task, outcome, ended)
         elif type(outcome) is Procedure:
             self._proceed(connection, task, outcome, ended)
         else:
@@ -144,7 +147,10 @@ class Executor:
             connection.engine.respond(task, reply.status, reply.sense)
 
     def _count(self, connection: ServerConnection, task: Task, began_ns: int, bytes_in: int) -> None:
-        row = self.statistics.row(task.lun, task.cdb[0])
+        table = self._tables.get(task.lun)
+        row = table[task.cdb[0]] if table is not None else None
+        if row is None:
+            row = self.statistics.row(task.lun, task.cdb[0])
         connection.counter.count(row, began_ns, bytes_in, task.received)
 
     def _read(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
@@ -173,36 +179,84 @@ class Executor:
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
 
-        def read() -> Deferred[None]:
-            if transfer.fua and disk.capabilities.volatile_cache:
-                # What FUA reads must be what a power cut leaves (SBC-3 section 5.8).
-                return disk.flush().addCallback(lambda _: disk.read_into(buffer, transfer.offset_bytes))
-            return disk.read_into(buffer, transfer.offset_bytes)
+        self._begin(connection, task, transfer, ended, buffer)
 
-        self._answer_when(
-            read,
-            lambda: connection.engine.data_in(task, buffer, transfer.length_bytes),
-            connection,
-            task,
-            transfer,
-            ended,
-            held_bytes=length,
+    def _begin(
+        self,
+        connection: ServerConnection,
+        task: Task,
+        transfer: Transfer,
+        ended: Callable[[], None],
+        buffer: memoryview = _NO_BUFFER,
+    ) -> None:
+        """Have the disk do it, once nobody has its range for himself; until it is answered its connection holds the
+        buffer of the answer. No closures here: this is the data path of every write."""
+        self.executing += 1
+        connection.held_bytes += len(buffer)
+        began_ns = connection.counter.turn_ns
+        locks = transfer.logical_unit.locks
+        if locks.contended:
+            self._begin_in_turn(connection, task, transfer, ended, buffer, began_ns)
+            return
+        claims = locks.share(transfer.offset_bytes, transfer.length_bytes)
+        work = _access(task, transfer, buffer)
+        work.addBoth(self._accessed, connection, task, transfer, ended, buffer, began_ns, claims)
+
+    def _begin_in_turn(
+        self,
+        connection: ServerConnection,
+        task: Task,
+        transfer: Transfer,
+        ended: Callable[[], None],
+        buffer: memoryview,
+        began_ns: int,
+    ) -> None:
+        """The same where others claim ranges for themselves: perhaps it waits, and can be withdrawn meanwhile."""
+        claims = Claims((Claim(transfer.logical_unit.locks, transfer.offset_bytes, transfer.length_bytes, False),))
+        done = partial(
+            self._accessed,
+            connection=connection,
+            task=task,
+            transfer=transfer,
+            ended=ended,
+            buffer=buffer,
+            began_ns=began_ns,
+            claims=claims,
         )
 
-    def _change(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
-        disk: Disk = transfer.logical_unit.device
+        def begin() -> None:
+            task.leave_queue = None
+            _access(task, transfer, buffer).addBoth(done)
 
-        def change() -> Deferred[None]:
-            if transfer.operation == FLUSH:
-                return disk.flush()
-            # An initiator that expects to send less than the CDB says sends whole blocks of it, or nothing.
-            data = task.data
-            if len(data) != transfer.length_bytes:
-                block_bytes = transfer.logical_unit.block_bytes
-                data = data[: len(data) // block_bytes * block_bytes]
-            return disk.write_from((data,), transfer.offset_bytes, fua=transfer.fua)
+        task.leave_queue = lambda: done(None)
+        claims.acquire(begin)
 
-        self._answer_when(change, lambda: self._changed(connection, task, transfer), connection, task, transfer, ended)
+    def _accessed(
+        self,
+        result: Failure | None,
+        connection: ServerConnection,
+        task: Task,
+        transfer: Transfer,
+        ended: Callable[[], None],
+        buffer: memoryview,
+        began_ns: int,
+        claims: Claims,
+    ) -> None:
+        """The disk is done, or the task was aborted before the disk began."""
+        self.executing -= 1
+        task.leave_queue = None
+        connection.held_bytes -= len(buffer)
+        claims.release()
+        ended()
+        if isinstance(result, Failure):
+            self._failed(connection, task, transfer, result, began_ns)
+        else:
+            self._count(connection, task, began_ns, len(buffer))
+            if transfer.operation == READ:
+                connection.engine.data_in(task, buffer, transfer.length_bytes)
+            else:
+                self._changed(connection, task, transfer)
+        connection.proceed()
 
     def _changed(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
         connection.engine.respond(task, 0)
@@ -210,44 +264,6 @@ class Executor:
             look = self._device.written(transfer, task.session.nexus)
             if look is not None:
                 self._runner.begin(look)
-
-    def _answer_when(
-        self,
-        work: Callable[[], Deferred[None]],
-        answer: Callable[[], None],
-        connection: ServerConnection,
-        task: Task,
-        transfer: Transfer,
-        ended: Callable[[], None],
-        *,
-        held_bytes: int = 0,
-    ) -> None:
-        """Have the disk do it, once nobody has its range for himself, and answer when it is done; until then its
-        connection holds ``held_bytes`` for the answer."""
-        claims = Claims((Claim(transfer.logical_unit.locks, transfer.offset_bytes, transfer.length_bytes, False),))
-        self.executing += 1
-        connection.held_bytes += held_bytes
-        began_ns = connection.counter.turn_ns
-
-        def done(result: Failure | None) -> None:
-            self.executing -= 1
-            task.leave_queue = None
-            connection.held_bytes -= held_bytes
-            claims.release()
-            ended()
-            if isinstance(result, Failure):
-                self._failed(connection, task, transfer, result, began_ns)
-            else:
-                self._count(connection, task, began_ns, held_bytes)
-                answer()
-            connection.proceed()
-
-        def begin() -> None:
-            task.leave_queue = None
-            work().addBoth(done)
-
-        task.leave_queue = lambda: done(None)
-        claims.acquire(begin)
 
     def _proceed(
         self, connection: ServerConnection, task: Task, procedure: Procedure, ended: Callable[[], None]
@@ -284,6 +300,29 @@ class Executor:
             reply = self._device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
         self._reply(connection, task, reply, began_ns)
+
+
+def _access(task: Task, transfer: Transfer, buffer: memoryview) -> Deferred[None]:
+    """Have the disk begin."""
+    disk: Disk = transfer.logical_unit.device
+    offset_bytes = transfer.offset_bytes
+    if transfer.operation == WRITE:
+        data = task.data
+        if len(data) != transfer.length_bytes:
+            # An initiator that expects to send less than the CDB says sends whole blocks of it, or nothing.
+            block_bytes = transfer.logical_unit.block_bytes
+            data = data[: len(data) // block_bytes * block_bytes]
+        return disk.write_from((data,), offset_bytes, fua=transfer.fua)
+    if transfer.operation == FLUSH:
+        return disk.flush()
+    if transfer.fua and disk.capabilities.volatile_cache:
+        return _read_durable(disk, buffer, offset_bytes)
+    return disk.read_into(buffer, offset_bytes)
+
+
+def _read_durable(disk: Disk, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
+    """What FUA reads must be what a power cut leaves (SBC-3 section 5.8)."""
+    return disk.flush().addCallback(lambda _: disk.read_into(buffer, offset_bytes))
 
 
 def _nothing() -> None:

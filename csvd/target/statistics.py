@@ -105,11 +105,17 @@ class ConnectionCounter:
         """Count one command that is answered now."""
         elapsed_ns = perf_counter_ns() - began_ns
         bucket = FIRST_BUCKET + (elapsed_ns >> BUCKET_SHIFT).bit_length()
-        for each in (row, self.row):
-            each[BYTES_IN] += bytes_in
-            each[BYTES_OUT] += bytes_out
-            each[NANOSECONDS] += elapsed_ns
-            each[bucket] += 1
+        mine = self.row
+        if bytes_in:
+            row[BYTES_IN] += bytes_in
+            mine[BYTES_IN] += bytes_in
+        if bytes_out:
+            row[BYTES_OUT] += bytes_out
+            mine[BYTES_OUT] += bytes_out
+        row[NANOSECONDS] += elapsed_ns
+        mine[NANOSECONDS] += elapsed_ns
+        row[bucket] += 1
+        mine[bucket] += 1
 
 
 @dataclass(slots=True)

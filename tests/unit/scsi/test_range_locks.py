@@ -164,3 +164,18 @@ def test_the_end_of_a_shared_claim_lets_an_exclusive_one_go_that_stood_behind_it
     assert story.granted == ["long", "write", "compare", "behind compare"]
     story.end("long")
     assert story.granted[-1] == "behind long"
+
+
+def test_what_is_shared_at_once_holds_up_an_exclusive_claim_as_any_other() -> None:
+    story = Story()
+    shared = story.locks.share(0, 10)
+    other = story.locks.share(100, 10)
+    story.ask("compare", 5, 10, exclusive=True)
+    assert story.granted == []
+    other.release()
+    assert story.granted == []
+    shared.release()
+    assert story.granted == ["compare"]
+    story.end("compare")
+    assert not story.locks.held
+    assert not story.locks.contended
