@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -70,6 +71,18 @@ def install_reactor() -> Any:
     return reactor
 
 
+MOST_DESCRIPTORS: Final = 65536
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the limit on open files of this process as far as it may, up to 65,536: shells give 1,024, which is what
+    the connections alone may take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 # A life from start to signal
 
 
@@ -80,6 +93,7 @@ def run_until_signal(start: Start, *, program: str = "csvd") -> int:
     it: what it awaits fails with ``CancelledError``, and it undoes what it has done. A second signal ends the process
     at once, with status 130.
     """
+    raise_descriptor_limit()
     return _Life(install_reactor(), start, program).run()
 
 

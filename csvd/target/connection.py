@@ -240,6 +240,8 @@ class ServerConnection(FileDescriptor):
             if not unsent and len(output) <= IOV_MAX:
                 self._send_at_once(output)
             else:
+                if not unsent:
+                    self._sent_s = self.reactor.seconds()
                 unsent.extend(output)
                 self._unsent_bytes += sum(map(len, output))
             output.clear()

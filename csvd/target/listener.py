@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -16,6 +17,8 @@ BACKLOG: Final = 256
 ACCEPTS_A_TURN: Final = 32
 PROBES: Final = 6
 """Probes of TCP before a silent peer is given up."""
+SPARE_DESCRIPTORS: Final = 256
+"""File descriptors that connections leave to disks, the control API, the cluster and guests."""
 PAUSE_S: Final = 0.5
 """How long a portal rests when there are no file descriptors left."""
 
@@ -65,6 +68,11 @@ def bound_silence(sock: socket.socket, keepalive: Keepalive) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(keepalive.dead_s * 1000)))
+
+
+def descriptors_for_connections() -> int:
+    """How many connections the limit on open files of this process leaves room for."""
+    return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS)
 
 
 class Portal(FileDescriptor):
@@ -120,14 +128,12 @@ class Portal(FileDescriptor):
                 self.stopReading()
                 self.reactor.callLater(PAUSE_S, self._resume)
                 return
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                local = format_address(sock.getsockname())
-            except OSError:
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._accepted(sock, format_address(address), format_address(sock.getsockname()))
+            except OSError:  # it is gone again: no reason for the portal to go
                 sock.close()
-                continue
-            self._accepted(sock, format_address(address), local)
 
     def _resume(self) -> None:
         if not self.disconnected:

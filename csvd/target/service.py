@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import IPv6Address
 from typing import Any, Final, TypeAlias
 
 from twisted.internet import task
@@ -25,7 +26,7 @@ from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.scsi.target_ports import AccessState
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
-from csvd.target.listener import Portal, PortalError, bound_silence
+from csvd.target.listener import Portal, PortalError, bound_silence, descriptors_for_connections
 from csvd.target.sessions import session_face
 from csvd.target.shared_reservations import SharedReservations
 from csvd.target.statistics import bounds_s, number_face
@@ -113,6 +114,8 @@ class TargetService:
         """By portal group tag, as they are written."""
         self._connections: dict[ServerConnection, None] = {}
         self._half_open: dict[ServerConnection, None] = {}
+        # Below the limit on open files, at which nobody could come in any more, not even by the control API.
+        self._most_connections = min(MAX_CONNECTIONS, descriptors_for_connections())
         self._turned_away = 0
         """Connections that were closed for want of room since the last tick."""
         self._ticker = task.LoopingCall(self._tick)
@@ -344,9 +347,9 @@ class TargetService:
         return {"bounds_s": bounds_s(), "units": units, "commands": commands, "sessions": sessions}
 
     def _accepted(self, portal_group_tag: int, sock: socket.socket, peer: str, local: str) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= self._most_connections:
             self._drop_discovery()
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= self._most_connections:
             self._turned_away += 1
             sock.close()
             return
@@ -416,7 +419,7 @@ class TargetService:
                 "{count} connections turned away in a second: more than {half_open} are logging in, or {all} are open",
                 count=self._turned_away,
                 half_open=MAX_HALF_OPEN,
-                all=MAX_CONNECTIONS,
+                all=self._most_connections,
             )
             self._turned_away = 0
         for connection in list(self._connections):
@@ -465,8 +468,11 @@ def _mask_of(node: TargetNode) -> LunMask:
 
 
 def oldest_of_crowd(connections: Iterable[ServerConnection]) -> ServerConnection:
-    """Give the oldest connection of the address that has the most of these; they stand in the order of their age."""
-    by_address: dict[Address | None, list[ServerConnection]] = {}
+    """Give the oldest connection of the host that has the most of these; they stand in the order of their age."""
+    by_host: dict[Address | int | None, list[ServerConnection]] = {}
     for connection in connections:
-        by_address.setdefault(connection.engine.origin.address, []).append(connection)
-    return max(by_address.values(), key=len)[0]
+        address = connection.engine.origin.address
+        # A host has as many IPv6 addresses as it likes, of one prefix of 64 bits.
+        host = int(address) >> 64 if isinstance(address, IPv6Address) else address
+        by_host.setdefault(host, []).append(connection)
+    return max(by_host.values(), key=len)[0]

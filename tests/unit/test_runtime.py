@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -316,3 +317,20 @@ def test_a_level_of_the_logging_module_that_we_do_not_have_is_info() -> None:
     finally:
         globalLogPublisher.removeObserver(observer)
     assert [(event["log_level"], event["message"]) for event in events] == [(LogLevel.info, "m")]
+
+
+@pytest.mark.parametrize(("hard", "limit"), [(4096, 4096), (10**6, 65536), (resource.RLIM_INFINITY, 65536)])
+def test_the_limit_on_open_files_is_raised_as_far_as_it_may(
+    hard: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    runtime.raise_descriptor_limit()
+    assert limits == [(limit, hard)]
+
+
+def test_a_limit_on_open_files_that_is_high_enough_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10**5, 10**6))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: pytest.fail(f"{both}"))
+    runtime.raise_descriptor_limit()

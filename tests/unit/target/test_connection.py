@@ -12,7 +12,7 @@ from csvd.iscsi.codes import Opcode
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
+from csvd.target.connection import HELD_BYTES, IOV_MAX, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
 from tests.iscsi_wire import End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -204,6 +204,18 @@ def test_a_peer_that_reads_nothing_for_long_is_given_up(rig: Rig) -> None:
     assert not rig.lost
     rig.connection.tick(KEEPALIVE.dead_s + 1)
     assert rig.lost == [rig.connection]
+
+
+def test_the_time_of_a_peer_that_does_not_read_begins_when_bytes_begin_to_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.login()
+    rig.reactor.advance(10 * KEEPALIVE.dead_s)
+    monkeypatch.setattr(rig.connection, "_sendmsg", lambda _: 0)
+    rig.engine.output.extend([b"x"] * (IOV_MAX + 1))
+    rig.connection.tick(rig.reactor.seconds())
+    rig.connection.tick(rig.reactor.seconds() + 1)
+    assert not rig.lost
 
 
 def test_a_closed_socket_ends_the_session(rig: Rig) -> None:

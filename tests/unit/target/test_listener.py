@@ -92,3 +92,21 @@ def test_without_file_descriptors_the_portal_rests_and_comes_back(monkeypatch: p
         assert portal in reactor.readers
     finally:
         portal.close()
+
+
+def test_a_connection_that_is_gone_before_it_is_taken_costs_the_portal_nothing() -> None:
+    reactor = FakeReactor()
+
+    def gone(*_: Any) -> None:
+        raise OSError(22, "Invalid argument")
+
+    portal = Portal(reactor, "127.0.0.1:0", gone)
+    portal.startReading()
+    try:
+        with socket.create_connection(parse_portal(portal.address)) as sock:
+            sock.settimeout(5.0)
+            reactor.turn()
+            assert sock.recv(1) == b""
+        assert portal in reactor.readers
+    finally:
+        portal.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from argparse import Namespace
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -15,8 +17,8 @@ from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_ports import AccessState
 from csvd.storage.memory import MemoryDisk
-from csvd.target.listener import parse_portal
-from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService
+from csvd.target.listener import SPARE_DESCRIPTORS, parse_portal
+from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService, oldest_of_crowd
 from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
@@ -34,6 +36,7 @@ class Rig:
         self.requests = End(Wire())
         """Builds the requests."""
         self.socks: list[socket.socket] = []
+        self.logins = 0
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.create_connection(parse_portal(self.address), source_address=(source, 0))
@@ -44,8 +47,9 @@ class Rig:
 
     def login(self) -> socket.socket:
         sock = self.connect()
+        self.logins += 1
         names = {"InitiatorName": "iqn.2026-11.test:i", "TargetName": TARGET}
-        sock.sendall(self.requests.login_pdu(names))
+        sock.sendall(self.requests.login_pdu(names, isid=bytes((0x80, 0, 0, 0, 0, self.logins))))
         self.turns()
         (answer,) = self.received(sock)
         assert answer.status == 0
@@ -161,6 +165,33 @@ def test_a_crowd_of_slow_logins_crowds_out_itself_and_nobody_from_another_addres
     rig.turns()
     (answer,) = rig.received(slow)
     assert answer.status == 0
+
+
+def test_a_host_with_many_ipv6_addresses_is_one_host() -> None:
+    peers = [f"[2001:db8::{number:x}]:1" for number in range(3)] + ["[2001:db8:1::1]:1", "192.0.2.1:1"]
+    connections = [Namespace(engine=End(Wire(), peer=peer).engine) for peer in reversed(peers)]
+    assert oldest_of_crowd(cast(Any, connections)) is cast(Any, connections[2])
+
+
+def test_connections_leave_room_for_other_files_and_discovery_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (SPARE_DESCRIPTORS + 2, 4096))
+    rig = Rig()
+    try:
+        discovery = rig.connect()
+        names = {"InitiatorName": "iqn.2026-11.test:i", "SessionType": "Discovery"}
+        discovery.sendall(rig.requests.login_pdu(names))
+        rig.turns()
+        assert rig.received(discovery)[0].status == 0
+        rig.login()
+        third = rig.login()
+        assert discovery.recv(1) == b"", "it can be had again"
+        assert rig.connect().recv(1) == b"", "there is no room, and nobody goes for it"
+        assert rig.service._turned_away == 1
+        third.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            third.recv(1)
+    finally:
+        rig.close()
 
 
 def test_a_change_of_access_shows_other_luns_at_once_and_ends_who_has_no_right(rig: Rig) -> None:
