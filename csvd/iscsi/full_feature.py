@@ -63,6 +63,7 @@ class FullFeature:
         self._answers = connection.answers
         self._task_management = TaskManagement(connection)
         self._text = TextExchange(connection)
+        self._logout_is_under_way = False
 
     def begin(self, session: Session) -> dict[int, Callable[[memoryview, int, int, int], None]]:
         """Enter full-feature phase; give the handlers by opcode. What is not among them is rejected."""
@@ -368,6 +369,8 @@ class FullFeature:
         _, reason_byte, _, tag, cid, _, _ = _LOGOUT_REQUEST.unpack(header)
         reason = reason_byte & 0x7F
         session = self._session
+        if self._logout_is_under_way:
+            raise PduRejected(RejectReason.PROTOCOL_ERROR, "a logout before the one before it is answered")
         leaving = list(session.connections.values())
         if reason == LogoutReason.CLOSE_CONNECTION:
             leaving = [session.connections[cid]] if cid in session.connections else []
@@ -385,10 +388,12 @@ class FullFeature:
             whole = reason == LogoutReason.CLOSE_SESSION
 
             def closed() -> None:
+                self._logout_is_under_way = False
                 # A connection that has joined meanwhile belongs to the session that ends.
                 gone = list(session.connections.values()) if whole else leaving
                 self._logout_response(tag, LogoutResponse.CLOSED, gone)
 
+            self._logout_is_under_way = True
             abort(tasks, closed)
 
     def _logout_response(self, tag: int, response: LogoutResponse, leaving: list[TargetConnection]) -> None:

@@ -25,6 +25,10 @@ ENDED: Final = 3
 MAX_FENCES: Final = 16
 """Requests of a session that may wait for the commands before them without being in CmdSN order themselves."""
 
+MAX_FUNCTIONS: Final = 64
+"""Task management functions of a session that may wait for the end of what they abort; the window does not bound
+them."""
+
 QUEUE_DEPTH: Final = 64
 """Commands that a session may have outstanding: the CmdSN window. With FirstBurstLength it bounds unsolicited data."""
 
@@ -159,6 +163,8 @@ class Session:
         """What came before its turn, by CmdSN, and by which connection."""
         self.fences: list[tuple[int, Callable[[], None]]] = []
         """What waits until all commands before a CmdSN have come."""
+        self.functions = 0
+        """Task management functions that wait for the end of what they abort."""
         self.connections: dict[int, TargetConnection] = {}
         self.r2t_waiting: dict[Task, None] = {}
         """Tasks that wait for their share of the R2T budget, first come first."""

@@ -19,7 +19,7 @@ from csvd.iscsi.codes import FINAL, IMMEDIATE, Opcode, RejectReason, TaskManagem
 from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.events import EventKind
 from csvd.iscsi.layouts import PACKING
-from csvd.iscsi.session import MAX_FENCES, Session, Task, abort
+from csvd.iscsi.session import MAX_FENCES, MAX_FUNCTIONS, Session, Task, abort
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import TargetConnection
@@ -102,7 +102,9 @@ class TaskManagement:
         session = self._session
         run = self._functions.get(request.function)
         level = session.parameters.iscsi_protocol_level
-        if run is None or (request.function >= TaskManagementFunction.QUERY_TASK and level < 2):
+        if session.functions >= MAX_FUNCTIONS:
+            self._respond(request, TaskManagementResponse.FUNCTION_REJECTED)
+        elif run is None or (request.function >= TaskManagementFunction.QUERY_TASK and level < 2):
             # CLEAR ACA too: NORMACA of the standard INQUIRY data is zero, so there is no ACA condition to clear.
             self._respond(request, TaskManagementResponse.FUNCTION_NOT_SUPPORTED)
         elif opcode & IMMEDIATE and request.function in _WAIT_FOR_COMMANDS and len(session.connections) > 1:
@@ -217,7 +219,11 @@ class TaskManagement:
         return True
 
     def _abort(self, request: _Request, tasks: list[Task], then: Callable[[], None] | None = None) -> None:
+        session = self._session
+        session.functions += 1
+
         def done() -> None:
+            session.functions -= 1
             self._respond(request, _COMPLETE)
             if then is not None:
                 then()

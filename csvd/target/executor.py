@@ -73,9 +73,6 @@ class Executor:
         if attribute <= SIMPLE and task_set.is_free:
             task_set.begun += 1
             self._start(connection, task, task_set.leave_simple)
-        elif self._device.server_of(task.session.nexus, task.lun) is None:
-            # Who may not see a logical unit has no place in its queue, where others would wait for him.
-            self._start(connection, task, _nothing)
         else:
             self._queue(connection, task, task_set, attribute)
 

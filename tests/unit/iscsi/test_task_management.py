@@ -6,6 +6,7 @@ import pytest
 
 from csvd.iscsi.codes import AsyncEvent, Opcode, TaskManagementFunction, TaskManagementResponse
 from csvd.iscsi.node import TARGET_OFFER
+from csvd.iscsi.session import MAX_FUNCTIONS
 from tests.iscsi_wire import End, Wire, pdu
 from tests.unit.iscsi.test_full_feature import data_out, logged_in
 
@@ -331,3 +332,31 @@ def test_a_target_is_not_reset_by_an_initiator_that_may_not_see_all_of_it(functi
     (answer,) = other.answers()
     assert answer.opcode == Opcode.SCSI_RESPONSE
     assert not other.engine.closing
+
+
+def test_only_so_many_functions_wait_for_the_end_of_what_they_abort() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.write(0, 1, b"x" * 512))
+    requests = ask(end, TaskManagementFunction.ABORT_TASK, 1) * 500
+    answers = end.ask(requests)
+    assert {answer.response for answer in answers} == {TaskManagementResponse.FUNCTION_REJECTED}
+    assert len(answers) == 500 - MAX_FUNCTIONS
+    wire.finish()
+    assert [answer.response for answer in end.answers()] == [0] * MAX_FUNCTIONS
+    (answer,) = end.ask(ask(end, TaskManagementFunction.LOGICAL_UNIT_RESET))
+    assert answer.response == TaskManagementResponse.FUNCTION_COMPLETE
+
+
+def test_a_second_logout_while_one_waits_for_a_disk_is_rejected() -> None:
+    wire = Wire()
+    end = logged_in(wire)
+    wire.hold = True
+    end.feed(end.write(0, 1, b"x" * 512))
+    logout = pdu(Opcode.LOGOUT_REQUEST, opcode=0x46, reason=0x80, initiator_task_tag=7)
+    assert [answer.opcode for answer in end.ask(logout * 3)] == [Opcode.REJECT] * 2
+    wire.finish()
+    (answer,) = end.answers()
+    assert (answer.opcode, answer.response) == (Opcode.LOGOUT_RESPONSE, 0)
+    assert end.engine.closing
