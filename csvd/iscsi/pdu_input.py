@@ -45,7 +45,8 @@ class PduInput:
         self.max_data_segment_bytes = LOGIN_DATA_SEGMENT_BYTES
         self.stopped = False
         self._connection = connection
-        self._placed: Callable[[bool], None] = _nothing
+        self._placed: Callable[[bool], None] | None = None
+        """To be called when the data segment that is being placed is there."""
 
     def take(self) -> None:
         """Take all whole PDUs; begin to place a large one that has not come whole.
@@ -54,9 +55,13 @@ class PduInput:
             ConnectionFailure: the connection can not go on.
         """
         receiver, connection = self.receiver, self._connection
-        placed, self._placed = self._placed, _nothing
-        placed(True)
-        while not self.stopped and receiver.drop_skipped():
+        placed = self._placed
+        if placed is not None:
+            self._placed = None
+            placed(True)
+        while not self.stopped:
+            if receiver.skip and not receiver.drop_skipped():
+                return
             if len(connection.output) > OUTPUT_PIECES:
                 connection.paused = True
                 return
@@ -111,10 +116,11 @@ class PduInput:
         if not self._may_place(opcode):
             return False
         receiver = self.receiver
-        destination, self._placed = self._connection.place(opcode, receiver.view, start, data_bytes)
+        destination, placed = self._connection.place(opcode, receiver.view, start, data_bytes)
         receiver.place(header_bytes, ((data_bytes + 3) & ~3) - len(destination), destination)
-        if receiver.placing is None:  # nothing of it is wanted: the rest is only skipped
-            placed, self._placed = self._placed, _nothing
+        if receiver.placing is not None:
+            self._placed = placed
+        else:  # nothing of it is wanted: the rest is only skipped
             placed(True)
             receiver.drop_skipped()
         return True
@@ -148,7 +154,9 @@ class DigestedInput(PduInput):
         receiver, connection = self.receiver, self._connection
         if self._tail is not None and not self._take_tail(self._tail):
             return
-        while not self.stopped and receiver.drop_skipped():
+        while not self.stopped:
+            if receiver.skip and not receiver.drop_skipped():
+                return
             if len(connection.output) > OUTPUT_PIECES:
                 connection.paused = True
                 return
@@ -270,7 +278,3 @@ class DigestedInput(PduInput):
         if not sound:
             self._reject_damaged(tail.header)
         return True
-
-
-def _nothing(sound: bool) -> None:
-    return None
