@@ -25,7 +25,7 @@ def split_address(text: str) -> tuple[str, int]:
         host, port = text, str(DEFAULT_PORT)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
+    elif any(character in host for character in ":[]"):
         raise ConfigError(f"{text!r} is not an address", hint="write an IPv6 address in brackets: [ADDRESS]:PORT")
     if not host or not port.isascii() or not port.isdigit() or not 0 < len(port) <= 5 or int(port) > 65535:
         raise ConfigError(f"{text!r} is not an address", hint="write HOST:PORT")

@@ -10,8 +10,9 @@ from typing import Any, Final
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from csvd.errors import CsvdError
+from csvd.errors import ConfigError, CsvdError
 from csvd.iscsi.keepalive import Keepalive
+from csvd.iscsi.portals import join_address, split_address
 
 BACKLOG: Final = 256
 ACCEPTS_A_TURN: Final = 32
@@ -33,21 +34,10 @@ def parse_portal(text: str) -> tuple[str, int]:
     Raises:
         PortalError: it is none of them.
     """
-    host, colon, port = text.rpartition(":")
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise PortalError(f"{text!r} is not a portal", hint="write HOST:PORT or [ADDRESS]:PORT")
-        colon, port = (":", rest[1:]) if rest else ("", "")
-    elif not colon:
-        host, port = text, ""
-    elif ":" in host:
-        raise PortalError(f"{text!r} is not a portal", hint="write an IPv6 address in brackets: [ADDRESS]:PORT")
-    if not colon:
-        return host, 3260
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise PortalError(f"{text!r} is not a portal", hint="write HOST:PORT, with a port of 0 to 65535")
-    return host, int(port)
+    try:
+        return split_address(text)
+    except ConfigError as error:
+        raise PortalError(f"{text!r} is not a portal", hint="write HOST:PORT or [ADDRESS]:PORT") from error
 
 
 def format_address(address: Any) -> str:
@@ -55,7 +45,7 @@ def format_address(address: Any) -> str:
     host, port = address[0], address[1]
     if host.startswith("::ffff:") and "." in host:  # IPv4 through a portal of both: its initiators know no IPv6
         host = host.removeprefix("::ffff:")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(host, port)
 
 
 def bound_silence(sock: socket.socket, keepalive: Keepalive) -> None:
