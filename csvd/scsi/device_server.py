@@ -22,6 +22,7 @@ from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
 from csvd.scsi.third_party_copy import CopyManager
 from csvd.scsi.threshold_watch import ThresholdWatch
+from csvd.scsi.turn import Turn
 
 _POWER_ON = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
 _RESETS = frozenset({_POWER_ON, Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED})
@@ -61,6 +62,8 @@ class DeviceServer:
         copies: its copy manager.
         medium_operation: the format or sanitize operation that goes on, or has failed.
         buffers: what WRITE BUFFER filled.
+        keeping: whose turn it is to change what is kept of mode parameters and identifying information: what one keeps
+            must have in it what the one before has kept.
     """
 
     __slots__ = (
@@ -71,6 +74,7 @@ class DeviceServer:
         "descriptor_sense",
         "functions",
         "guards",
+        "keeping",
         "medium_operation",
         "medium_state",
         "mode",
@@ -103,6 +107,7 @@ class DeviceServer:
         self.nexuses: dict[str, ItlNexus] = {}
         self.task_set = TaskSet()
         self.buffers = DeviceBuffers()
+        self.keeping = Turn()
         self.medium_state = MediumState(self)
         self.copies = CopyManager()
         self.medium_operation = MediumOperation(self)

@@ -7,7 +7,6 @@ The commands and the guard know `ReservationStore` only. So a store that a clust
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
@@ -17,6 +16,7 @@ from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.procedure import DiskFault, Keep, Request, Until
 from csvd.scsi.reservations import TYPES, Action, Change, Registrant, ReservationConflict, State
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, illegal_request
+from csvd.scsi.turn import Turn
 
 KEPT_NAME: Final = "reservations"
 
@@ -86,7 +86,7 @@ class LocalReservations:
         self.state = decode_state(unit.kept[KEPT_NAME]) if KEPT_NAME in unit.kept else State()
         self.legacy_holder: Registrant | None = None
         self._listeners: dict[Listener, None] = {}
-        self._turn = _Turn()
+        self._turn = Turn()
 
     def carry_out(self, unit: LogicalUnit, action: Action) -> Generator[Request, Any, Change]:
         """See `ReservationStore.carry_out`."""
@@ -182,35 +182,6 @@ def _not_kept(fault: DiskFault) -> CheckCondition:
     if fault.error_number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return illegal_request(Asc.INSUFFICIENT_REGISTRATION_RESOURCES)
     return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
-
-
-class _Turn:
-    """One at a time, first come, first served."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._is_free = True
-        self._is_passing = False
-
-    def take(self, granted: Callable[[], None]) -> None:
-        """Call back when it is the caller's turn."""
-        if self._is_free and not self._waiting:
-            self._is_free = False
-            granted()
-        else:
-            self._waiting.append(granted)
-
-    def pass_on(self) -> None:
-        """Whoever has the turn is done. What waits is begun from here, one after the other, never one inside another:
-        a thousand that wait must not cost a thousand frames."""
-        self._is_free = True
-        if self._is_passing:
-            return
-        self._is_passing = True
-        while self._waiting and self._is_free:
-            self._is_free = False
-            self._waiting.popleft()()
-        self._is_passing = False
 
 
 def encode_state(state: State) -> dict[str, Any]:

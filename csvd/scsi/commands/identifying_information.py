@@ -9,7 +9,7 @@ from construct import Const, Int8ub, Int16ub, Int32ub, Struct
 from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Reservation
 from csvd.scsi.outcome import GOOD, Outcome, Reply, Status
-from csvd.scsi.procedure import Keep, Procedure, Steps
+from csvd.scsi.procedure import Keep, Procedure, Steps, Until
 from csvd.scsi.sense import Asc, FieldPointer, illegal_request, invalid_field_in_cdb
 
 if TYPE_CHECKING:
@@ -95,13 +95,17 @@ def _is_text(information: bytes) -> bool:
 
 
 def _keep(nexus: ItlNexus, kind: int, information: bytes) -> Steps:
-    unit = nexus.unit
-    kept = _kept(unit)
-    if information:
-        kept[str(kind)] = information.hex()
-    else:
-        kept.pop(str(kind), None)
-    yield Keep(unit, KEPT, kept or None)
+    unit, keeping = nexus.unit, nexus.server.keeping
+    try:
+        yield Until(keeping.take)
+        kept = _kept(unit)
+        if information:
+            kept[str(kind)] = information.hex()
+        else:
+            kept.pop(str(kind), None)
+        yield Keep(unit, KEPT, kept or None)
+    finally:
+        keeping.pass_on()
     nexus.server.establish(Asc.DEVICE_IDENTIFIER_CHANGED, except_nexus=nexus.nexus.name)
     return GOOD
 

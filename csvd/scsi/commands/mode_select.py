@@ -13,7 +13,7 @@ from csvd.scsi.commands.mode_sense import LONG_LBA_BLOCK_DESCRIPTOR
 from csvd.scsi.mode_pages import PAGE_0_HEADER, SPF, SUBPAGE_HEADER, ModePage
 from csvd.scsi.mode_parameters import KEPT, ModeParameters
 from csvd.scsi.outcome import GOOD, Outcome
-from csvd.scsi.procedure import Flush, Keep, Procedure, Steps
+from csvd.scsi.procedure import Flush, Keep, Procedure, Steps, Until
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request, invalid_field_in_cdb
 
 if TYPE_CHECKING:
@@ -179,9 +179,21 @@ def _mode_select(layout: CdbLayout) -> Handler:
 
 def _change(nexus: ItlNexus, values: dict[ModePage, bytes], *, saved: bool) -> Steps:
     server, unit = nexus.server, nexus.unit
-    if saved:
-        yield Keep(unit, KEPT, server.mode.to_keep(values))
-    if server.change_mode(values, saved=saved, by_nexus=nexus.nexus.name):
+    try:
+        yield Until(server.keeping.take)
+        if saved:
+            kept = server.mode.to_keep(values)
+            try:
+                yield Keep(unit, KEPT, kept)
+            except GeneratorExit:
+                # The command was aborted meanwhile. What is kept and what is in force stay the same.
+                if unit.kept.get(KEPT) == kept:
+                    server.change_mode(values, saved=True, by_nexus=nexus.nexus.name)
+                raise
+        must_flush = server.change_mode(values, saved=saved, by_nexus=nexus.nexus.name)
+    finally:
+        server.keeping.pass_on()
+    if must_flush:
         # What was GOOD before the write cache went off, or the medium became write protected, is made durable.
         yield Flush(unit)
     return GOOD

@@ -7,7 +7,7 @@ import pytest
 
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.outcome import GOOD, Status
-from csvd.scsi.procedure import DiskFault, Flush, Keep, Steps, Unmap, Write
+from csvd.scsi.procedure import DiskFault, Flush, Keep, Steps, Unmap, Until, Write
 from csvd.scsi.target_device import TargetDevice
 from csvd.scsi.write_through import written_through
 from tests.unit.scsi.application_client import (
@@ -110,7 +110,7 @@ def test_without_wce_every_write_is_durable() -> None:
     assert not host.transfer(WRITE_10).fua
     store = Store()
     host.select(caching(wce=False), store=store)
-    assert [type(request) for request in store.requests] == [Flush]
+    assert [type(request) for request in store.requests] == [Until, Flush]
     assert host.transfer(WRITE_10).fua
     assert host.transfer("0A 00 0000 01 00").fua
     assert not host.transfer("28 00 00000000 00 0001 00").fua
@@ -153,7 +153,7 @@ def test_saved_values_are_kept_and_restored_after_a_restart() -> None:
     host.ready()
     store = Store()
     host.select(control(tas=True), flags=0x11, store=store)
-    assert isinstance(store.requests[0], Keep), "before anything is changed"
+    assert isinstance(store.requests[1], Keep), "before anything is changed"
     saveable = b"\x8a" + control(tas=True)[1:]
     assert host.page(0x0A, control=3) == saveable
     host.select(control(swp=True))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from csvd.scsi.background import KEPT_NAME
 from csvd.scsi.logical_unit import Identity, LogicalUnit
-from csvd.scsi.outcome import Reply
+from csvd.scsi.mode_parameters import ModeParameters
+from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
@@ -87,6 +90,35 @@ def test_a_stop_in_the_middle_leaves_it_for_the_next_start() -> None:
     rig.stop()
     assert not any(rig.content())
     assert rig.shelf.values == CUT_SHORT
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_two_that_save_mode_pages_at_once_lose_nothing_of_one_another(is_aborted: bool) -> None:
+    shelf, disk = SlowShelf(), MemoryDisk(SIZE_BYTES)
+    unit = LogicalUnit(0, disk, 512, SIZE_BYTES // 512, Identity(), keeps=True)
+    device = TargetDevice({0: unit}, name=TARGET)
+    device.nexus_opened("nexus")
+    device.itl_nexus("nexus", 0).take_attention()
+    runner = StepRunner(Clock(), shelf, lambda *_: None)
+    aborted: set[int] = set()
+    replies: list[Reply | None] = []
+    caching, control = bytes((0x08, 0x12)) + bytes(18), bytes((0x0A, 0x0A, 0x06, 0x10)) + bytes(8)
+    for number, page in enumerate((caching, control)):
+        parameters = bytes(4) + page
+        cdb = bytes((0x15, 0x11, 0, 0, len(parameters), 0)).ljust(16, b"\0")
+        outcome = device.start("nexus", 0, cdb, memoryview(parameters))
+        assert isinstance(outcome, Procedure)
+        runner.run(outcome, replies.append, partial(aborted.__contains__, number))
+    assert len(shelf.asked) == 1
+    if is_aborted:
+        aborted.add(0)
+    shelf.asked[0].callback(None)
+    shelf.asked[1].callback(None)
+    assert [reply and reply.status for reply in replies] == [None if is_aborted else Status.GOOD, Status.GOOD]
+    mode = device.servers[0].mode
+    assert (mode.write_cache, mode.descriptor_sense) == (False, True)
+    again = ModeParameters(LogicalUnit(0, disk, 512, 8, Identity(), keeps=True, kept=dict(shelf.values)))
+    assert (again.write_cache, again.descriptor_sense) == (False, True)
 
 
 def test_a_sanitize_that_is_aborted_while_its_begin_is_being_kept_goes_on_all_the_same() -> None:
