@@ -95,10 +95,13 @@ class ConnectionCounter:
             return
         elapsed_ns = perf_counter_ns() - self.turn_ns
         bucket = FIRST_BUCKET + (elapsed_ns >> BUCKET_SHIFT).bit_length()
-        for row in (self.run_row, self.row):
-            row[BYTES_IN] += self.run_bytes_in
-            row[NANOSECONDS] += elapsed_ns * count
-            row[bucket] += count
+        row, mine, bytes_in = self.run_row, self.row, self.run_bytes_in
+        row[BYTES_IN] += bytes_in
+        mine[BYTES_IN] += bytes_in
+        row[NANOSECONDS] += elapsed_ns * count
+        mine[NANOSECONDS] += elapsed_ns * count
+        row[bucket] += count
+        mine[bucket] += count
         self.run_count = self.run_bytes_in = 0
 
     def count(self, row: Row, began_ns: int, bytes_in: int, bytes_out: int) -> None:
