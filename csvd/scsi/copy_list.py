@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from construct import Bytes, Int8ub, Int16ub, Int24ub, Int32ub, Int64ub, Padding, Struct
 
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request
+from csvd.scsi.sense import Asc, illegal_request, wrong_in_list
 from csvd.scsi.third_party_copy import (
     MAXIMUM_DESCRIPTOR_LIST_BYTES,
     MAXIMUM_SEGMENT_DESCRIPTORS,
@@ -121,10 +121,6 @@ class CopyList(NamedTuple):
     segments: list[Any]
 
 
-def _in_list(byte: int, asc: Asc = Asc.INVALID_FIELD_IN_PARAMETER_LIST) -> CheckCondition:
-    return illegal_request(asc, FieldPointer(byte, in_cdb=False))
-
-
 def parse_lid1(parameters: bytes) -> CopyList:
     """Read the parameter list of EXTENDED COPY(LID1).
 
@@ -147,11 +143,11 @@ def parse_lid4(parameters: bytes) -> CopyList:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     header = LID4_HEADER.parse(parameters)
     if header.parameter_list_format != _LID4_FORMAT:
-        raise _in_list(0)
+        raise wrong_in_list(0)
     if header.header_cscd_descriptor_list_length != _CSCD_BYTES:
-        raise _in_list(2)
+        raise wrong_in_list(2)
     if header.header_cscd_descriptor_type_code != _LID4_CSCD_TYPE:
-        raise _in_list(16)
+        raise wrong_in_list(16)
     immediate = bool(header.immed_and_g_sense & _IMMED)
     return _parse(parameters, header, LID4_HEADER.sizeof(), immediate=immediate, identifier_offset=20)
 
@@ -159,12 +155,12 @@ def parse_lid4(parameters: bytes) -> CopyList:
 def _parse(parameters: bytes, header: Any, begin: int, *, immediate: bool, identifier_offset: int) -> CopyList:
     usage = header.flags & _LIST_ID_USAGE
     if usage == _RESERVED_USAGE:
-        raise _in_list(1)
+        raise wrong_in_list(1)
     if usage == _UNUSED and header.list_identifier:
-        raise _in_list(identifier_offset)
+        raise wrong_in_list(identifier_offset)
     if usage == _UNUSED and immediate:
         # Nobody could ask for what became of it.
-        raise _in_list(15)
+        raise wrong_in_list(15)
     cscd_bytes, segment_bytes = header.cscd_descriptor_list_length, header.segment_descriptor_list_length
     if cscd_bytes + segment_bytes > MAXIMUM_DESCRIPTOR_LIST_BYTES:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
@@ -183,10 +179,10 @@ def _parse(parameters: bytes, header: Any, begin: int, *, immediate: bool, ident
 
 def _cscd(parameters: bytes, offset: int) -> Cscd:
     if parameters[offset] != IDENTIFICATION:
-        raise _in_list(offset, Asc.UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE)
+        raise wrong_in_list(offset, asc=Asc.UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE)
     descriptor = IDENTIFICATION_DESCRIPTOR.parse(parameters[offset : offset + _CSCD_BYTES])
     if descriptor.designator_length > _DESIGNATOR_BYTES:
-        raise _in_list(offset + 7)
+        raise wrong_in_list(offset + 7)
     return Cscd(
         (
             descriptor.code_set & 0x0F,
@@ -207,12 +203,12 @@ def _segments(parameters: bytes, offset: int) -> list[Any]:
             raise illegal_request(Asc.TOO_MANY_SEGMENT_DESCRIPTORS)
         layout = _SEGMENTS.get(parameters[offset])
         if layout is None:
-            raise _in_list(offset, Asc.UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE_CODE)
+            raise wrong_in_list(offset, asc=Asc.UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE_CODE)
         if len(parameters) - offset < layout.sizeof():
             raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
         segment = layout.parse(parameters[offset:])
         if segment.descriptor_length != layout.sizeof() - _SEGMENT_HEADER_BYTES:
-            raise _in_list(offset + 2)
+            raise wrong_in_list(offset + 2)
         found.append(segment)
         offset += layout.sizeof()
     return found

@@ -233,6 +233,13 @@ def invalid_field_in_cdb(field: FieldPointer) -> CheckCondition:
     return illegal_request(Asc.INVALID_FIELD_IN_CDB, field)
 
 
+def wrong_in_list(
+    byte: int, bit: int | None = None, *, asc: Asc = Asc.INVALID_FIELD_IN_PARAMETER_LIST
+) -> CheckCondition:
+    """ILLEGAL REQUEST with this code, and the pointer at a field of the parameter list."""
+    return illegal_request(asc, FieldPointer(byte, bit, in_cdb=False))
+
+
 # Response codes 70h and 72h, current errors. Deferred ones are not made: the command that an error hit reports it.
 FIXED_FORMAT = Struct(
     "valid_and_response_code" / Int8ub,

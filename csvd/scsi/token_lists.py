@@ -15,7 +15,7 @@ from csvd.scsi.rod_tokens import (
     TOKEN_BYTES,
     BlockRange,
 )
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request
+from csvd.scsi.sense import Asc, FieldPointer, illegal_request, wrong_in_list
 
 if TYPE_CHECKING:
     from csvd.scsi.logical_unit import LogicalUnit
@@ -68,10 +68,6 @@ class WriteList(NamedTuple):
     ranges: tuple[BlockRange, ...]
 
 
-def _in_list(byte: int) -> CheckCondition:
-    return illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(byte, in_cdb=False))
-
-
 def parse_populate(parameters: bytes, unit: LogicalUnit) -> PopulateList:
     """Read the parameter list of POPULATE TOKEN.
 
@@ -83,9 +79,9 @@ def parse_populate(parameters: bytes, unit: LogicalUnit) -> PopulateList:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     header = POPULATE_TOKEN_HEADER.parse(parameters)
     if header.rtv_and_immed & _RTV and header.rod_type != ACCESS_UPON_REFERENCE:
-        raise _in_list(8)
+        raise wrong_in_list(8)
     if header.inactivity_timeout > MAXIMUM_INACTIVITY_TIMEOUT_S:
-        raise _in_list(4)
+        raise wrong_in_list(4)
     ranges = _ranges(
         parameters,
         header.populate_token_data_length,
@@ -122,9 +118,9 @@ def _ranges(
 ) -> tuple[BlockRange, ...]:
     """The block device range descriptors behind a header, all of them within the logical unit and apart."""
     if list_bytes < _RANGE_BYTES or list_bytes % _RANGE_BYTES:
-        raise _in_list(header_bytes - 2)
+        raise wrong_in_list(header_bytes - 2)
     if data_length < header_bytes - 2 + list_bytes:
-        raise _in_list(0)
+        raise wrong_in_list(0)
     if list_bytes > MAXIMUM_RANGES * _RANGE_BYTES:
         raise illegal_request(Asc.TOO_MANY_SEGMENT_DESCRIPTORS, FieldPointer(header_bytes - 2, in_cdb=False))
     end = header_bytes + list_bytes
@@ -140,8 +136,8 @@ def _ranges(
     last = 0
     for one in sorted(one for one in found if one.blocks):
         if one.lba < last:
-            raise _in_list(header_bytes)
+            raise wrong_in_list(header_bytes)
         last = one.lba + one.blocks
     if sum(one.blocks for one in found) * unit.block_bytes > MAXIMUM_TOKEN_BYTES:
-        raise _in_list(header_bytes)
+        raise wrong_in_list(header_bytes)
     return tuple(found)

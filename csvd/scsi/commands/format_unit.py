@@ -13,7 +13,7 @@ from csvd.scsi.commands.media import check_writable
 from csvd.scsi.medium import overwrite, zero
 from csvd.scsi.outcome import Outcome
 from csvd.scsi.procedure import Procedure
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request, invalid_field_in_cdb
+from csvd.scsi.sense import Asc, illegal_request, invalid_field_in_cdb, wrong_in_list
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -71,10 +71,6 @@ class Format(NamedTuple):
     pattern: bytes
 
 
-def _in_list(byte: int, bit: int | None = None) -> CheckCondition:
-    return illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(byte, bit, in_cdb=False))
-
-
 def _parse(parameters: bytes, block_bytes: int, *, long: bool) -> Format:
     """Read the parameter list.
 
@@ -87,13 +83,13 @@ def _parse(parameters: bytes, block_bytes: int, *, long: bool) -> Format:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     header = layout.parse(parameters)
     if header.protection_field_usage & _PROTECTION_FIELD_USAGE:
-        raise _in_list(0, 2)
+        raise wrong_in_list(0, 2)
     if not header.flags & _FOV and header.flags & _FOV_NEEDED:
-        raise _in_list(1, (header.flags & _FOV_NEEDED).bit_length() - 1)
+        raise wrong_in_list(1, (header.flags & _FOV_NEEDED).bit_length() - 1)
     if long and header.protection_interval:
-        raise _in_list(3)
+        raise wrong_in_list(3)
     if header.defect_list_length:
-        raise _in_list(4 if long else 2)
+        raise wrong_in_list(4 if long else 2)
     pattern = _pattern(parameters, layout.sizeof(), block_bytes) if header.flags & _IP else _ZEROS
     return Format(bool(header.flags & _IMMED), pattern)
 
@@ -106,15 +102,15 @@ def _pattern(parameters: bytes, offset: int, block_bytes: int) -> bytes:
     descriptor = PATTERN_DESCRIPTOR.parse(parameters[offset:begin])
     size = descriptor.initialization_pattern_length
     if descriptor.ip_modifier & ~_SI:
-        raise _in_list(offset)
+        raise wrong_in_list(offset)
     if descriptor.initialization_pattern_type not in (_DEFAULT_PATTERN, _REPEAT_PATTERN):
-        raise _in_list(offset + 1)
+        raise wrong_in_list(offset + 1)
     if descriptor.initialization_pattern_type == _DEFAULT_PATTERN:
         if size:
-            raise _in_list(offset + 2)
+            raise wrong_in_list(offset + 2)
         return _ZEROS
     if not 0 < size <= block_bytes:
-        raise _in_list(offset + 2)
+        raise wrong_in_list(offset + 2)
     if len(parameters) < begin + size:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     return parameters[begin : begin + size]

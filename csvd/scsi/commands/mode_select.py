@@ -14,7 +14,7 @@ from csvd.scsi.mode_pages import PAGE_0_HEADER, SPF, SUBPAGE_HEADER, ModePage
 from csvd.scsi.mode_parameters import KEPT, ModeParameters
 from csvd.scsi.outcome import GOOD, Outcome
 from csvd.scsi.procedure import Flush, Keep, Procedure, Steps, Until
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request, invalid_field_in_cdb
+from csvd.scsi.sense import Asc, CheckCondition, illegal_request, invalid_field_in_cdb, wrong_in_list
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -63,10 +63,6 @@ SHORT_LBA_BLOCK_DESCRIPTOR: Final = Struct(
 )
 
 
-def _invalid(byte: int, bit: int | None = None) -> CheckCondition:
-    return illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(byte, bit, in_cdb=False))
-
-
 def _too_short() -> CheckCondition:
     return illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
 
@@ -92,12 +88,12 @@ class _ParameterList:
         header = layout.parse(self._data)
         is_six = layout is PARAMETER_HEADER_6
         if header.medium_type:
-            raise _invalid(1 if is_six else 2)
+            raise wrong_in_list(1 if is_six else 2)
         long_lba = not is_six and bool(header.longlba & _LONGLBA)
         descriptor = LONG_LBA_BLOCK_DESCRIPTOR if long_lba else SHORT_LBA_BLOCK_DESCRIPTOR
         length = header.block_descriptor_length
         if length not in (0, descriptor.sizeof()):
-            raise _invalid(3 if is_six else 6)
+            raise wrong_in_list(3 if is_six else 6)
         end: int = layout.sizeof() + length
         if len(self._data) < end:
             raise _too_short()
@@ -112,9 +108,9 @@ class _ParameterList:
         descriptor = layout.parse(self._data[offset:])
         all_ones = (1 << 64) - 1 if long_lba else 0xFFFF_FFFF
         if descriptor.number_of_logical_blocks not in (0, all_ones, min(unit.block_count, all_ones)):
-            raise _invalid(offset)
+            raise wrong_in_list(offset)
         if descriptor.logical_block_length != unit.block_bytes:
-            raise _invalid(offset + (12 if long_lba else 5))
+            raise wrong_in_list(offset + (12 if long_lba else 5))
 
     def _page(self, offset: int) -> int:
         """Take one page; give the offset behind it."""
@@ -127,7 +123,7 @@ class _ParameterList:
         body_offset = offset + page.header_bytes
         current = self.values.get(page) or self._mode.current(page)
         if header.page_length != len(current):
-            raise _invalid(body_offset - (2 if page.subpage else 1))
+            raise wrong_in_list(body_offset - (2 if page.subpage else 1))
         body = self._data[body_offset : body_offset + len(current)]
         if len(body) < len(current):
             raise _too_short()
@@ -135,7 +131,7 @@ class _ParameterList:
         for index, (new, old, bits) in enumerate(zip(body, current, mask, strict=True)):
             wrong = (new ^ old) & ~bits & 0xFF
             if wrong:
-                raise _invalid(body_offset + index, wrong.bit_length() - 1)
+                raise wrong_in_list(body_offset + index, wrong.bit_length() - 1)
         self.values[page] = body
         return body_offset + len(body)
 
@@ -144,7 +140,7 @@ class _ParameterList:
             if (page.code, page.subpage) == (code, subpage):
                 return page
         known = any(page.code == code for page in self._mode.pages)
-        raise _invalid(offset + 1) if known and subpage else _invalid(offset, 5)
+        raise wrong_in_list(offset + 1) if known and subpage else wrong_in_list(offset, 5)
 
 
 def longest_list(mode: ModeParameters) -> int:

@@ -9,7 +9,14 @@ from construct import Const, Int8ub, Int16ub, Int32ub, Struct
 from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Reservation
 from csvd.scsi.outcome import GOOD, Outcome, Reply, Status
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, illegal_request, invalid_field_in_cdb
+from csvd.scsi.sense import (
+    Asc,
+    CheckCondition,
+    SenseKey,
+    illegal_request,
+    invalid_field_in_cdb,
+    wrong_in_list,
+)
 from csvd.scsi.target_ports import ACTIVE, AccessState, TargetPortGroup
 
 if TYPE_CHECKING:
@@ -104,9 +111,9 @@ def _set_target_port_groups(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -
         descriptor = SET_DESCRIPTOR.parse(bytes(data_out[offset : offset + whole]))
         state = descriptor.state & _STATE
         if state not in _SETTABLE:
-            raise _invalid(offset, 3)
+            raise wrong_in_list(offset, 3)
         if descriptor.target_port_group not in device.ports.groups or descriptor.target_port_group in states:
-            raise _invalid(offset + 2)
+            raise wrong_in_list(offset + 2)
         states[descriptor.target_port_group] = AccessState(state)
     before = {tag: group.state for tag, group in device.ports.groups.items()}
     if any(before[tag] is AccessState.TRANSITIONING for tag in states) or not ACTIVE & {*(before | states).values()}:
@@ -114,10 +121,6 @@ def _set_target_port_groups(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -
         raise CheckCondition(SenseKey.HARDWARE_ERROR, Asc.SET_TARGET_PORT_GROUPS_COMMAND_FAILED)
     device.set_access_states(states, by_nexus=nexus.nexus.name)
     return GOOD
-
-
-def _invalid(byte: int, bit: int | None = None) -> CheckCondition:
-    return illegal_request(Asc.INVALID_FIELD_IN_PARAMETER_LIST, FieldPointer(byte, bit, in_cdb=False))
 
 
 def _set_length(_server: DeviceServer, cdb: bytes) -> int:

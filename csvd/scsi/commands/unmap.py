@@ -16,7 +16,7 @@ from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.outcome import GOOD, Outcome
 from csvd.scsi.procedure import Procedure, Steps
 from csvd.scsi.range_locks import Claim
-from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, illegal_request
+from csvd.scsi.sense import Asc, illegal_request, wrong_in_list
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -48,10 +48,6 @@ _AT_NUMBER_OF_LOGICAL_BLOCKS: Final = 8
 _unpack = UNMAP.unpacker("flags", "parameter_list_length").unpack_from
 
 
-def _wrong(asc: Asc, byte: int) -> CheckCondition:
-    return illegal_request(asc, FieldPointer(byte, in_cdb=False))
-
-
 def ranges_of(unit: LogicalUnit, parameter_list: memoryview) -> list[tuple[int, int]]:
     """The ranges (offset_bytes, length_bytes) of a parameter list; those of no blocks are left out.
 
@@ -66,22 +62,22 @@ def ranges_of(unit: LogicalUnit, parameter_list: memoryview) -> list[tuple[int, 
     if length > len(parameter_list) - _HEADER_BYTES:
         raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR)
     if header.unmap_data_length < _HEADER_BYTES - 2 + length:
-        raise _wrong(Asc.INVALID_FIELD_IN_PARAMETER_LIST, _AT_DATA_LENGTH)
+        raise wrong_in_list(_AT_DATA_LENGTH)
     # An incomplete descriptor at the end is ignored.
     count = length // _DESCRIPTOR_BYTES
     limits = limits_of(unit)
     if count > limits.unmap_descriptors:
-        raise _wrong(Asc.INVALID_FIELD_IN_PARAMETER_LIST, _AT_DESCRIPTOR_DATA_LENGTH)
+        raise wrong_in_list(_AT_DESCRIPTOR_DATA_LENGTH)
     ranges: list[tuple[int, int]] = []
     total = 0
     for index in range(count):
         at = _HEADER_BYTES + index * _DESCRIPTOR_BYTES
         lba, blocks = _unpack_descriptor(parameter_list, at)
         if lba + blocks > unit.block_count:
-            raise _wrong(Asc.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE, at)
+            raise wrong_in_list(at, asc=Asc.LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE)
         total += blocks
         if total > limits.unmap:
-            raise _wrong(Asc.INVALID_FIELD_IN_PARAMETER_LIST, at + _AT_NUMBER_OF_LOGICAL_BLOCKS)
+            raise wrong_in_list(at + _AT_NUMBER_OF_LOGICAL_BLOCKS)
         if blocks:
             ranges.append((lba * unit.block_bytes, blocks * unit.block_bytes))
     return ranges
