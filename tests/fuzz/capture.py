@@ -12,8 +12,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.bench.targets import IQN, Export, start_csvd
+from tests.bench.targets import IQN, Export, Target, start_csvd
 from tests.fuzz.__main__ import CORPUS
+from tests.interop.guest.kit import kit
+from tests.interop.guest.machine import Guest
+from tests.interop.guest.open_iscsi import Node, OpenIscsi
 from tests.interop.programs import run
 
 MOST_BYTES = 24 << 10
@@ -80,6 +83,27 @@ def keep(name: str, streams: list[bytearray]) -> None:
         (CORPUS / f"{name}-{number}.bin").write_bytes(b"\0" + stream)
 
 
+def capture_open_iscsi(target: Target) -> None:
+    """The Linux kernel's initiator in the guest of the interop tests: ext4 and sg3_utils, without and with digests."""
+    script = """
+        mkfs.ext4 -q {0}; mkdir -p /mnt/disk; mount {0} /mnt/disk; echo something > /mnt/disk/file; sync
+        fstrim /mnt/disk; umount /mnt/disk; sg_inq {0}; sg_vpd -p bl {0}; sg_readcap -16 {0}; sg_opcodes {0}
+        sg_persist -k {0}; sg_luns {0}; sg_reset -d {0}; sg_turs {0}
+    """
+    guest = Guest(kit())
+    try:
+        for name, digest in (("open-iscsi", "None"), ("open-iscsi-digests", "CRC32C")):
+            recorder = Recorder(target.portal)
+            settings = {f"node.conn[0].iscsi.{kind}Digest": digest for kind in ("Header", "Data")}
+            node = Node(IQN, recorder.portal, settings)
+            initiator = OpenIscsi(guest)
+            guest.run(script.format(initiator.login(node)), 120)
+            initiator.logout(node)
+            keep(name, recorder.streams)
+    finally:
+        guest.end()
+
+
 def main() -> int:
     CORPUS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="csvd-capture-") as folder:
@@ -103,6 +127,7 @@ def main() -> int:
                 before = len(recorder.streams)
                 run(*command, timeout_s=120)
                 keep(name, recorder.streams[before:])
+            capture_open_iscsi(target)
     return 0
 
 

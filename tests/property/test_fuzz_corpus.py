@@ -16,8 +16,8 @@ CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.bin"))
 MUTATIONS = 15
 
 
-def test_there_is_a_corpus_of_three_initiators() -> None:
-    assert {path.name.partition("-")[0] for path in CORPUS} >= {"libiscsi", "qemu", "csv"}
+def test_there_is_a_corpus_of_four_initiators() -> None:
+    assert {path.name.partition("-")[0] for path in CORPUS} >= {"libiscsi", "open", "qemu", "csv"}
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)

@@ -21,6 +21,7 @@ from tests.soak.content import BLOCK_BYTES, ZEROS, Region
 
 OPTIONS: Final = SessionOptions(timeout_s=8.0, nop_interval_s=2.0, nop_timeout_s=6.0)
 MOST_BLOCKS: Final = 128
+ILLEGAL_REQUEST: Final = 0x5
 MISCOMPARE: Final = 0xE
 
 
@@ -66,6 +67,7 @@ class Worker:
 
         Raises:
             Mismatch: the disk held something wrong.
+            CommandFailed: the target called a command illegal.
         """
         while not self.stopping:
             try:
@@ -74,6 +76,8 @@ class Worker:
                     deed = self._chance.choices(self._deeds, self._weights)[0]
                     await deed(disk)
             except InitiatorError as error:
+                if isinstance(error, CommandFailed) and error.sense_key == ILLEGAL_REQUEST:
+                    raise
                 self._counts[f"lost: {type(error).__name__}"] += 1
                 await self._pause(self._chance.uniform(0.05, 0.5))
         await self._check_all()
