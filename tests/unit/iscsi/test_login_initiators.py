@@ -1,4 +1,8 @@
-"""The logins of initiators in use, key by key and in their order of PDUs, as they were seen on the wire."""
+"""The logins of initiators in use, key by key and in their order of PDUs.
+
+Those of open-iscsi, libiscsi and iPXE follow what was captured; those of Windows and ESXi what others report of them:
+no such initiator was here to look at.
+"""
 
 from __future__ import annotations
 
