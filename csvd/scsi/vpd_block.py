@@ -55,6 +55,9 @@ _ANC_SUP: Final = 0x02
 def block_limits(nexus: ItlNexus) -> bytes:
     """The body of page B0h."""
     limits = limits_of(nexus.unit)
+    # A granularity of one block says nothing, and QEMU 7.2 must not hear it of a disk of 4,096-byte blocks: it keeps a
+    # map of what is allocated then, asks for the status of 2 GiB that are no whole number of such blocks, and aborts.
+    coarse = limits.unmap and limits.granularity > 1
     return BLOCK_LIMITS.build(
         {
             "wsnz": limits.write_same_non_zero,
@@ -65,8 +68,8 @@ def block_limits(nexus: ItlNexus) -> bytes:
             "maximum_unmap_lba_count": limits.unmap,
             "maximum_unmap_block_descriptor_count": limits.unmap_descriptors,
             # The disk begins on a physical block, so the alignment, which is valid, is zero.
-            "optimal_unmap_granularity": limits.granularity if limits.unmap else 0,
-            "unmap_granularity_alignment": _UGAVALID if limits.unmap else 0,
+            "optimal_unmap_granularity": limits.granularity if coarse else 0,
+            "unmap_granularity_alignment": _UGAVALID if coarse else 0,
             "maximum_write_same_length": limits.write_same,
             "maximum_atomic_transfer_length": limits.atomic,
         }

@@ -35,6 +35,13 @@ def test_block_limits_of_a_full_unit_have_no_unmap_and_take_a_write_same_to_the_
     assert limits.maximum_write_same_length == 0xFFFF
 
 
+def test_a_granularity_of_one_block_is_not_reported_for_qemu_aborts_on_it() -> None:
+    client = ApplicationClient.of(a_unit(thin=True, block_bytes=4096, block_count=25_600, physical_block_bytes=4096))
+    limits = BLOCK_LIMITS.parse(client.data(BLOCK_LIMITS_PAGE)[4:])
+    assert limits.maximum_unmap_lba_count > 0
+    assert limits.optimal_unmap_granularity == limits.unmap_granularity_alignment == 0
+
+
 def test_no_limit_is_beyond_the_maximum_transfer_length() -> None:
     client = ApplicationClient.of(a_unit(maximum_transfer_bytes=16 << 10))
     limits = BLOCK_LIMITS.parse(client.data(BLOCK_LIMITS_PAGE)[4:])
