@@ -95,6 +95,13 @@ class Disk(Protocol):
     def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
         """Write the buffers one after the other; fires when they are written, with `fua` when they are durable."""
 
+    def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
+        """Write the buffers one after the other without blocking, as `write_from` without `fua` would.
+
+        Returns:
+            True when all is written. False: perhaps a part of it is, use `write_from`, which also tells what is wrong.
+        """
+
     def flush(self) -> Deferred[None]:
         """Fires when all writes that were acknowledged before the call are durable."""
 

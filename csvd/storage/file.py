@@ -6,14 +6,17 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from mmap import PAGESIZE
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.storage.calm import Calm
 from csvd.storage.direct import BounceBuffers, read_direct, write_direct
 from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.filesystem import Store, store_of
 from csvd.storage.pool import DiskPool, Job, Manner
 from csvd.storage.ranges import (
     allocation_of,
@@ -28,6 +31,15 @@ from csvd.storage.ranges import (
 _log = Logger()
 
 _RWF_NOWAIT: Final = os.RWF_NOWAIT
+_CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+_PAGE_MASK: Final = PAGESIZE - 1
+
+_MOST_INLINE_BYTES: Final = 256 << 10
+"""What is longer goes to the pool: its copy keeps the loop, and a thread can make it beside."""
+
+_WAITS_FOR_NO_READER: Final = (Store.EXT4, Store.BLOCK_DEVICE, Store.MEMORY)
+"""Where a write of whole pages needs nothing that a read under way may hold: there `Calm` can tell. XFS makes writers
+wait for the readers of a file, a network file system for its server."""
 
 
 class _FileJob(Job):
@@ -35,8 +47,10 @@ class _FileJob(Job):
 
     __slots__ = ("durable", "work")
 
-    def __init__(self, work: Callable[[], None], *, length_bytes: int = 0, durable: bool = False) -> None:
-        super().__init__(length_bytes)
+    def __init__(
+        self, work: Callable[[], None], *, length_bytes: int = 0, durable: bool = False, holds_up: bool = False
+    ) -> None:
+        super().__init__(length_bytes, holds_up=durable or holds_up)
         self.work = work
         self.durable = durable
 
@@ -44,8 +58,9 @@ class _FileJob(Job):
 class FileDisk:
     """A disk over a file descriptor; `open_disk` makes it.
 
-    Reads are served inline from the page cache where it has them, and by the pool where it has not. Writes and flushes
-    go to the pool. All that must be durable in one batch shares one fdatasync, and no two run at once.
+    Reads are served inline from the page cache where it has them, and by the pool where it has not. Writes go to the
+    page cache inline where the kernel can be asked not to wait, or where `Calm` says so; else, and with all flushes, to
+    the pool. All that must be durable in one batch shares one fdatasync, and no two run at once.
 
     When an fdatasync fails, the kernel has dropped the pages that it could not write and tells so once. Nobody can say
     then which acknowledged writes are on the disk: every later flush and every FUA write fails with the same errno,
@@ -67,6 +82,7 @@ class FileDisk:
         identity: str,
         pool: DiskPool,
         direct: bool = False,
+        calm: Calm | None = None,
     ) -> None:
         self.url = url
         self.size_bytes = size_bytes
@@ -77,6 +93,9 @@ class FileDisk:
         self._lane = pool.lane(self._run)
         self._bounce = BounceBuffers() if direct else None
         self._can_read_nowait = not direct
+        self._can_write_nowait = not direct and not read_only
+        self._write_flags = _RWF_NOWAIT
+        self._calm = calm or Calm()
         self._refuses = False
         self._closers: list[Deferred[None]] = []
         self._lost_writes: StorageError | None = None
@@ -99,7 +118,7 @@ class FileDisk:
             return False
         except OSError as error:
             # tmpfs and some network file systems cannot: every read goes to the pool. Other errors come again there.
-            self._can_read_nowait = error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS)
+            self._can_read_nowait = error.errno not in _CANNOT
             return False
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
@@ -125,8 +144,60 @@ class FileDisk:
             lambda: self._write(buffers, offset_bytes),
             length_bytes=length_bytes,
             durable=fua,
+            # The rest of its pages may have to be read, and whoever writes to the file waits for that.
+            holds_up=bool((offset_bytes | length_bytes) & _PAGE_MASK),
         )
         return self._lane.submit(job, Manner.SINGLE_FILE if fua else Manner.TOGETHER)
+
+    def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
+        """Write the buffers to the page cache; False where that may have to wait, and for whatever else is wrong.
+
+        Writes that wait in the pool are not waited for: who has both under way has asked for no order.
+        """
+        length_bytes = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        if (
+            not self._can_write_nowait
+            or length_bytes > _MOST_INLINE_BYTES
+            or offset_bytes + length_bytes > self.size_bytes
+        ):
+            return False
+        if self._write_flags:
+            return self._write_if_nowait(buffers, offset_bytes, length_bytes)
+        if self._lane.holding_up or (
+            (offset_bytes | length_bytes) & _PAGE_MASK and not self._has_ends(offset_bytes, length_bytes)
+        ):
+            return False
+        calm = self._calm
+        began_ns = calm.begin(length_bytes)
+        if not began_ns:
+            return False
+        try:
+            return os.pwritev(self._fd, buffers, offset_bytes) == length_bytes
+        except OSError:
+            return False
+        finally:
+            calm.end(began_ns)
+
+    def _write_if_nowait(self, buffers: Sequence[Buffer], offset_bytes: int, length_bytes: int) -> bool:
+        """Where the kernel takes it upon itself not to wait. What it can not do is asked for once."""
+        try:
+            return os.pwritev(self._fd, buffers, offset_bytes, self._write_flags) == length_bytes
+        except OSError as error:
+            if error.errno in _CANNOT:
+                self._write_flags = 0
+                if store_of(self._fd) not in _WAITS_FOR_NO_READER:
+                    self._can_write_nowait = False
+            return False
+
+    def _has_ends(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether the page cache has the pages that a range has only in part: else a write there waits for a read."""
+        end = offset_bytes + length_bytes
+        starts = {at & ~_PAGE_MASK for at in (offset_bytes, end) if at & _PAGE_MASK}
+        byte = bytearray(1)
+        try:
+            return all(os.preadv(self._fd, (byte,), start, _RWF_NOWAIT) == 1 for start in starts)
+        except OSError:
+            return False
 
     def flush(self) -> Deferred[None]:
         """Fires when all writes that were acknowledged before the call are durable."""
@@ -154,7 +225,9 @@ class FileDisk:
             return fail(refusal)
         runs: list[tuple[int, int, bool]] = []
         most = max(1, min(most_runs, MAX_RUNS))
-        job = _FileJob(lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, most, self.url)))
+        job = _FileJob(
+            lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, most, self.url)), holds_up=True
+        )
         return self._lane.submit(job, Manner.TOGETHER).addCallback(lambda _: runs)
 
     def prefetch(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
@@ -208,7 +281,7 @@ class FileDisk:
         if size_bytes is not None:
             # What begins from now on beyond the new end is refused: it would make the file longer again.
             self.size_bytes = min(before_bytes, size_bytes)
-        job = _FileJob(change, durable=size_bytes is not None)
+        job = _FileJob(change, durable=size_bytes is not None, holds_up=True)
         return self._lane.submit(job, Manner.SINGLE_FILE).addCallbacks(changed, failed)
 
     def close(self) -> Deferred[None]:
@@ -219,6 +292,7 @@ class FileDisk:
         self._closers.append(closed)
         if not self._refuses:
             self._refuses = True
+            self._can_write_nowait = False
             done = self._lane.when_idle()
             done.addCallback(lambda _: self._lane.submit(_FileJob(self._close_file), Manner.SINGLE_FILE))
             done.addBoth(self._tell_closers)
@@ -242,7 +316,7 @@ class FileDisk:
             return fail(refusal)
         if not length_bytes:
             return succeed(None)
-        job = _FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url))
+        job = _FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url), holds_up=True)
         return self._lane.submit(job, Manner.TOGETHER)
 
     def _read(self, buffer: memoryview, offset_bytes: int) -> None:
@@ -283,6 +357,7 @@ class FileDisk:
             except OSError as error:
                 number = error.errno or errno.EIO
                 self._lost_writes = StorageError(operation, number, where=self.url)
+                self._can_write_nowait = False
                 _log.critical(
                     "{url}: fdatasync failed, {why}: writes may be lost; flushes fail until the disk is reopened",
                     url=self.url,

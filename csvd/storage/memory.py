@@ -66,10 +66,15 @@ class MemoryDisk:
         refusal = self._check_write("write", offset_bytes, sum(map(len, buffers)))
         if refusal is not None:
             return fail(refusal)
-        for buffer in buffers:
-            self._memory[offset_bytes : offset_bytes + len(buffer)] = bytes(buffer)
-            offset_bytes += len(buffer)
+        self._write(buffers, offset_bytes)
         return succeed(None)
+
+    def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
+        """Write the buffers one after the other; False for a range outside the disk, or where it can not be written."""
+        if self._check_write("write", offset_bytes, sum(map(len, buffers))) is not None:
+            return False
+        self._write(buffers, offset_bytes)
+        return True
 
     def flush(self) -> Deferred[None]:
         """Nothing to do: it is as durable as it gets."""
@@ -103,6 +108,11 @@ class MemoryDisk:
         """Refuse new work."""
         self._closed = True
         return succeed(None)
+
+    def _write(self, buffers: Sequence[Buffer], offset_bytes: int) -> None:
+        for buffer in buffers:
+            self._memory[offset_bytes : offset_bytes + len(buffer)] = bytes(buffer)
+            offset_bytes += len(buffer)
 
     def _zero(self, operation: str, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         refusal = self._check_write(operation, offset_bytes, length_bytes)

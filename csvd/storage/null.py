@@ -68,6 +68,10 @@ class NullDisk:
         """Forget the buffers."""
         return _done(self._check_write("write", offset_bytes, sum(map(len, buffers))))
 
+    def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
+        """Forget the buffers; False for a range outside the disk, or where it can not be written."""
+        return self._check_write("write", offset_bytes, sum(map(len, buffers))) is None
+
     def flush(self) -> Deferred[None]:
         """Nothing to do."""
         return _done(self._check("flush", 0, 0))

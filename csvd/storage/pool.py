@@ -53,12 +53,18 @@ class Manner(Enum):
 
 
 class Job:
-    """Something to do in a thread. The runner sets `error` where it failed."""
+    """Something to do in a thread. The runner sets `error` where it failed.
 
-    __slots__ = ("deferred", "error", "length_bytes")
+    Args:
+        length_bytes: how much it transfers.
+        holds_up: while it is under way, others who use the disk may have to wait inside the kernel.
+    """
 
-    def __init__(self, length_bytes: int = 0) -> None:
+    __slots__ = ("deferred", "error", "holds_up", "length_bytes")
+
+    def __init__(self, length_bytes: int = 0, *, holds_up: bool = False) -> None:
         self.length_bytes = length_bytes
+        self.holds_up = holds_up
         self.error: Exception | None = None
         self.deferred: Deferred[None] = Deferred()
 
@@ -67,10 +73,15 @@ JobT = TypeVar("JobT", bound=Job)
 
 
 class Lane(Generic[JobT]):
-    """The jobs of one disk. `DiskPool.lane` makes it."""
+    """The jobs of one disk. `DiskPool.lane` makes it.
+
+    Attributes:
+        holding_up: how many unfinished jobs hold up others.
+    """
 
     def __init__(self, pool: DiskPool, run: Callable[[Sequence[JobT]], None]) -> None:
         self.run = run
+        self.holding_up = 0
         self._pool = pool
         self._queues: dict[Manner, deque[JobT]] = {manner: deque() for manner in Manner}
         self._single_file_under_way = False
@@ -83,6 +94,7 @@ class Lane(Generic[JobT]):
             return fail(StorageError("submit", errno.ESHUTDOWN, where="storage pool", why="the pool was stopped"))
         self._queues[manner].append(job)
         self._unfinished += 1
+        self.holding_up += job.holds_up
         self._pool.submitted(self)
         return job.deferred
 
@@ -117,6 +129,8 @@ class Lane(Generic[JobT]):
     def finished(self, manner: Manner, batch: Sequence[JobT]) -> None:
         """A batch came back; `settle` follows."""
         self._unfinished -= len(batch)
+        if self.holding_up:
+            self.holding_up -= sum(job.holds_up for job in batch)
         if manner is Manner.SINGLE_FILE:
             self._single_file_under_way = False
 

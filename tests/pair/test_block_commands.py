@@ -90,6 +90,7 @@ def test_a_write_and_a_read_wait_for_a_compare_and_write_of_their_blocks(
         held.append(waiting)
         return waiting.addCallback(lambda _: write_from(buffers, offset_bytes, fua=fua))
 
+    monkeypatch.setattr(pair.disk, "write_nowait", lambda *_: False)
     monkeypatch.setattr(pair.disk, "write_from", held_write)
     swap = Command(0, compare_and_write(0, 2), data_out=bytes(1024) + b"n" * 1024)
     write = pair.write(1, b"w" * BLOCK_BYTES)

@@ -20,6 +20,7 @@ def failing(pair: Pair, monkeypatch: pytest.MonkeyPatch, method: str, error: Exc
         return fail(error)
 
     monkeypatch.setattr(pair.disk, "read_nowait", lambda *_: False)
+    monkeypatch.setattr(pair.disk, "write_nowait", lambda *_: False)
     monkeypatch.setattr(pair.disk, method, broken)
 
 

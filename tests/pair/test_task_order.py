@@ -32,6 +32,9 @@ class SlowDisk(MemoryDisk):
         super().__init__(DISK_BYTES)
         self.writes: list[tuple[int, Callable[[], Any], Deferred[None]]] = []
 
+    def write_nowait(self, buffers: Sequence[Any], offset_bytes: int) -> bool:
+        return False
+
     def write_from(self, buffers: Sequence[Any], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
         """Wait."""
         ended: Deferred[None] = Deferred()

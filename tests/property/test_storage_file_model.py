@@ -44,6 +44,20 @@ class DisksAgreeWithABytearray(RuleBasedStateMachine):
         if inside:
             self.model[offset : offset + len(data)] = data
 
+    @rule(offset=OFFSETS, pieces=PIECES)
+    def write_at_once_or_not(self, offset: int, pieces: list[int]) -> None:
+        self.seed += 1
+        buffers = [bytes((self.seed + index) % 256 for index in range(piece)) for piece in pieces]
+        data = b"".join(buffers)
+        inside = offset + len(data) <= SIZE
+        for disk in self.disks:
+            if disk.write_nowait(buffers, offset):
+                assert inside
+            else:
+                self.expect(disk.write_from(buffers, offset), inside)
+        if inside:
+            self.model[offset : offset + len(data)] = data
+
     @rule(offset=OFFSETS, length=LENGTHS)
     def read(self, offset: int, length: int) -> None:
         inside = offset + length <= SIZE

@@ -69,3 +69,15 @@ def test_a_size_that_cannot_be_had_is_one_clear_error(size_bytes: int) -> None:
 
 def test_its_name_is_its_identity() -> None:
     assert MemoryDisk(512, url="memory:a").identity() == "memory:a"
+
+
+def test_a_write_without_waiting_is_made_at_once_or_not_at_all() -> None:
+    disk: Disk = MemoryDisk(4096)
+    assert disk.write_nowait((b"first ", memoryview(b"second")), 4084)
+    assert not disk.write_nowait((b"third", b"x"), 4091)
+    buffer = bytearray(12)
+    assert disk.read_nowait(memoryview(buffer), 4084)
+    assert buffer == b"first second"
+    done(disk.close())
+    assert not disk.write_nowait((b"x",), 0)
+    assert not MemoryDisk(4096, read_only=True).write_nowait((b"x",), 0)

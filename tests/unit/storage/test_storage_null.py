@@ -88,3 +88,10 @@ def test_a_read_only_one_refuses_writes_and_a_closed_one_everything(inline: Inli
     with pytest.raises(StorageError) as failed:
         inline.settle(disk.flush())
     assert failed.value.errno == errno.EBADF
+
+
+def test_a_write_without_waiting_vanishes_at_once(inline: InlinePool) -> None:
+    disk = a_null_disk(inline)
+    assert disk.write_nowait((b"x" * 4096,), 0)
+    assert not disk.write_nowait((b"x" * 4096,), disk.size_bytes - 512)
+    assert not open_disk("null:1M", pool=inline.pool, read_only=True).write_nowait((b"x" * 512,), 0)
