@@ -83,7 +83,7 @@ class InlinePool:
         return result
 
 
-def outcomes_of(*deferreds: Deferred[None]) -> list[Any]:
+def outcomes_of(*deferreds: Deferred[Any]) -> list[Any]:
     """A list into which each Deferred puts its result when it fires: None, or its exception."""
     outcomes: list[Any] = []
     for deferred in deferreds:
