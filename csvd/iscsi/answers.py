@@ -31,20 +31,20 @@ class Answers:
     def __init__(self, connection: TargetConnection) -> None:
         self._connection = connection
         self._session: Session = None  # type: ignore[assignment]  # set by begin(), before there is a task
-        self._segment_bytes = 0
-        self._burst_bytes = 0
+        self.segment_bytes = 0
+        self.burst_bytes = 0
 
     def begin(self, session: Session) -> None:
         """Enter full-feature phase, or take other parameters."""
         self._session = session
-        self._segment_bytes = self._connection.parameters.max_recv_data_segment_length
-        self._burst_bytes = session.parameters.max_burst_length
+        self.segment_bytes = self._connection.parameters.max_recv_data_segment_length
+        self.burst_bytes = session.parameters.max_burst_length
 
     def ready_to_transfer(self, task: Task) -> None:
         """Send one R2T (RFC 7143 section 11.8). It carries the next StatSN without taking it."""
         session = self._session
         session.next_transfer_tag = session.next_transfer_tag % 0x7FFFFFFF + 1
-        length = min(self._burst_bytes, task.wanted - task.received)
+        length = min(self.burst_bytes, task.wanted - task.received)
         task.target_transfer_tag = session.next_transfer_tag
         task.burst_end = task.received + length
         task.data_sn = 0
@@ -80,7 +80,7 @@ class Answers:
         session.end(task)
         add_header = connection.add_header
         exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
-        segment, burst = self._segment_bytes, self._burst_bytes
+        segment, burst = self.segment_bytes, self.burst_bytes
         offset = data_sn = 0
         view = data if len(data) == send <= segment else memoryview(data)
         while True:

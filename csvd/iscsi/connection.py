@@ -85,6 +85,8 @@ class TargetConnection:
         """There are whole PDUs left that were not taken, for there is much to send: call ``received(0, …)`` then."""
         self.events: list[Event] = []
         """What an operator should read in the log; the adapter takes it."""
+        self.express: Callable[[], bool] = _never
+        """Asked at each SCSI Command whether the adapter takes commands there by itself, from ``receiver``."""
         self.add_header: Callable[[bytes], None] = self.output.append
         """Put a header out; with digests, its digest too."""
         self.add_data: Callable[[Buffer], None] = self._add_data
@@ -104,6 +106,25 @@ class TargetConnection:
         return f"<TargetConnection {self.peer} {state} {self.session}>"
 
     # Input
+
+    @property
+    def receiver(self) -> Receiver:
+        """What was received and not taken."""
+        return self._input.receiver
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether this is a connection of a normal session, in full-feature phase."""
+        return self.session is not None and not self.session.discovery
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no digests."""
+        return type(self._input) is PduInput
+
+    def heard(self, now_s: float) -> None:
+        """The adapter has taken by itself what came."""
+        self._heard_s = now_s
 
     def receive_buffers(self) -> list[memoryview]:
         """Give the buffers to receive into, in their order."""
@@ -451,6 +472,10 @@ class TargetConnection:
 
 def _nothing() -> None:
     return None
+
+
+def _never() -> bool:
+    return False
 
 
 def gather(buffers: Sequence[Buffer]) -> bytes:

@@ -322,6 +322,24 @@ def derive(layout: Any) -> Fast:
     return Fast(struct.Struct("".join(codes)), tuple(fields))
 
 
+def picking(layout: Any, *names: str) -> struct.Struct:
+    """Derive a ``struct.Struct`` of these fields alone, named in the order of the declaration.
+
+    What is not named is passed over by unpacking, and is zero in what is packed: for the data path, where most fields
+    of a header are.
+    """
+    wanted = list(names)
+    code = ">"
+    for part in layout.subcons:
+        if wanted and part.name == wanted[0]:
+            code += derive(Struct(part)).packing.format[1:]
+            wanted.pop(0)
+        else:
+            code += f"{part.sizeof()}x"
+    assert not wanted, f"{wanted} are not fields in the order of the declaration"
+    return struct.Struct(code)
+
+
 LAYOUTS: Final[dict[Opcode, Any]] = {
     Opcode.NOP_OUT: NOP_OUT,
     Opcode.SCSI_COMMAND: SCSI_COMMAND,

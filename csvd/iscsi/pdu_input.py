@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 OUTPUT_PIECES: Final = 2048
 """Pieces of output above which no further PDU is taken before the adapter has sent them."""
 
+PLACED_BYTES: Final = 16384
+"""From this length on a data segment that has not come whole is received into its place. A shorter one is cheaper to
+wait for in the receive buffer: the few bytes that have come are moved to the front of it."""
+
+_SCSI_COMMAND: Final = int(Opcode.SCSI_COMMAND)
+
 LOGIN_DATA_SEGMENT_BYTES: Final = 16384
 """RFC 7143 section 13.12 allows 8192 before anything is declared; a little more costs nothing."""
 
@@ -77,9 +83,12 @@ class PduInput:
                 self._too_long(data_bytes)
             total = header_bytes + ((data_bytes + 3) & ~3)
             opcode = buffer[start] & OPCODE_MASK
+            if opcode == _SCSI_COMMAND and connection.express():
+                continue
             try:
                 if have < total:
-                    if have >= header_bytes and self._place(opcode, start, header_bytes, data_bytes):
+                    is_large = data_bytes >= PLACED_BYTES and have >= header_bytes
+                    if is_large and self._place(opcode, start, header_bytes, data_bytes):
                         return
                     receiver.need(total)
                     return

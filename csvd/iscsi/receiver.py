@@ -30,12 +30,21 @@ class Receiver:
         self.skip = 0
         """Bytes to drop before the next header: a data segment nobody wants, or padding."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was received is taken, and a header comes next."""
+        return self.start == self.end and self.placing is None and not self.skip
+
+    def renew(self) -> None:
+        """Begin the empty buffer anew."""
+        self.start = self.end = 0
+        if len(self.buffer) != self._usual_bytes:
+            self._resize(self._usual_bytes)
+
     def buffers(self) -> list[memoryview]:
         """Give where to receive: the destination of a placed segment first, then the own buffer."""
         if self.start == self.end:
-            self.start = self.end = 0
-            if len(self.buffer) != self._usual_bytes:
-                self._resize(self._usual_bytes)
+            self.renew()
         elif self.end == len(self.buffer):
             self._make_room()
         own = self.view[self.end :]

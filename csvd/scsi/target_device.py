@@ -228,6 +228,10 @@ class TargetDevice:
 
     # Commands
 
+    def itls_of(self, nexus: str) -> Mapping[int, ItlNexus]:
+        """The I_T_L nexuses of an open I_T nexus, by LUN field: those that had a command. Changes as they do."""
+        return self._itls[nexus]
+
     def itl_nexus(self, nexus: str, number: int) -> ItlNexus:
         """The I_T_L nexus of an open I_T nexus with a LUN that it may see."""
         return self._itl_nexus(nexus, encode_lun(number))

@@ -15,7 +15,8 @@ from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
 from csvd.storage.disk import Disk, StorageError
-from csvd.target.statistics import TargetStatistics
+from csvd.target.express import Express, Scratch
+from csvd.target.statistics import ConnectionCounter, Row, TargetStatistics
 from csvd.target.steps import FAULT, StepRunner
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from csvd.iscsi.connection import TargetConnection
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
 
@@ -41,7 +43,7 @@ class Executor:
     log = Logger()
 
     def __init__(self, device: TargetDevice, runner: StepRunner) -> None:
-        self._device = device
+        self.device = device
         self._task_set_of = device.task_set_of
         self._runner = runner
         self.statistics = TargetStatistics(device)
@@ -56,12 +58,22 @@ class Executor:
 
     def resume(self) -> None:
         """Go on with what a restart cut short."""
-        for background in self._device.resumptions():
+        for background in self.device.resumptions():
             self._runner.begin(background)
 
     def stop(self) -> None:
         """What goes on in the background goes no further."""
         self._runner.stopping = True
+
+    def row(self, lun: int, operation_code: int) -> Row:
+        """The counters of a command of a logical unit that is there."""
+        table = self._tables.get(lun)
+        row = table[operation_code] if table is not None else None
+        return self.statistics.row(lun, operation_code) if row is None else row
+
+    def express(self, engine: TargetConnection, counter: ConnectionCounter, scratch: Scratch) -> Express:
+        """The express path of a connection to this target."""
+        return Express(engine, self, counter, scratch)
 
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
@@ -110,10 +122,10 @@ class Executor:
         task.state = EXECUTING
         if task.fault is not None:
             ended()
-            self._reply(connection, task, self._device.task_failed(task.lun, *task.fault.value))
+            self._reply(connection, task, self.device.task_failed(task.lun, *task.fault.value))
             return
         try:
-            outcome = self._device.start(task.session.nexus, task.lun, task.cdb, task.data)
+            outcome = self.device.start(task.session.nexus, task.lun, task.cdb, task.data)
         except Exception:  # noqa: BLE001 - a fault of a handler costs its command, not the session
             outcome = self._handler_failed(task)
         if type(outcome) is Transfer:
@@ -144,11 +156,7 @@ class Executor:
             connection.engine.respond(task, reply.status, reply.sense)
 
     def _count(self, connection: ServerConnection, task: Task, began_ns: int, bytes_in: int) -> None:
-        table = self._tables.get(task.lun)
-        row = table[task.cdb[0]] if table is not None else None
-        if row is None:
-            row = self.statistics.row(task.lun, task.cdb[0])
-        connection.counter.count(row, began_ns, bytes_in, task.received)
+        connection.counter.count(self.row(task.lun, task.cdb[0]), began_ns, bytes_in, task.received)
 
     def _read(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
         unit = transfer.logical_unit
@@ -164,15 +172,7 @@ class Executor:
         ):
             connection.turn_bytes += length
             ended()
-            table = self._tables.get(task.lun)
-            row = table[task.cdb[0]] if table is not None else None
-            if row is None:
-                row = self.statistics.row(task.lun, task.cdb[0])
-            counter = connection.counter
-            if row is not counter.run_row:
-                counter.begin_run(row)
-            counter.run_count += 1
-            counter.run_bytes_in += length
+            connection.counter.count_run(self.row(task.lun, task.cdb[0]), 1, length, 0)
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
 
@@ -258,9 +258,13 @@ class Executor:
     def _changed(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
         connection.engine.respond(task, 0)
         if transfer.operation == WRITE and transfer.logical_unit.thin:
-            look = self._device.written(transfer, task.session.nexus)
-            if look is not None:
-                self._runner.begin(look)
+            self.changed(transfer, task.session.nexus)
+
+    def changed(self, transfer: Transfer, nexus: str) -> None:
+        """A thin logical unit has been written to: perhaps it is time to see how full it is."""
+        look = self.device.written(transfer, nexus)
+        if look is not None:
+            self._runner.begin(look)
 
     def _proceed(
         self, connection: ServerConnection, task: Task, procedure: Procedure, ended: Callable[[], None]
@@ -268,7 +272,7 @@ class Executor:
         """Run the steps of a procedure, once its ranges are its own; an aborted task goes no further."""
         if procedure.exact_data_out and task.expected_length > task.data_out_length:
             ended()
-            self._reply(connection, task, self._device.data_out_too_long(task.lun))
+            self._reply(connection, task, self.device.data_out_too_long(task.lun))
             return
         self.executing += 1
         began_ns = connection.counter.turn_ns
@@ -291,10 +295,10 @@ class Executor:
         if failure.check(StorageError):
             error = failure.value
             assert isinstance(error, StorageError)
-            reply = self._device.storage_failed(transfer, error.errno, failed_offset_bytes=error.offset_bytes)
+            reply = self.device.storage_failed(transfer, error.errno, failed_offset_bytes=error.offset_bytes)
             self.log.warn("{task}: {error}", task=task, error=error)
         else:
-            reply = self._device.storage_failed(transfer, errno.EIO)
+            reply = self.device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
         self._reply(connection, task, reply, began_ns)
 

@@ -70,10 +70,10 @@ class ConnectionCounter:
         turn_ns: when the present turn began.
         row: of all commands.
         errors: by `error_name`.
-        run_row, run_count, run_bytes_in: the run that goes on.
+        run_row, run_count, run_bytes_in, run_bytes_out: the run that goes on.
     """
 
-    __slots__ = ("errors", "row", "run_bytes_in", "run_count", "run_row", "turn_ns")
+    __slots__ = ("errors", "row", "run_bytes_in", "run_bytes_out", "run_count", "run_row", "turn_ns")
 
     def __init__(self) -> None:
         self.turn_ns = perf_counter_ns()
@@ -82,11 +82,16 @@ class ConnectionCounter:
         self.run_row: Row = new_row()
         self.run_count = 0
         self.run_bytes_in = 0
+        self.run_bytes_out = 0
 
-    def begin_run(self, row: Row) -> None:
-        """End the run that goes on, and begin another one."""
-        self.end_run()
-        self.run_row = row
+    def count_run(self, row: Row, count: int, bytes_in: int, bytes_out: int) -> None:
+        """Count commands of one kind that are answered at once."""
+        if row is not self.run_row:
+            self.end_run()
+            self.run_row = row
+        self.run_count += count
+        self.run_bytes_in += bytes_in
+        self.run_bytes_out += bytes_out
 
     def end_run(self) -> None:
         """Count what was answered at once."""
@@ -95,14 +100,16 @@ class ConnectionCounter:
             return
         elapsed_ns = perf_counter_ns() - self.turn_ns
         bucket = FIRST_BUCKET + (elapsed_ns >> BUCKET_SHIFT).bit_length()
-        row, mine, bytes_in = self.run_row, self.row, self.run_bytes_in
+        row, mine, bytes_in, bytes_out = self.run_row, self.row, self.run_bytes_in, self.run_bytes_out
         row[BYTES_IN] += bytes_in
         mine[BYTES_IN] += bytes_in
+        row[BYTES_OUT] += bytes_out
+        mine[BYTES_OUT] += bytes_out
         row[NANOSECONDS] += elapsed_ns * count
         mine[NANOSECONDS] += elapsed_ns * count
         row[bucket] += count
         mine[bucket] += count
-        self.run_count = self.run_bytes_in = 0
+        self.run_count = self.run_bytes_in = self.run_bytes_out = 0
 
     def count(self, row: Row, began_ns: int, bytes_in: int, bytes_out: int) -> None:
         """Count one command that is answered now."""

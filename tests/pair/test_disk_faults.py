@@ -76,7 +76,7 @@ def test_a_handler_that_fails_costs_its_command_and_not_the_session(monkeypatch:
     def broken(*_: Any) -> Any:
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(pair.executor._device, "start", broken)
+    monkeypatch.setattr(pair.executor.device, "start", broken)
     command, _ = pair.read(0, 1)
     pair.ask(command)
     assert command.status == 2

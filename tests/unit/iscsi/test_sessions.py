@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from csvd.iscsi import pdu_input
 from csvd.iscsi.access import Access
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus, Opcode
@@ -370,7 +371,10 @@ def test_sessions_that_have_ended_count_while_a_disk_is_at_their_tasks() -> None
 
 
 @pytest.mark.parametrize("immediate", [0x40, 0])
-def test_a_command_that_is_aborted_while_its_immediate_data_comes_leaves_nothing_behind(immediate: int) -> None:
+def test_a_command_that_is_aborted_while_its_immediate_data_comes_leaves_nothing_behind(
+    immediate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pdu_input, "PLACED_BYTES", 0)  # so that it is known before all of it has come
     wire = Wire()
     end, other = wire.connect(), wire.connect()
     end.login(InitialR2T="No")

@@ -134,17 +134,14 @@ def test_totals_of_nothing_are_zeros() -> None:
 def test_what_is_answered_in_one_turn_is_counted_together_and_the_next_run_apart() -> None:
     counter = ConnectionCounter()
     first, second = new_row(), new_row()
-    counter.begin_run(first)
-    for _ in range(3):
-        counter.run_count += 1
-        counter.run_bytes_in += 512
-    counter.begin_run(second)
-    counter.run_count += 1
+    counter.count_run(first, 1, 512, 0)
+    counter.count_run(first, 2, 1024, 0)
+    counter.count_run(second, 1, 0, 8192)
     counter.end_run()
     counter.end_run()
     counter.count(second, counter.turn_ns, 0, 4096)
     assert (totals_of([first]).count, totals_of([first]).bytes_in) == (3, 1536)
-    assert (totals_of([second]).count, totals_of([second]).bytes_out) == (2, 4096)
+    assert (totals_of([second]).count, totals_of([second]).bytes_out) == (2, 12288)
     mine = totals_of([counter.row])
-    assert (mine.count, mine.bytes_in, mine.bytes_out) == (5, 1536, 4096)
+    assert (mine.count, mine.bytes_in, mine.bytes_out) == (5, 1536, 12288)
     assert mine.nanoseconds == first[NANOSECONDS] + second[NANOSECONDS]

@@ -1,0 +1,340 @@
+"""The express path: a READ or WRITE that can be answered at once, from the receive buffer to its answer in one loop.
+
+Most commands of a busy target are alike: READ(10), READ(16), WRITE(10) or WRITE(16), next in CmdSN order, with all
+their data there, of a nexus and a logical unit about which nothing is to be looked at, on a disk that has the range at
+hand. For such a command no object is made but the tuple of its fields: it never enters the task set, for its answer
+stands in the output before anybody could ask for it. Whatever is different in any way is left where it is, for the
+engine, the device server and the executor, which know everything; so each condition here may be too strict, and none
+may be too lax.
+
+Data-In is read behind the place of its header, so that all answers of a turn lie in one buffer and go out by one
+``send`` of one piece. The buffer is one for all connections: at the end of a turn it is free again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, DataInFlag, Opcode
+from csvd.iscsi.layouts import DATA_IN, SCSI_COMMAND, SCSI_RESPONSE, picking
+from csvd.scsi.cdb import CdbLayout
+from csvd.scsi.commands.media import DPO, TRANSFER_10, TRANSFER_16
+from csvd.scsi.outcome import WRITE, Transfer
+
+if TYPE_CHECKING:
+    from csvd.iscsi.connection import TargetConnection
+    from csvd.scsi.logical_unit import LogicalUnit
+    from csvd.scsi.threshold_watch import ThresholdWatch
+    from csvd.target.executor import Executor
+    from csvd.target.statistics import ConnectionCounter, Row
+
+EXPRESS_BYTES: Final = 64 * 1024
+"""The longest transfer that is taken; for larger ones what a command costs beside its data matters little."""
+SCRATCH_BYTES: Final = 256 * 1024
+"""Answers of one ``send``. More would fall out of the processor's cache before it is sent."""
+MERGED_WRITES: Final = 64
+"""The most adjacent writes that go to the disk as one."""
+
+_CDB_OFFSET: Final = 32
+"""Where the CDB stands in a SCSI Command (RFC 7143 section 11.3)."""
+_SERIAL_TOP: Final = 2**32 - 2**14
+"""Sequence numbers from here on may come to their wrap within one receive buffer; the engine takes them over it."""
+
+# Plain numbers: an IntFlag makes an object of each result.
+_SCSI_COMMAND: Final = int(Opcode.SCSI_COMMAND)
+_DATA_IN: Final = int(Opcode.DATA_IN)
+_SCSI_RESPONSE: Final = int(Opcode.SCSI_RESPONSE)
+_FINAL: Final = int(FINAL)
+_DATA_IN_GOOD: Final = int(FINAL | DataInFlag.STATUS)
+_PLAIN_READ: Final = int(FINAL | CommandFlag.READ)
+_PLAIN_WRITE: Final = int(FINAL | CommandFlag.WRITE)
+_PLAIN_FLAGS: Final = 0xFE
+"""All flags but the lowest bit of ATTR: untagged and simple tasks are alike (RFC 7143 section 11.3.1)."""
+_CDB_FLAGS: Final = 0xFF & ~DPO
+"""What must be zero in byte 1 of the CDB: protection and FUA. DPO is a hint that the page cache has no use for."""
+
+_pack_data_in: Final = picking(
+    DATA_IN,
+    "opcode",
+    "flags",
+    "lengths",
+    "initiator_task_tag",
+    "target_transfer_tag",
+    "stat_sn",
+    "exp_cmd_sn",
+    "max_cmd_sn",
+).pack_into
+_pack_response: Final = picking(
+    SCSI_RESPONSE, "opcode", "flags", "initiator_task_tag", "stat_sn", "exp_cmd_sn", "max_cmd_sn"
+).pack_into
+
+
+def _command(cdb: CdbLayout) -> struct.Struct:
+    """What is to be known of a SCSI Command with such a CDB, by one ``unpack_from``."""
+    header = picking(
+        SCSI_COMMAND,
+        "opcode",
+        "flags",
+        "lengths",
+        "lun",
+        "initiator_task_tag",
+        "expected_data_transfer_length",
+        "cmd_sn",
+    ).format.removesuffix("16x")
+    fields = cdb.unpacker("flags", "logical_block_address", "transfer_length", "control").format
+    return struct.Struct(header + fields.removeprefix(">"))
+
+
+_UNPACK: Final[dict[int, Any]] = {
+    code: _command(layout).unpack_from
+    for code, layout in ((0x28, TRANSFER_10), (0x88, TRANSFER_16), (0x2A, TRANSFER_10), (0x8A, TRANSFER_16))
+}
+"""By operation code."""
+_READS: Final = frozenset((0x28, 0x88))
+
+
+class Scratch:
+    """Where the answers of a turn are put together.
+
+    Attributes:
+        used: how much of it holds answers that were not sent yet.
+    """
+
+    __slots__ = ("buffer", "used", "view")
+
+    def __init__(self, size_bytes: int = SCRATCH_BYTES) -> None:
+        self.buffer = bytearray(size_bytes)
+        self.view = memoryview(self.buffer)
+        self.used = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be no room for one more answer."""
+        return self.used > len(self.buffer) - EXPRESS_BYTES - BHS_BYTES
+
+
+class _Road(NamedTuple):
+    """What commands of one operation code to one LUN field meet, as long as nothing is in their way."""
+
+    unit: LogicalUnit
+    row: Row
+    block_bytes: int
+    block_count: int
+    most_bytes: int
+    watch: ThresholdWatch | None
+
+
+class Express:
+    """The express path of one connection in full-feature phase, without digests.
+
+    Args:
+        engine: of the connection.
+        executor: of its session's target.
+        counter: of the connection.
+        scratch: for the answers; whoever calls `run` sends what is in it, and then has it empty.
+
+    Attributes:
+        disk_waits: a disk did not take a WRITE at once: no other one is offered to it before the next turn.
+    """
+
+    __slots__ = ("_counter", "_engine", "_executor", "_itls", "_session", "disk_waits", "receiver", "scratch")
+
+    def __init__(
+        self, engine: TargetConnection, executor: Executor, counter: ConnectionCounter, scratch: Scratch
+    ) -> None:
+        assert engine.session is not None
+        self._engine = engine
+        self._session = engine.session
+        self._executor = executor
+        self._counter = counter
+        self._itls = executor.device.itls_of(engine.session.nexus)
+        self.receiver = engine.receiver
+        self.scratch = scratch
+        self.disk_waits = False
+
+    def run(self) -> bool:
+        """Take and answer commands from the start of what was received, up to the first that is not for here.
+
+        Gives whether any was taken; the answers stand in the scratch buffer, behind what was there.
+        """
+        session, engine, receiver = self._session, self._engine, self.receiver
+        if session.held or session.fences or session.predecessors or engine.closing:
+            return False
+        begin, buffer = receiver.start, receiver.buffer
+        while receiver.end - receiver.start >= BHS_BYTES:
+            exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
+            # A command that is answered at once takes no place of the queue: both ends of the window move on by one.
+            if not max_cmd_sn + 1 - exp_cmd_sn == session.queue_depth - len(session.tasks) > 0:
+                break
+            if max_cmd_sn > _SERIAL_TOP or engine.stat_sn > _SERIAL_TOP:
+                break
+            start = receiver.start
+            code = buffer[start + _CDB_OFFSET]
+            unpack = _UNPACK.get(code)
+            if unpack is None:
+                break
+            if code in _READS:
+                self._read(code, unpack)
+            elif self.disk_waits:
+                break
+            else:
+                self._write(code, unpack)
+            if receiver.start == start:
+                break
+        return receiver.start != begin
+
+    def _road(self, lun: int, code: int) -> _Road | None:
+        """See whether commands may go straight to the disk; None where something must be looked at first."""
+        itl = self._itls.get(lun)
+        if itl is None or itl.interrupted or code not in itl.commands:
+            return None
+        unit, server = itl.unit, itl.server
+        if unit.locks.contended or not server.task_set.is_free:
+            return None
+        answers = self._engine.answers
+        most_bytes = min(answers.segment_bytes, answers.burst_bytes, EXPRESS_BYTES, unit.maximum_transfer_bytes)
+        watch = None
+        if code not in _READS:
+            if server.write_protected or server.write_through:
+                return None
+            parameters = self._session.parameters
+            most_bytes = min(
+                parameters.first_burst_length if parameters.immediate_data else 0,
+                EXPRESS_BYTES,
+                unit.maximum_transfer_bytes,
+            )
+            if unit.thin:
+                watch = server.threshold_watch
+        return _Road(unit, self._executor.row(lun, code), unit.block_bytes, unit.block_count, most_bytes, watch)
+
+    def _read(self, code: int, unpack: Any) -> None:
+        """READs of one operation code and one LUN, one after the other."""
+        session, engine, receiver, scratch = self._session, self._engine, self.receiver, self.scratch
+        buffer, start, last = receiver.buffer, receiver.start, receiver.end - BHS_BYTES
+        out, view, place, room = scratch.buffer, scratch.view, scratch.used, len(scratch.buffer)
+        exp_cmd_sn, max_cmd_sn, stat_sn = session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn
+        tasks, first_sn, first_place, lun, road = session.tasks, stat_sn, place, -1, None
+        while start <= last and buffer[start + _CDB_OFFSET] == code:
+            opcode, flags, lengths, its_lun, tag, expected, cmd_sn, cdb_flags, lba, blocks, control = unpack(
+                buffer, start
+            )
+            if its_lun != lun:
+                if road is not None or (road := self._road(its_lun, code)) is None:
+                    break
+                lun = its_lun
+                _, _, block_bytes, block_count, most_bytes, _ = road
+                read_nowait = road.unit.device.read_nowait
+            end = place + BHS_BYTES + expected
+            if (
+                opcode != _SCSI_COMMAND
+                or cmd_sn != exp_cmd_sn
+                or flags & _PLAIN_FLAGS != _PLAIN_READ
+                or lengths
+                or cdb_flags & _CDB_FLAGS
+                or control
+                or not 0 < expected <= most_bytes
+                or blocks * block_bytes != expected
+                or lba + blocks > block_count
+                or end > room
+                or tag in tasks
+                or not read_nowait(view[place + BHS_BYTES : end], lba * block_bytes)
+            ):
+                break
+            exp_cmd_sn += 1
+            max_cmd_sn += 1
+            _pack_data_in(
+                out, place, _DATA_IN, _DATA_IN_GOOD, expected, tag, RESERVED_TAG, stat_sn, exp_cmd_sn, max_cmd_sn
+            )
+            stat_sn += 1
+            place = end
+            start += BHS_BYTES
+        count = stat_sn - first_sn
+        if count:
+            assert road is not None
+            session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
+            receiver.start, scratch.used = start, place
+            self._counter.count_run(road.row, count, place - first_place - count * BHS_BYTES, 0)
+
+    def _write(self, code: int, unpack: Any) -> None:
+        """WRITEs of one operation code and one LUN whose data has come with them. Those that are adjacent on the disk
+        go to it as one; what it does not take at once is not taken from the receive buffer either."""
+        session, receiver, scratch = self._session, self.receiver, self.scratch
+        buffer, received, start, last = receiver.buffer, receiver.view, receiver.start, receiver.end
+        tasks, exp_cmd_sn, lun, road = session.tasks, session.exp_cmd_sn, -1, None
+        room = (len(scratch.buffer) - scratch.used) // BHS_BYTES
+        pieces: list[memoryview] = []
+        tags: list[int] = []
+        offset_bytes = end_bytes = written_bytes = count = 0
+        write_nowait: Any = None
+        while last - start >= BHS_BYTES and buffer[start + _CDB_OFFSET] == code:
+            opcode, flags, lengths, its_lun, tag, expected, cmd_sn, cdb_flags, lba, blocks, control = unpack(
+                buffer, start
+            )
+            if its_lun != lun:
+                if road is not None or (road := self._road(its_lun, code)) is None:
+                    break
+                lun = its_lun
+                _, _, block_bytes, block_count, most_bytes, _ = road
+                write_nowait = road.unit.device.write_nowait
+            behind = start + BHS_BYTES + expected
+            if (
+                opcode != _SCSI_COMMAND
+                or cmd_sn != exp_cmd_sn
+                or flags & _PLAIN_FLAGS != _PLAIN_WRITE
+                or lengths != expected
+                or cdb_flags & _CDB_FLAGS
+                or control
+                or not 0 < expected <= most_bytes
+                or blocks * block_bytes != expected
+                or lba + blocks > block_count
+                or behind > last
+                or tag in tasks
+                or count + len(tags) >= room
+            ):
+                break
+            if lba * block_bytes != end_bytes or len(pieces) >= MERGED_WRITES:
+                if pieces:
+                    if not write_nowait(pieces, offset_bytes):
+                        self.disk_waits = True
+                        pieces.clear()
+                        break
+                    self._written(tags)
+                    count += len(tags)
+                    written_bytes += end_bytes - offset_bytes
+                    receiver.start = start
+                    pieces.clear()
+                    tags.clear()
+                offset_bytes = end_bytes = lba * block_bytes
+            pieces.append(received[start + BHS_BYTES : behind])
+            tags.append(tag)
+            end_bytes += expected
+            exp_cmd_sn += 1
+            start = behind
+        if pieces:
+            if write_nowait(pieces, offset_bytes):
+                self._written(tags)
+                count += len(tags)
+                written_bytes += end_bytes - offset_bytes
+                receiver.start = start
+            else:
+                self.disk_waits = True
+        if count:
+            assert road is not None
+            self._counter.count_run(road.row, count, 0, written_bytes)
+            if road.watch is not None:
+                self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), session.nexus)
+
+    def _written(self, tags: list[int]) -> None:
+        """Answer WRITEs that are done, in their order (RFC 7143 section 11.4)."""
+        session, engine, scratch = self._session, self._engine, self.scratch
+        out, place = scratch.buffer, scratch.used
+        exp_cmd_sn, max_cmd_sn, stat_sn = session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn
+        for tag in tags:
+            exp_cmd_sn += 1
+            max_cmd_sn += 1
+            _pack_response(out, place, _SCSI_RESPONSE, _FINAL, tag, stat_sn, exp_cmd_sn, max_cmd_sn)
+            stat_sn += 1
+            place += BHS_BYTES
+        session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
+        scratch.used = place
