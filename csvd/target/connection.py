@@ -145,14 +145,14 @@ class ServerConnection(FileDescriptor):
         count = self._socket.recv_into(receiver.buffer)
         if not count:
             raise ConnectionResetError
-        turn_ns = self.counter.turn_ns = perf_counter_ns()
+        self.counter.turn_ns = perf_counter_ns()
         receiver.end = count
         express.disk_waits = False
         while express.run() and scratch.is_full and not self.disconnected:
             self._send_scratch()
         is_more = count == len(receiver.buffer)
         if receiver.start == count:
-            self.engine.heard(turn_ns / 1e9)
+            self.engine.heard(self.reactor.seconds())
             self._send_scratch()
             self.counter.end_run()
             return is_more
@@ -167,6 +167,11 @@ class ServerConnection(FileDescriptor):
         express, scratch = self._express, self.scratch
         if express is None or not self._in_turn:
             return False
+        # Nothing may overtake a task that is to be executed: it may be an ordered one, or change what holds for others.
+        if self.engine.ready or self._tasks:
+            self._execute()
+            if self.disconnected or self._tasks:
+                return self.disconnected
         first = scratch.used
         if not express.run():
             return False
@@ -176,22 +181,9 @@ class ServerConnection(FileDescriptor):
     def _run(self) -> None:
         """Execute what is ready, as far as there is room for the answers; send; see whether to read on."""
         engine = self.engine
-        if engine.ready:
-            self._tasks.extend(engine.ready)
-            engine.ready.clear()
         if self._executor is None and engine.is_normal:
             self._begin(engine)
-        while self._tasks and self._may_execute():
-            task = self._tasks.popleft()
-            if task.aborted:
-                continue
-            assert self._executor is not None
-            self._executor.execute(self, task)
-            if engine.output and self._outgoing_is_large():
-                self._send()
-            if engine.ready:
-                self._tasks.extend(engine.ready)
-                engine.ready.clear()
+        self._execute()
         self._send()
         if self.counter.run_count:
             self.counter.end_run()
@@ -208,6 +200,24 @@ class ServerConnection(FileDescriptor):
         elif self._unsent_bytes <= HELD_BYTES and (engine.paused or (self._tasks and self.turn_bytes > TURN_BYTES)):
             # Others have their turn first.
             self._ask_for_turn()
+
+    def _execute(self) -> None:
+        """Execute what is ready, as far as there is room for the answers."""
+        engine = self.engine
+        if engine.ready:
+            self._tasks.extend(engine.ready)
+            engine.ready.clear()
+        while self._tasks and self._may_execute():
+            task = self._tasks.popleft()
+            if task.aborted:
+                continue
+            assert self._executor is not None
+            self._executor.execute(self, task)
+            if engine.output and self._outgoing_is_large():
+                self._send()
+            if engine.ready:
+                self._tasks.extend(engine.ready)
+                engine.ready.clear()
 
     def _begin(self, engine: TargetConnection) -> None:
         """The session is there: from now on there are tasks to execute."""
