@@ -171,7 +171,7 @@ class ServerConnection(FileDescriptor):
         if self.engine.ready or self._tasks:
             self._execute()
             if self.disconnected or self._tasks:
-                return self.disconnected
+                return bool(self.disconnected)
         first = scratch.used
         if not express.run():
             return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from construct import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +37,7 @@ def test_what_is_picked_of_a_layout_is_what_the_declaration_reads(
 @given(st.sampled_from([0x28, 0x88, 0x2A, 0x8A]), HEADERS)
 def test_a_command_is_read_as_its_two_declarations_read_it(code: int, header: bytes) -> None:
     pdu: Any = SCSI_COMMAND.parse(header)
-    layout: Struct[Any, Any] = (TRANSFER_10 if code in (0x28, 0x2A) else TRANSFER_16).construct
+    layout: Any = (TRANSFER_10 if code in (0x28, 0x2A) else TRANSFER_16).construct
     cdb = layout.parse(pdu.cdb)
     assert express._UNPACK[code](header, 0) == (
         pdu.opcode,
