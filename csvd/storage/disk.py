@@ -95,6 +95,12 @@ class Disk(Protocol):
     def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
         """Write the buffers one after the other; fires when they are written, with `fua` when they are durable."""
 
+    def cached(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether the page cache has all of a range, so that sendfile from the disk's descriptor need not wait.
+
+        False where nobody can tell, and of a disk without a descriptor.
+        """
+
     def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
         """Write the buffers one after the other without blocking, as `write_from` without `fua` would.
 

@@ -27,6 +27,7 @@ from csvd.storage.ranges import (
     write_range,
     zero_range,
 )
+from csvd.storage.resident import Residency
 
 _log = Logger()
 
@@ -96,6 +97,7 @@ class FileDisk:
         self._can_write_nowait = not direct and not read_only
         self._write_flags = _RWF_NOWAIT
         self._calm = calm or Calm()
+        self._resident = None if direct else Residency(fd)
         self._refuses = False
         self._closers: list[Deferred[None]] = []
         self._lost_writes: StorageError | None = None
@@ -148,6 +150,15 @@ class FileDisk:
             holds_up=bool((offset_bytes | length_bytes) & _PAGE_MASK),
         )
         return self._lane.submit(job, Manner.SINGLE_FILE if fua else Manner.TOGETHER)
+
+    def cached(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether the page cache has all of a range, so that sendfile need not wait; never with `direct`."""
+        return (
+            self._resident is not None
+            and not self._refuses
+            and offset_bytes + length_bytes <= self.size_bytes
+            and self._resident.has(offset_bytes, length_bytes)
+        )
 
     def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
         """Write the buffers to the page cache; False where that may have to wait, and for whatever else is wrong.
@@ -372,6 +383,8 @@ class FileDisk:
     def _close_file(self) -> None:
         error = None if self.read_only else self._synchronize("close")
         fd, self._fd = self._fd, -1
+        if self._resident is not None:
+            self._resident.close()
         try:
             os.close(fd)
         except OSError as failure:

@@ -69,6 +69,10 @@ class MemoryDisk:
         self._write(buffers, offset_bytes)
         return succeed(None)
 
+    def cached(self, offset_bytes: int, length_bytes: int) -> bool:
+        """False: it has no descriptor."""
+        return False
+
     def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
         """Write the buffers one after the other; False for a range outside the disk, or where it can not be written."""
         if self._check_write("write", offset_bytes, sum(map(len, buffers))) is not None:

@@ -68,6 +68,10 @@ class NullDisk:
         """Forget the buffers."""
         return _done(self._check_write("write", offset_bytes, sum(map(len, buffers))))
 
+    def cached(self, offset_bytes: int, length_bytes: int) -> bool:
+        """False: it has no descriptor."""
+        return False
+
     def write_nowait(self, buffers: Sequence[Buffer], offset_bytes: int) -> bool:
         """Forget the buffers; False for a range outside the disk, or where it can not be written."""
         return self._check_write("write", offset_bytes, sum(map(len, buffers))) is None
