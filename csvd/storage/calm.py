@@ -8,7 +8,11 @@ devices refuse that for buffered writes (EOPNOTSUPP in Linux 6.18). A buffered w
   below the lower one, which is the rule here;
 - for the journal, and for a device that has to read the rest of a block first. The caller knows of its own flushes and
   of blocks in part. What others do to the file system shows in the time that a write takes, and in nothing else: so
-  every write is timed, and after a long one writes are not made in the loop for a while.
+  every write is timed, and after long ones writes are not made in the loop for a while.
+
+A write is long, too, when its thread lost the processor to another one: on a busy machine that is the rule (beside one
+busy process some 60 a second, of 1 to 18 ms, were seen with no wait among them). The kernel counts both apart: a thread
+that waits switches voluntarily. To ask costs a third of a write, so it is asked for a while after a long one only.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from mmap import PAGESIZE
+from resource import RUSAGE_THREAD, getrusage
 from time import perf_counter_ns
 from typing import Final
 
@@ -27,7 +32,11 @@ and the one at which the kernel throttles there is a twentieth of the memory tha
 _LONG_NS: Final = 1_000_000
 """A write that takes longer counts. A 4 KiB one takes 3 to 8 µs, 256 KiB 40 to 70."""
 _MOST_LONG_NS: Final = 10_000_000
-"""So much of long writes is too much. One that lost the processor, or waits for the interpreter, loses some ms."""
+"""So much waiting is too much."""
+_LOST_NS: Final = 40_000_000
+"""A write that takes this long counts whatever the reason; the first long one of less is not known to have waited."""
+_WATCH_NS: Final = 1_000_000_000
+"""How long the switches of the thread are asked for after a long write."""
 _FORGIVEN: Final = 16
 """For each 16 ns that pass, one ns of a long write is forgiven."""
 
@@ -57,12 +66,18 @@ def room_in(vmstat: bytes) -> int:
     return max(0, threshold - dirty - writeback) * PAGESIZE
 
 
+def voluntary_switches() -> int:
+    """How often this thread has waited for anything."""
+    return getrusage(RUSAGE_THREAD).ru_nvcsw
+
+
 class Calm:
     """Whether writes of one disk may be made in the loop.
 
     Args:
         clock_ns: a clock that only grows.
         room_bytes: how much more the system takes before it could throttle.
+        switches: how often the thread has waited until now.
     """
 
     __slots__ = (
@@ -75,6 +90,9 @@ class Calm:
         "_pause_ns",
         "_resume_ns",
         "_room_bytes",
+        "_switches",
+        "_switches_before",
+        "_watch_ns",
     )
 
     def __init__(
@@ -82,9 +100,13 @@ class Calm:
         *,
         clock_ns: Callable[[], int] = perf_counter_ns,
         room_bytes: Callable[[], int] = dirty_room_bytes,
+        switches: Callable[[], int] = voluntary_switches,
     ) -> None:
         self._clock_ns = clock_ns
         self._room_bytes = room_bytes
+        self._switches = switches
+        self._switches_before: int | None = None
+        self._watch_ns = 0
         self._is_calm = True
         self._look_ns = 0
         self._left_bytes = 0
@@ -105,6 +127,8 @@ class Calm:
         if not self._is_calm:
             return 0
         self._left_bytes -= length_bytes
+        if now_ns < self._watch_ns:
+            self._switches_before = self._switches()
         return now_ns
 
     def end(self, began_ns: int) -> None:
@@ -119,6 +143,10 @@ class Calm:
         self._is_calm = self._room_bytes() >= _LOOK_BYTES
 
     def _was_long(self, began_ns: int, now_ns: int) -> None:
+        before = self._switches_before
+        self._watch_ns, self._switches_before = now_ns + _WATCH_NS, None
+        if now_ns - began_ns < _LOST_NS and (before is None or self._switches() == before):
+            return
         forgiven_ns = (began_ns - self._long_seen_ns) // _FORGIVEN
         self._long_ns = max(0, self._long_ns - forgiven_ns) + now_ns - began_ns
         self._long_seen_ns = now_ns
@@ -132,6 +160,7 @@ class Calm:
             self._pause_ns = (2 * self._pause_ns) >> min(calm_times, 8)
         self._pause_ns = min(max(self._pause_ns, _SHORTEST_PAUSE_NS), _LONGEST_PAUSE_NS)
         self._resume_ns = now_ns + self._pause_ns
+        self._watch_ns = self._resume_ns + _WATCH_NS
         self._long_ns = 0
         self._is_calm = False
         self._look_ns = self._resume_ns

@@ -14,7 +14,8 @@ Data-In is read behind the place of its header, so that all answers of a turn li
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, DataInFlag, Opcode
 from csvd.iscsi.layouts import DATA_IN, SCSI_COMMAND, SCSI_RESPONSE, picking
@@ -24,8 +25,8 @@ from csvd.scsi.outcome import WRITE, Transfer
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import TargetConnection
-    from csvd.scsi.logical_unit import LogicalUnit
-    from csvd.scsi.threshold_watch import ThresholdWatch
+    from csvd.scsi.device_server import ItlNexus
+    from csvd.storage.disk import Disk
     from csvd.target.executor import Executor
     from csvd.target.statistics import ConnectionCounter, Row
 
@@ -114,15 +115,41 @@ class Scratch:
         return self.used > len(self.buffer) - EXPRESS_BYTES - BHS_BYTES
 
 
-class _Road(NamedTuple):
-    """What commands of one operation code to one LUN field meet, as long as nothing is in their way."""
+class _Road:
+    """What commands of one operation code to one LUN field meet, as long as nothing is in their way.
 
-    unit: LogicalUnit
-    row: Row
-    block_bytes: int
-    block_count: int
-    most_bytes: int
-    watch: ThresholdWatch | None
+    Attributes:
+        block_bytes: logical block length.
+        most_bytes: the longest transfer that is taken here.
+        nowait: `read_nowait` or `write_nowait` of the disk.
+        row: their counters.
+        unit: where they go.
+    """
+
+    __slots__ = ("_is_write", "_itl", "_server", "block_bytes", "most_bytes", "nowait", "row", "unit")
+
+    def __init__(self, itl: ItlNexus, row: Row, most_bytes: int, *, is_write: bool) -> None:
+        unit = itl.unit
+        self._itl = itl
+        self._server = itl.server
+        self._is_write = is_write
+        self.unit = unit
+        self.row = row
+        self.block_bytes = unit.block_bytes
+        self.most_bytes = min(most_bytes, EXPRESS_BYTES, unit.maximum_transfer_bytes)
+        disk: Disk = unit.device
+        self.nowait: Callable[[Any, int], bool] = disk.write_nowait if is_write else disk.read_nowait
+
+    def is_open(self, itl: ItlNexus | None) -> bool:
+        """Whether a command may go straight to the disk now, where this is its I_T_L nexus."""
+        server = self._server
+        return (
+            itl is self._itl
+            and not itl.interrupted
+            and not self.unit.locks.contended
+            and server.task_set.is_free
+            and not (self._is_write and (server.write_protected or server.write_through))
+        )
 
 
 class Express:
@@ -138,7 +165,18 @@ class Express:
         disk_waits: a disk did not take a WRITE at once: no other one is offered to it before the next turn.
     """
 
-    __slots__ = ("_counter", "_engine", "_executor", "_itls", "_session", "disk_waits", "receiver", "scratch")
+    __slots__ = (
+        "_counter",
+        "_engine",
+        "_executor",
+        "_itls",
+        "_roads",
+        "_segment_bytes",
+        "_session",
+        "disk_waits",
+        "receiver",
+        "scratch",
+    )
 
     def __init__(
         self, engine: TargetConnection, executor: Executor, counter: ConnectionCounter, scratch: Scratch
@@ -149,6 +187,8 @@ class Express:
         self._executor = executor
         self._counter = counter
         self._itls = executor.device.itls_of(engine.session.nexus)
+        self._segment_bytes = 0
+        self._roads: dict[tuple[int, int], _Road] = {}
         self.receiver = engine.receiver
         self.scratch = scratch
         self.disk_waits = False
@@ -161,6 +201,9 @@ class Express:
         session, engine, receiver = self._session, self._engine, self.receiver
         if session.held or session.fences or session.predecessors or engine.closing:
             return False
+        if engine.answers.segment_bytes != self._segment_bytes:  # the initiator has declared another one
+            self._segment_bytes = engine.answers.segment_bytes
+            self._roads.clear()
         begin, buffer = receiver.start, receiver.buffer
         while receiver.end - receiver.start >= BHS_BYTES:
             exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
@@ -187,26 +230,19 @@ class Express:
     def _road(self, lun: int, code: int) -> _Road | None:
         """See whether commands may go straight to the disk; None where something must be looked at first."""
         itl = self._itls.get(lun)
-        if itl is None or itl.interrupted or code not in itl.commands:
+        road = self._roads.get((lun, code))
+        if road is not None and road.is_open(itl):
+            return road
+        # As many roads as a nexus has used logical units, so what a peer sends can not make them many.
+        if itl is None or code not in itl.commands or itl.unit.device is None:
             return None
-        unit, server = itl.unit, itl.server
-        if unit.locks.contended or not server.task_set.is_free:
-            return None
-        answers = self._engine.answers
-        most_bytes = min(answers.segment_bytes, answers.burst_bytes, EXPRESS_BYTES, unit.maximum_transfer_bytes)
-        watch = None
-        if code not in _READS:
-            if server.write_protected or server.write_through:
-                return None
-            parameters = self._session.parameters
-            most_bytes = min(
-                parameters.first_burst_length if parameters.immediate_data else 0,
-                EXPRESS_BYTES,
-                unit.maximum_transfer_bytes,
-            )
-            if unit.thin:
-                watch = server.threshold_watch
-        return _Road(unit, self._executor.row(lun, code), unit.block_bytes, unit.block_count, most_bytes, watch)
+        is_write = code not in _READS
+        parameters, answers = self._session.parameters, self._engine.answers
+        most_bytes = min(answers.segment_bytes, answers.burst_bytes)
+        if is_write:
+            most_bytes = parameters.first_burst_length if parameters.immediate_data else 0
+        road = self._roads[lun, code] = _Road(itl, self._executor.row(lun, code), most_bytes, is_write=is_write)
+        return road if road.is_open(itl) else None
 
     def _read(self, code: int, unpack: Any) -> None:
         """READs of one operation code and one LUN, one after the other."""
@@ -222,9 +258,8 @@ class Express:
             if its_lun != lun:
                 if road is not None or (road := self._road(its_lun, code)) is None:
                     break
-                lun = its_lun
-                _, _, block_bytes, block_count, most_bytes, _ = road
-                read_nowait = road.unit.device.read_nowait
+                lun, block_bytes, most_bytes, read_nowait = its_lun, road.block_bytes, road.most_bytes, road.nowait
+                block_count = road.unit.block_count
             end = place + BHS_BYTES + expected
             if (
                 opcode != _SCSI_COMMAND
@@ -274,9 +309,8 @@ class Express:
             if its_lun != lun:
                 if road is not None or (road := self._road(its_lun, code)) is None:
                     break
-                lun = its_lun
-                _, _, block_bytes, block_count, most_bytes, _ = road
-                write_nowait = road.unit.device.write_nowait
+                lun, block_bytes, most_bytes, write_nowait = its_lun, road.block_bytes, road.most_bytes, road.nowait
+                block_count = road.unit.block_count
             behind = start + BHS_BYTES + expected
             if (
                 opcode != _SCSI_COMMAND
@@ -322,7 +356,7 @@ class Express:
         if count:
             assert road is not None
             self._counter.count_run(road.row, count, 0, written_bytes)
-            if road.watch is not None:
+            if road.unit.thin:
                 self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), session.nexus)
 
     def _written(self, tags: list[int]) -> None:

@@ -19,18 +19,30 @@ class Bench:
         self.now_ns = 1000 * S
         self.room_bytes = 1 << 30
         self.looks = 0
-        self.calm = Calm(clock_ns=lambda: self.now_ns, room_bytes=self.look)
+        self.waits = 0
+        self.asked = 0
+        self.calm = Calm(clock_ns=lambda: self.now_ns, room_bytes=self.look, switches=self.switches)
+
+    def switches(self) -> int:
+        self.asked += 1
+        return self.waits
 
     def look(self) -> int:
         self.looks += 1
         return self.room_bytes
 
-    def write(self, length_bytes: int = 4096, *, took_ns: int = 5000) -> bool:
-        """A write that takes so long, if it may be made."""
+    def watched(self) -> Bench:
+        """One write was rather long already."""
+        assert self.write(took_ns=2 * MS)
+        return self
+
+    def write(self, length_bytes: int = 4096, *, took_ns: int = 5000, waits: bool = True) -> bool:
+        """A write that takes so long, if it may be made; where it waits the thread gives the processor away."""
         began_ns = self.calm.begin(length_bytes)
         if not began_ns:
             return False
         self.now_ns += took_ns
+        self.waits += waits
         self.calm.end(began_ns)
         return True
 
@@ -81,14 +93,40 @@ def test_room_that_is_gone_is_seen_before_much_more_is_written(bench: Bench) -> 
     assert written <= 16 * MIB
 
 
-def test_a_long_write_sends_the_next_ones_elsewhere_for_a_second(bench: Bench) -> None:
-    assert bench.write(took_ns=11 * MS)
+@pytest.mark.parametrize("took_ms", [11, 50])
+def test_a_long_write_sends_the_next_ones_elsewhere_for_a_second(bench: Bench, took_ms: int) -> None:
+    assert bench.watched().write(took_ns=took_ms * MS)
     assert S - 100 * MS <= bench.pause_ns() <= S + 100 * MS
+
+
+def test_a_write_that_takes_very_long_counts_also_where_nobody_watched(bench: Bench) -> None:
+    assert bench.write(took_ns=50 * MS, waits=False)
+    assert not bench.write()
+
+
+def test_a_write_that_only_lost_the_processor_does_not_count(bench: Bench) -> None:
+    assert all(bench.write(took_ns=18 * MS, waits=False) for _ in range(1000))
+
+
+def test_the_first_of_some_long_writes_is_not_known_to_have_waited(bench: Bench) -> None:
+    assert [bench.write(took_ns=11 * MS) for _ in range(3)] == [True, True, False]
+
+
+def test_the_switches_of_the_thread_are_asked_for_only_while_writes_were_long(bench: Bench) -> None:
+    assert all(bench.write() for _ in range(1000))
+    assert bench.asked == 0
+    bench.watched()
+    assert all(bench.write() for _ in range(10))
+    before = bench.asked
+    assert before >= 10
+    bench.now_ns += 2 * S
+    assert all(bench.write() for _ in range(1000))
+    assert bench.asked == before
 
 
 def test_many_writes_that_are_rather_long_count_as_a_long_one(bench: Bench) -> None:
     writes = 0
-    while bench.write(took_ns=2 * MS):
+    while bench.watched().write(took_ns=2 * MS) if not writes else bench.write(took_ns=2 * MS):
         writes += 1
     assert 5 <= writes <= 7
 
@@ -101,6 +139,7 @@ def test_rather_long_writes_that_are_rare_are_forgiven(bench: Bench) -> None:
 
 def test_while_writes_are_long_whenever_they_are_tried_the_pause_doubles_up_to_half_a_minute(bench: Bench) -> None:
     pauses = []
+    bench.watched()
     for _ in range(8):
         assert bench.write(took_ns=50 * MS)
         pauses.append(round(bench.pause_ns() / S))
@@ -108,6 +147,7 @@ def test_while_writes_are_long_whenever_they_are_tried_the_pause_doubles_up_to_h
 
 
 def test_time_that_went_well_makes_the_next_pause_short_again(bench: Bench) -> None:
+    bench.watched()
     for _ in range(5):
         assert bench.write(took_ns=50 * MS)
         bench.pause_ns()

@@ -138,7 +138,7 @@ def test_every_write_is_timed_and_a_stall_sends_the_next_one_to_the_pool(disk: F
 
     def stall(*_: Any) -> int:
         nonlocal now_ns
-        now_ns += 20_000_000
+        now_ns += 50_000_000
         return 4096
 
     with pytest.MonkeyPatch.context() as patch:
