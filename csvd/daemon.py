@@ -34,6 +34,8 @@ from csvd.config.schema import Config
 from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError
 from csvd.exports.administration import Administration
+from csvd.exports.local import LocalServing, Portals
+from csvd.exports.serving import Serving
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
@@ -127,8 +129,8 @@ class _Node:
         await guests.begin()
         await cluster.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
-        portals = administration.start()
         self._parts.push_async_callback(target.stop)
+        portals = await administration.start()
         watch = Watch(self._events, cluster)
         self._parts.callback(watch.stop)
         watch.start()
@@ -142,8 +144,8 @@ class _Node:
         control.start()
         return portals
 
-    def _make_target(self, workers: _Workers) -> tuple[TargetService, Administration]:
-        """The target service, which serves nothing yet, and what will tell it what to serve."""
+    def _make_target(self, workers: _Workers) -> tuple[Serving, Administration]:
+        """What is to serve the targets, and what will tell it which."""
         pool = DiskPool(self._reactor)
 
         async def stop_pool() -> None:
@@ -153,24 +155,21 @@ class _Node:
         keeper = KeptState(directory / UNITS_FOLDER, pool)
         self._parts.callback(keeper.close)
         self._parts.push_async_callback(stop_pool)
-        units = Units(pool)
-        self._parts.push_async_callback(units.close_all)
 
         def tell(kind: str, text: str, subject: str) -> None:
             self._events.add(kind, text, subject=subject)
 
         keepalive = self._config.keepalive.to_keepalive()
         service = TargetService(self._reactor, [], keeper=keeper, keepalive=keepalive, tell=tell)
+        serving = LocalServing(service, Units(pool), keeper, portals=Portals(service), run=workers.run, tell=tell)
         administration = Administration(
             self._source,
             directory,
-            service=service,
-            units=units,
-            keeper=keeper,
+            serving=serving,
             run=workers.run,
             events=self._events,
         )
-        return service, administration
+        return serving, administration
 
     def _make_cluster(self) -> Cluster:
         config = self._config
@@ -198,7 +197,7 @@ class _Node:
         cluster: Cluster,
         guests: NodeGuests,
         source: MigrationSource,
-        target: TargetService,
+        target: Serving,
         administration: Administration,
     ) -> Router:
         config = self._config

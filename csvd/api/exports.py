@@ -57,6 +57,7 @@ class ExportRoutes:
         return Answer(200, {"portals": self._exports.portals()})
 
     async def _targets(self, request: Request) -> Answer:
+        await self._exports.refresh()
         return Answer(200, {"targets": self._exports.targets()})
 
     async def _create_target(self, request: Request) -> Answer:
@@ -64,6 +65,7 @@ class ExportRoutes:
         return Answer(201, await self._exports.create_target(body.name, body.keys))
 
     async def _target(self, request: Request) -> Answer:
+        await self._exports.refresh()
         return Answer(200, self._exports.target(request.names["target"]))
 
     async def _set_target(self, request: Request) -> Answer:
@@ -117,7 +119,7 @@ class ExportRoutes:
         if not grace.isascii() or not grace.isdigit() or len(grace) > 4 or int(grace) > MAX_GRACE_S:
             raise BadRequest(f"{grace[:20]!r} is not 0 to {MAX_GRACE_S} seconds", where=request.path)
         tsih = _number(request, "tsih")
-        return Answer(200, self._exports.drop_session(request.names["target"], tsih, grace_s=int(grace)))
+        return Answer(200, await self._exports.drop_session(request.names["target"], tsih, grace_s=int(grace)))
 
 
 def _number(request: Request, name: str) -> int:

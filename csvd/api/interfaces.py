@@ -181,15 +181,24 @@ class Target(Protocol):
     def portals(self) -> list[str]:
         """The addresses that it listens at."""
 
+    async def refresh(self) -> None:
+        """Bring what it says of its sessions, statistics and workers up to date."""
+
     def sessions(self) -> list[Json]:
         """Its sessions."""
 
     def statistics(self) -> Json:
         """What its commands came to."""
 
+    def workers(self) -> list[Json]:
+        """The processes that serve for the daemon; none where it serves itself."""
+
 
 class Exports(Protocol):
     """The targets of this node, and how they are changed. Every method raises a CsvdError that says why not."""
+
+    async def refresh(self) -> None:
+        """Bring what is told of sessions and logical units up to date."""
 
     def targets(self) -> list[Json]:
         """All targets."""
@@ -239,5 +248,5 @@ class Exports(Protocol):
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Let an initiator log in no more."""
 
-    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
+    async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
         """End a session, or ask for a logout first."""

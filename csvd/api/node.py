@@ -70,7 +70,7 @@ class NodeRoutes:
         detail = request.query.get("detail", "")
         if detail not in ("", MEMBERS):
             raise BadRequest(f"there is no detail {detail[:60]!r}", where=request.path, hint=f"detail={MEMBERS}")
-        facts = {self._cluster.node: self._facts()}
+        facts = {self._cluster.node: await self._facts()}
         if detail and not request.forwarded_by:
             facts |= await self._peers.gather(Request("GET", "/v1/node"))
         status = self._cluster.status()
@@ -92,9 +92,10 @@ class NodeRoutes:
         )
 
     async def _node(self, request: Request) -> Answer:
-        return Answer(200, self._facts())
+        return Answer(200, await self._facts())
 
-    def _facts(self) -> Json:
+    async def _facts(self) -> Json:
+        await self._target.refresh()
         targets = self._exports.targets()
         return {
             "node": self._cluster.node,
@@ -105,17 +106,20 @@ class NodeRoutes:
             "units": self._exports.luns(),
             "portals": self._target.portals,
             "sessions": len(self._target.sessions()),
+            "workers": self._target.workers(),
         }
 
     async def _sessions(self, request: Request) -> Answer:
+        await self._target.refresh()
         return Answer(200, {"sessions": self._target.sessions()})
 
     async def _statistics(self, request: Request) -> Answer:
+        await self._target.refresh()
         return Answer(200, self._target.statistics())
 
     async def _metrics(self, request: Request) -> Answer:
         facts = {
-            **self._facts(),
+            **await self._facts(),
             "sessions": self._target.sessions(),
             "statistics": self._target.statistics(),
             "events": dict(self._events.counts),

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from csvd.api.errors import BadRequest, NotFound, Refused
+from csvd.api.errors import BadRequest, NotFound, Refused, Unavailable
 from csvd.api.events import EventRing
 from csvd.config.load import ConfigProblems, Source, complete
 from csvd.config.schema import Config
-from csvd.config.targets import LunSection, TargetSection, portal_groups
-from csvd.errors import CsvdError
+from csvd.config.targets import LunSection, TargetSection
 from csvd.exports import changes as change_file
-from csvd.exports.build import discovery_access_of, export_of, settings_of
 from csvd.exports.changes import Changes, Entry, TargetEntry
-from csvd.exports.difference import difference_of, lowest_free
+from csvd.exports.difference import lowest_free
 from csvd.exports.faces import lun_face, origins_of, section_face, target_face
+from csvd.exports.local import Run
+from csvd.exports.serving import Serving, plan_of
 from csvd.iscsi.names import check_iscsi_name
-from csvd.iscsi.portals import PortalGroup
-from csvd.scsi.logical_unit import LogicalUnit
-from csvd.storage.open import create_file
-from csvd.target.kept_state import KeptState
-from csvd.target.service import TargetService
-from csvd.target.units import Units
+from csvd.target.units import place_of
 
 Json = dict[str, Any]
-T = TypeVar("T")
-
-
-class Run(Protocol):
-    """Runs a job in a thread."""
-
-    def __call__(self, job: Callable[[], T], /) -> Deferred[T]:
-        """Fires on the loop."""
 
 
 class Administration:
@@ -47,6 +34,7 @@ class Administration:
 
     Args:
         source: the configuration file.
+        serving: told what to serve.
         run: for what blocks.
 
     Raises:
@@ -60,17 +48,13 @@ class Administration:
         source: Source,
         directory: Path,
         *,
-        service: TargetService,
-        units: Units,
-        keeper: KeptState,
+        serving: Serving,
         run: Run,
         events: EventRing,
     ) -> None:
         self._source = source
         self._directory = directory
-        self._service = service
-        self._units = units
-        self._keeper = keeper
+        self._serving = serving
         self._run = run
         self._events = events
         self._lock = DeferredLock()
@@ -83,35 +67,27 @@ class Administration:
 
     # The start
 
-    def start(self) -> list[str]:
+    async def start(self) -> list[str]:
         """Open all disks and portals, and serve all targets; give the addresses of the portals.
 
         Raises:
-            CsvdError: a disk, a secret or a portal is wrong. What was opened is the caller's to close, by stopping
-                the service and closing the units.
+            CsvdError: a disk, a secret or a portal is wrong. What was opened is closed when the serving is stopped.
         """
-        for section in self._config.target:
-            units = [self._open(unit) for unit in section.lun]
-            self._service.add_target(export_of(section, units))
-        self._service.entity.discovery_access = discovery_access_of(self._config)
-        groups = portal_groups(self._config.target)
-        return self._service.start(PortalGroup(tag, tuple(portals)) for tag, portals in groups.items())
+        return await self._serving.start(plan_of(self._config))
 
-    def _open(self, section: LunSection) -> LogicalUnit:
-        unit = self._units.open(settings_of(section))
-        self._keeper.attach(unit)
-        return unit
+    async def refresh(self) -> None:
+        """Bring what is told of sessions and logical units up to date."""
+        await self._serving.refresh()
 
     # What there is
 
     def targets(self) -> list[Json]:
         """All targets."""
-        sessions = self._service.sessions()
+        sessions = self._serving.sessions()
         return [
             target_face(
                 section,
                 change_file.origin_of(self._changes.targets, section.name),
-                self._service.units(section.name),
                 [session for session in sessions if session["target"] == section.name],
                 self._addresses(section),
             )
@@ -119,7 +95,7 @@ class Administration:
         ]
 
     def _addresses(self, section: TargetSection) -> list[str]:
-        groups = self._service.groups()
+        groups = self._serving.groups()
         return [address for tag in section.groups() for address in groups.get(tag, {}).values()]
 
     def target(self, name: str) -> Json:
@@ -135,7 +111,7 @@ class Administration:
             lun_face(section.name, lun, unit, change_file.lun_origin(self._changes, section.name, lun.number))
             for section in sections
             for lun in section.lun
-            if (unit := self._service.unit(section.name, lun.number)) is not None
+            if (unit := self._serving.unit_face(section.name, lun.number)) is not None
         ]
 
     def lun(self, name: str, number: int) -> Json:
@@ -161,7 +137,7 @@ class Administration:
                 "address": address,
                 "targets": [section.name for section in self._config.target if tag in section.groups()],
             }
-            for tag, group in self._service.groups().items()
+            for tag, group in self._serving.groups().items()
             for portal, address in group.items()
         ]
 
@@ -223,12 +199,13 @@ class Administration:
 
     async def remove_target(self, name: str, *, force: bool) -> Json:
         """Serve a target no more. With sessions that takes ``force``. Its disks stay as they are."""
+        await self.refresh()
         face = self.target(name)
         name = face["name"]
 
         def refuse() -> None:
             self._section(name)
-            count = sum(session["target"] == name for session in self._service.sessions())
+            count = sum(session["target"] == name for session in self._serving.sessions())
             if count and not force:
                 raise Refused(f"the target has {count} sessions", where=name, hint="--force ends them")
 
@@ -298,35 +275,38 @@ class Administration:
             section = self._section(name)
             name = section.name
             lun = self._lun(section, number)
-            unit = self._service.unit(name, number)
-            assert unit is not None
-            before_bytes = unit.device.size_bytes
+            before_bytes = self._size_bytes(name, number)
             if size_bytes is not None and size_bytes < before_bytes and not force:
                 raise Refused(
                     f"LUN {number} has {before_bytes} bytes, more than {size_bytes}",
                     where=name,
                     hint="--force makes it smaller: what lies beyond is lost",
                 )
-            units = self._units.sharing(unit)
             if size_bytes is not None and size_bytes < before_bytes:
                 # Noted first: a file that is longer than was noted stands in no one's way, a shorter one does.
-                await self._note_size(units, size_bytes)
-            await self._units.resize(unit, size_bytes, full=lun.provisioning == "full")
-            for each in units:
-                self._service.resized(each)
-            if unit.device.size_bytes > before_bytes:
-                await self._note_size(units, unit.device.size_bytes)
+                await self._note_size(lun, size_bytes)
+            await self._serving.resize(name, number, size_bytes, full=lun.provisioning == "full")
+            after_bytes = self._size_bytes(name, number)
+            if after_bytes > before_bytes:
+                await self._note_size(lun, after_bytes)
         finally:
             self._lock.release()
-        self._tell(f"LUN {number} of {name} has {unit.device.size_bytes} bytes, not {before_bytes}", name)
+        self._tell(f"LUN {number} of {name} has {after_bytes} bytes, not {before_bytes}", name)
         return self.lun(name, number)
 
-    async def _note_size(self, units: Sequence[LogicalUnit], size_bytes: int) -> None:
+    def _size_bytes(self, name: str, number: int) -> int:
+        face = self._serving.unit_face(name, number)
+        if face is None:
+            raise Unavailable(f"LUN {number} is not served at the moment", where=name)
+        return int(face["size_bytes"])
+
+    async def _note_size(self, resized: LunSection, size_bytes: int) -> None:
         """Have ``create`` say the size that the file has, so that it does not stand in the way of the next start."""
         changes = self._changes.copy()
+        place = place_of(resized.disk)
         for section in self._config.target:
             for lun in section.lun:
-                if lun.create is not None and self._service.unit(section.name, lun.number) in units:
+                if lun.create is not None and place_of(lun.disk) == place:
                     target = changes.targets.setdefault(section.name, TargetEntry())
                     change_file.change(target.luns, str(lun.number), {"create": size_bytes}, Entry)
         config = self._complete(changes)
@@ -373,24 +353,23 @@ class Administration:
                 target.keys = {**target.keys, "initiators": []}
 
         await self._change(edit, unless=find)
-        for session in self._service.sessions():
+        await self.refresh()
+        for session in self._serving.sessions():
             if session["target"] == name and session["initiator"] == initiator:
-                self._service.drop_session(name, session["tsih"])
+                await self._serving.drop_session(name, session["tsih"], grace_s=0)
         self._tell(f"{initiator} may no longer log in to {name}", name)
         return face
 
     # Sessions
 
-    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
+    async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
         """End a session, or have its initiator asked to log out within ``grace_s`` first. Raises NotFound."""
+        await self.refresh()
         section = self._section(name)
-        for session in self._service.sessions():
+        for session in self._serving.sessions():
             if session["target"] == section.name and session["tsih"] == tsih:
-                how = "was dropped"
-                if not grace_s:
-                    self._service.drop_session(section.name, tsih)
-                elif self._service.request_logout(section.name, tsih, grace_s):
-                    how = f"has {grace_s} s to log out"
+                how = f"has {grace_s} s to log out" if grace_s else "was dropped"
+                await self._serving.drop_session(section.name, tsih, grace_s=grace_s)
                 self._tell(f"the session {tsih} of {session['initiator']} {how}", section.name)
                 return session
         raise NotFound(f"there is no session {tsih}", where=section.name)
@@ -424,72 +403,14 @@ class Administration:
         return BadRequest(one.what, where=one.where.removeprefix(f"{self._source.where}: "), why=one.why, hint=one.hint)
 
     async def _carry_out(self, changes: Changes, config: Config) -> None:
-        difference = difference_of(self._config.target, config.target)
-        opened: dict[tuple[str, int], LogicalUnit] = {}
+        await self._serving.prepare(plan_of(config))
         try:
-            for name, lun in [
-                *difference.units_new,
-                *((section.name, lun) for section in difference.new for lun in section.lun),
-            ]:
-                await self._create(lun)
-                opened[name, lun.number] = self._open(lun)
-            added = [
-                export_of(section, [opened[section.name, lun.number] for lun in section.lun])
-                for section in difference.new
-            ]
-            changed = [export_of(section, []) for section in difference.other]
-            discovery_access = discovery_access_of(config)
-            self._open_portals(config)
             await self._save(changes)
         except BaseException:
-            self._close_portals(self._config)
-            for unit in opened.values():
-                await self._units.close(unit)
+            await self._serving.abandon()
             raise
         self._changes, self._config = changes, config
-        self._service.entity.discovery_access = discovery_access
-        for section in difference.gone:
-            for unit in await self._service.remove_target(section.name):
-                await self._close(unit)
-        for name, lun in difference.units_gone:
-            await self._close(await self._service.remove_unit(name, lun.number))
-        for export in added:
-            self._service.add_target(export)
-        for export in changed:
-            self._service.change_target(export)
-        for name, lun in difference.units_new:
-            self._service.add_unit(name, opened[name, lun.number])
-        self._close_portals(config)
-
-    def _open_portals(self, config: Config) -> None:
-        """Listen at the portals of a configuration, beside those that are listened at."""
-        open_now = self._service.groups()
-        for tag, portals in portal_groups(config.target).items():
-            self._service.set_group(PortalGroup(tag, tuple(dict.fromkeys([*open_now.get(tag, {}), *portals]))))
-
-    def _close_portals(self, config: Config) -> None:
-        """Listen at no portals but those of a configuration."""
-        wanted = portal_groups(config.target)
-        for tag, open_now in self._service.groups().items():
-            portals = tuple(portal for portal in wanted.get(tag, ()) if portal in open_now)
-            if portals:
-                self._service.set_group(PortalGroup(tag, portals))
-            else:
-                self._service.close_group(tag)
-
-    async def _create(self, lun: LunSection) -> None:
-        """Make the file of a logical unit, in a thread: to allocate a large one takes its time."""
-        create_bytes, path = lun.create, lun.disk
-        if create_bytes is not None and not Path(path).exists():
-            full = lun.provisioning == "full"
-            await self._run(lambda: create_file(path, create_bytes, block_bytes=lun.block_bytes, full=full))
-
-    async def _close(self, unit: LogicalUnit) -> None:
-        try:
-            await self._units.close(unit)
-        except CsvdError as error:
-            self.log.error("{error}", error=error)
-            self._events.add("disk", str(error), subject=unit.device.url)
+        await self._serving.commit()
 
     async def _save(self, changes: Changes) -> None:
         await self._run(lambda: change_file.write_changes(self._directory, changes))

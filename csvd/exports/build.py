@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from csvd.config.load import ConfigProblems
 from csvd.config.schema import Config
@@ -20,6 +20,9 @@ from csvd.scsi.target_ports import AccessState
 from csvd.target.service import Export
 from csvd.target.units import UnitSettings
 
+ReadSecret: TypeAlias = Callable[[Path], bytes]
+"""Gives what a file with a secret holds; raises ConfigError."""
+
 _ACCESS_STATES: Final = dict(
     zip(
         ACCESS_STATES,
@@ -34,7 +37,7 @@ _ACCESS_STATES: Final = dict(
 )
 
 
-def export_of(section: TargetSection, units: Sequence[LogicalUnit]) -> Export:
+def export_of(section: TargetSection, units: Sequence[LogicalUnit], read: ReadSecret = read_secret_file) -> Export:
     """What a section says of a target. Reads its secrets.
 
     Raises:
@@ -45,7 +48,7 @@ def export_of(section: TargetSection, units: Sequence[LogicalUnit]) -> Export:
         name=section.name,
         logical_units=units,
         alias=section.alias,
-        access=access_of(section),
+        access=access_of(section, read),
         portal_group_tags=frozenset(section.groups()),
         redirect=None
         if redirect is None
@@ -55,7 +58,7 @@ def export_of(section: TargetSection, units: Sequence[LogicalUnit]) -> Export:
     )
 
 
-def access_of(section: TargetSection) -> Access:
+def access_of(section: TargetSection, read: ReadSecret = read_secret_file) -> Access:
     """Who may log in to a target.
 
     Raises:
@@ -65,36 +68,36 @@ def access_of(section: TargetSection) -> Access:
     if section.initiators is not None or section.acl:
         initiators = frozenset(section.initiators or ())
     return Access(
-        credentials=_credentials(section.chap) or {},
+        credentials=_credentials(section.chap, read) or {},
         initiators=initiators,
         networks=_networks(section.networks),
-        proof=_proof(section.chap),
-        rules={entry.initiator: _rule(entry) for entry in section.acl},
+        proof=_proof(section.chap, read),
+        rules={entry.initiator: _rule(entry, read) for entry in section.acl},
     )
 
 
-def _rule(entry: AclSection) -> InitiatorRule:
+def _rule(entry: AclSection, read: ReadSecret) -> InitiatorRule:
     return InitiatorRule(
-        credentials=_credentials(entry.chap),
-        proof=_proof(entry.chap),
+        credentials=_credentials(entry.chap, read),
+        proof=_proof(entry.chap, read),
         networks=_networks(entry.networks),
         portal_group_tags=None if entry.portal_groups is None else frozenset(entry.portal_groups),
         luns=None if entry.luns is None else frozenset(entry.luns),
     )
 
 
-def _credentials(chap: ChapSection | None) -> dict[str, Credentials] | None:
-    return None if chap is None else {chap.user: _secret(chap.user, chap.secret_file)}
+def _credentials(chap: ChapSection | None, read: ReadSecret) -> dict[str, Credentials] | None:
+    return None if chap is None else {chap.user: _secret(chap.user, chap.secret_file, read)}
 
 
-def _proof(chap: ChapSection | None) -> Credentials | None:
+def _proof(chap: ChapSection | None, read: ReadSecret) -> Credentials | None:
     if chap is None or chap.mutual_user is None or chap.mutual_secret_file is None:
         return None
-    return _secret(chap.mutual_user, chap.mutual_secret_file)
+    return _secret(chap.mutual_user, chap.mutual_secret_file, read)
 
 
-def _secret(user: str, path: Path) -> Credentials:
-    return Credentials(user, check_secret(read_secret_file(path), str(path)))
+def _secret(user: str, path: Path, read: ReadSecret) -> Credentials:
+    return Credentials(user, check_secret(read(path), str(path)))
 
 
 def _networks(texts: Sequence[str] | None) -> tuple[Network, ...] | None:
@@ -110,9 +113,9 @@ def discovery_access_of(config: Config) -> Access:
     discovery = config.discovery
     if discovery is not None:
         return Access(
-            credentials=_credentials(discovery.chap) or {},
+            credentials=_credentials(discovery.chap, read_secret_file) or {},
             networks=_networks(discovery.networks),
-            proof=_proof(discovery.chap),
+            proof=_proof(discovery.chap, read_secret_file),
         )
     accesses = [access_of(section) for section in config.target]
     if not all(_demands_chap(access) for access in accesses):

@@ -36,7 +36,6 @@ def _value(value: Any) -> Any:
 def target_face(
     section: TargetSection,
     origin: str,
-    units: Sequence[LogicalUnit],
     sessions: Sequence[Json],
     addresses: Sequence[str],
 ) -> Json:
@@ -47,7 +46,7 @@ def target_face(
         **face,
         "origin": origin,
         "addresses": list(addresses),
-        "unit_count": len(units),
+        "unit_count": len(section.lun),
         "acl_count": len(section.acl),
         "sessions": [
             {"initiator": session["initiator"], "tsih": session["tsih"], "peers": session["peers"]}
@@ -56,9 +55,9 @@ def target_face(
     }
 
 
-def lun_face(target: str, section: LunSection, unit: LogicalUnit, origin: str) -> Json:
-    """A logical unit: its keys, and what they came to."""
-    return {"target": target, **section_face(section), **unit_face(unit), "origin": origin}
+def lun_face(target: str, section: LunSection, unit: Json, origin: str) -> Json:
+    """A logical unit: its keys, and what they came to: see `unit_face`."""
+    return {"target": target, **section_face(section), **unit, "origin": origin}
 
 
 def unit_face(unit: LogicalUnit) -> Json:

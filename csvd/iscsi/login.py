@@ -219,6 +219,8 @@ class Login:
 
     def _settle_session(self, request: LoginRequest) -> None:
         target = self._target
+        if target is not None:
+            target.check_place(self._local_address, self._origin.portal_group_tag, joins=bool(request.tsih))
         if request.tsih:
             # Checked again when the login is complete: the session may have ended, or be full, by then.
             if target is None:
@@ -228,9 +230,6 @@ class Login:
             )
             self._negotiation = Negotiation(target.offer, session=self._joined.parameters)
         elif target is not None:
-            tag = self._origin.portal_group_tag
-            if target.redirect is not None and target.redirect.applies(self._local_address, tag):
-                raise target.redirected()
             self._negotiation = Negotiation(target.offer)
         else:
             self._negotiation = Negotiation(discovery=True)

@@ -14,7 +14,7 @@ from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.names import normalize
-from csvd.iscsi.portals import PortalGroup, Redirect
+from csvd.iscsi.portals import PortalGroup, Redirection
 from csvd.iscsi.session import EXECUTING, QUEUE_DEPTH, Session, Task, abort, withdraw
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class TargetNode:
         offer: SessionParameters = TARGET_OFFER,
         queue_depth: int = QUEUE_DEPTH,
         max_sessions: int = MAX_SESSIONS,
-        redirect: Redirect | None = None,
+        redirect: Redirection | None = None,
     ) -> None:
         self.name = normalize(name)
         self.router = router
@@ -91,13 +91,20 @@ class TargetNode:
         """Whether this target is reached through the portals of a group."""
         return self.portal_group_tags is None or portal_group_tag in self.portal_group_tags
 
-    def redirected(self) -> LoginFailure:
-        """How a login is sent on; TargetAddress goes without a portal group tag there (RFC 7143 section 13.8)."""
-        assert self.redirect is not None
-        address, moved = self.redirect.address, LoginStatus.TARGET_MOVED_TEMPORARILY
-        if self.redirect.permanent:
-            moved = LoginStatus.TARGET_MOVED_PERMANENTLY
-        return LoginFailure(moved, f"{self.name} is at {address}", pairs=(("TargetAddress", address),))
+    def check_place(self, local_address: str, portal_group_tag: int, *, joins: bool) -> None:
+        """Check that a login that came through a portal is served here; see `Redirection.address_for`.
+
+        Raises:
+            LoginFailure: it is sent on; TargetAddress goes without a portal group tag there (RFC 7143 section 13.8).
+        """
+        if self.redirect is None:
+            return
+        address = self.redirect.address_for(local_address, portal_group_tag, joins=joins)
+        if address is not None:
+            moved = LoginStatus.TARGET_MOVED_TEMPORARILY
+            if self.redirect.permanent:
+                moved = LoginStatus.TARGET_MOVED_PERMANENTLY
+            raise LoginFailure(moved, f"{self.name} is at {address}", pairs=(("TargetAddress", address),))
 
     # Sessions
 

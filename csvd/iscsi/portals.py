@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from csvd.errors import ConfigError
+from csvd.iscsi.codes import LoginStatus
+from csvd.iscsi.errors import LoginFailure
 
 DEFAULT_PORT: Final = 3260
 MAX_PORTAL_GROUP_TAG: Final = 0xFFFF
@@ -86,6 +89,25 @@ class PortalGroup:
         return named
 
 
+class Redirection(Protocol):
+    """Tells where logins to a target are sent on to."""
+
+    @property
+    def permanent(self) -> bool:
+        """Status 0102h, the initiator may remember it; else 0101h."""
+
+    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
+        """Where a login is sent on to that came through a portal; None: it is served here.
+
+        Args:
+            local_address: ``host:port`` at which it came.
+            joins: whether it is for a further connection of a session.
+
+        Raises:
+            LoginFailure: it can be served neither here nor elsewhere, for now.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Redirect:
     """Where the logins to a target are sent on to.
@@ -114,10 +136,41 @@ class Redirect:
                 hint="write an IP address, or the portal group tag of the portal, too",
             )
 
-    def applies(self, local_address: str, portal_group_tag: int) -> bool:
-        """Whether a login that came through this portal is sent on."""
-        if portal_group_tag == self.portal_group_tag:
-            return False
+    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
+        """Its address, where a login that came through this portal is sent on; a session is joined where it is."""
+        if joins or portal_group_tag == self.portal_group_tag:
+            return None
         (host, port), (here, here_port) = split_address(self.address), split_address(local_address)
         same_host = host == here or (numeric_host(host) is not None and numeric_host(host) == numeric_host(here))
-        return not (same_host and port == here_port)
+        return None if same_host and port == here_port else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class PortRedirect:
+    """Every login is sent on to another port of the address that it came to: another process of the node serves the
+    target there.
+
+    Args:
+        ports: that port, by the portal (``host:port``) it stands for; the address of all addresses stands for each.
+        before: where the target itself sends logins, first.
+    """
+
+    ports: Mapping[str, int]
+    before: Redirection | None = None
+
+    @property
+    def permanent(self) -> bool:
+        """Which process serves a target is never said for good; where the target itself has moved to may be."""
+        return self.before is not None and self.before.permanent
+
+    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
+        """The portal of the other process."""
+        if self.before is not None:
+            moved = self.before.address_for(local_address, portal_group_tag, joins=joins)
+            if moved is not None:
+                return moved
+        host, port = split_address(local_address)
+        for portal in (local_address, f"0.0.0.0:{port}", f"[::]:{port}"):
+            if portal in self.ports:
+                return join_address(host, self.ports[portal])
+        raise LoginFailure(LoginStatus.SERVICE_UNAVAILABLE, f"no process serves the target behind {local_address} yet")

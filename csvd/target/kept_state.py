@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from crc32c import crc32c
 from twisted.internet.defer import Deferred
@@ -24,12 +24,23 @@ from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.disk import StorageError
 from csvd.storage.pool import DiskPool, Job, Manner
 
+T = TypeVar("T")
+
 VERSION: Final = 1
 MAXIMUM_FILE_BYTES: Final = 4 << 20
 """What a start reads of one file; all that a unit may keep is far below it."""
 
 _HEADER: Final = re.compile(rb"csvd-unit-state ([0-9]{1,9}) ([0-9]{1,9}) ([0-9a-f]{8})\n")
+_UNUSABLE: Final = "the state directory can not be used"
+_USE_ANOTHER: Final = "name a directory of its own for each process, that its user may write to"
 _HINT: Final = "restore it from a backup, or remove it to forget the reservations and settings of this unit"
+
+
+class DirectoryHeld(ConfigError):
+    """Another process uses the state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(_UNUSABLE, where=str(directory), why="another process uses it", hint=_USE_ANOTHER)
 
 
 class KeptState:
@@ -38,28 +49,19 @@ class KeptState:
     Logical units with the same NAA designator are one, whichever targets export them: they share what is kept.
 
     Args:
-        directory: made when it is missing, and held for this process alone until `close`.
+        directory: see `hold`.
         pool: where writing blocks.
+        descriptor: what `hold` gave, here or in another process; None to hold it now.
 
     Raises:
         ConfigError: the directory can not be used, or another process has it.
     """
 
-    def __init__(self, directory: Path, pool: DiskPool) -> None:
+    def __init__(self, directory: Path, pool: DiskPool, *, descriptor: int | None = None) -> None:
         self._directory = directory
         self._pool = pool
         self._records: dict[bytes, _Record] = {}
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _unusable(directory, error.strerror or str(error)) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            busy = isinstance(error, BlockingIOError)
-            raise _unusable(directory, "another process uses it" if busy else str(error)) from error
+        self._descriptor = hold(directory) if descriptor is None else descriptor
 
     def attach(self, unit: LogicalUnit) -> None:
         """Give a logical unit what was kept of it, and a place to keep more. Reads a small file; blocks.
@@ -71,8 +73,19 @@ class KeptState:
         record = self._records.get(naa)
         if record is None:
             record = self._records[naa] = _Record(self._directory, self._descriptor, naa, self._pool)
+        record.units.add(unit)
         unit.kept = record.shown
         unit.keeps = True
+
+    def detach(self, unit: LogicalUnit) -> None:
+        """A logical unit is served no more. After the last one of its designator the file is forgotten, and read anew
+        when it is attached again: another process may have written it by then."""
+        record = self._records.get(unit.identity.naa)
+        if record is None:
+            return
+        record.units.discard(unit)
+        if not record.units and not record.busy:
+            del self._records[unit.identity.naa]
 
     def keep(self, unit: LogicalUnit, name: str, value: Any) -> Deferred[None]:
         """Keep a value durably; None forgets it. Writes of one unit are done in their order.
@@ -88,6 +101,28 @@ class KeptState:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def hold(directory: Path) -> int:
+    """Make a state directory when it is missing, and hold it until the descriptor that this gives is closed by every
+    process that has it.
+
+    Raises:
+        ConfigError: the directory can not be used, or another process holds it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise DirectoryHeld(directory) from error
+        raise _unusable(directory, str(error)) from error
+    return descriptor
 
 
 class _Change(Job):
@@ -107,6 +142,8 @@ class _Record:
 
     Attributes:
         shown: `LogicalUnit.kept` of all logical units with this designator.
+        units: these.
+        busy: changes that are not durable yet.
     """
 
     def __init__(self, directory: Path, descriptor: int, naa: bytes, pool: DiskPool) -> None:
@@ -116,10 +153,17 @@ class _Record:
         self._values = _read(self._path, self._naa)
         """What the file holds; only the lane's thread changes it, one at a time."""
         self.shown: dict[str, Any] = dict(self._values)
+        self.units: set[LogicalUnit] = set()
+        self.busy = 0
         self._lane = pool.lane(self._run)
 
     def keep(self, name: str, value: Any) -> Deferred[None]:
-        return self._lane.submit(_Change(name, value), Manner.SINGLE_FILE)
+        def done(result: T) -> T:
+            self.busy -= 1
+            return result
+
+        self.busy += 1
+        return self._lane.submit(_Change(name, value), Manner.SINGLE_FILE).addBoth(done)
 
     def _run(self, changes: Sequence[_Change]) -> None:
         """Make changes that came together durable by one write. In a thread."""
@@ -206,9 +250,4 @@ def _damaged(path: Path, why: str) -> ConfigError:
 
 
 def _unusable(directory: Path, why: str) -> ConfigError:
-    return ConfigError(
-        "the state directory can not be used",
-        where=str(directory),
-        why=why,
-        hint="name a directory of its own for each process, that its user may write to",
-    )
+    return ConfigError(_UNUSABLE, where=str(directory), why=why, hint=_USE_ANOTHER)

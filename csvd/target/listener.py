@@ -65,38 +65,58 @@ def descriptors_for_connections() -> int:
     return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS)
 
 
+def listening_socket(text: str) -> socket.socket:
+    """Listen on ``text`` (see :func:`parse_portal`); port 0 takes a free one.
+
+    Raises:
+        PortalError: the address is not this host's, the port is in use, or the text is no portal.
+    """
+    host, port = parse_portal(text)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise PortalError("can not listen", where=text, why=error.strerror or str(error)) from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise PortalError(
+            "can not listen", where=text, why=error.strerror or str(error), hint="port 0 takes a free one"
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
 class Portal(FileDescriptor):
     """A listening socket that hands over each accepted one."""
 
     log = Logger()
 
-    def __init__(self, reactor: Any, text: str, accepted: Callable[[socket.socket, str, str], None]) -> None:
-        """Listen on ``text`` (see :func:`parse_portal`); port 0 takes a free one.
-
-        Raises:
-            PortalError: the address is not this host's, the port is in use, or the text is no portal.
+    def __init__(
+        self,
+        reactor: Any,
+        listening: socket.socket,
+        accepted: Callable[[socket.socket, str, str], None],
+        *,
+        stands_for: str = "",
+    ) -> None:
+        """
+        Args:
+            listening: see :func:`listening_socket`.
+            accepted: given each connection, its peer's address, and the address that the peer connected to.
+            stands_for: the portal that initiators know, where this socket stands behind it; its port is told in the
+                place of the socket's own.
         """
         super().__init__(reactor)
-        host, port = parse_portal(text)
+        self._socket = listening
         self._accepted = accepted
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise PortalError("can not listen", where=text, why=error.strerror or str(error)) from error
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
-            self._socket.listen(BACKLOG)
-        except OSError as error:
-            self._socket.close()
-            raise PortalError(
-                "can not listen", where=text, why=error.strerror or str(error), hint="port 0 takes a free one"
-            ) from error
-        self._socket.setblocking(False)
-        self.address = format_address(self._socket.getsockname())
+        self._port = parse_portal(stands_for)[1] if stands_for else None
+        self.address = stands_for or format_address(listening.getsockname())
         self.connected = 1
 
     def fileno(self) -> int:
@@ -121,9 +141,13 @@ class Portal(FileDescriptor):
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._accepted(sock, format_address(address), format_address(sock.getsockname()))
+                self._accepted(sock, format_address(address), self._known(sock.getsockname()))
             except OSError:  # it is gone again: no reason for the portal to go
                 sock.close()
+
+    def _known(self, local: Any) -> str:
+        """The address under which an initiator knows the portal that it reached."""
+        return format_address(local if self._port is None else (local[0], self._port))
 
     def _resume(self) -> None:
         if not self.disconnected:

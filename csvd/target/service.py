@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv6Address
 from typing import Any, Final, TypeAlias
 
 from twisted.internet import task
@@ -18,15 +17,16 @@ from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.node import NetworkEntity, TargetNode
-from csvd.iscsi.portals import Address, PortalGroup, Redirect
+from csvd.iscsi.portals import PortalGroup, Redirection
 from csvd.iscsi.session import QUEUE_DEPTH, Session
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.scsi.target_ports import AccessState
 from csvd.target.connection import ServerConnection
+from csvd.target.crowd import oldest_of_crowd
 from csvd.target.executor import Executor
-from csvd.target.listener import Portal, PortalError, bound_silence, descriptors_for_connections
+from csvd.target.listener import Portal, PortalError, bound_silence, descriptors_for_connections, listening_socket
 from csvd.target.sessions import session_face
 from csvd.target.shared_reservations import SharedReservations
 from csvd.target.statistics import bounds_s, number_face
@@ -56,7 +56,7 @@ class Export:
     access: Access = OPEN
     portal_group_tags: frozenset[int] | None = None
     """The portal groups that it is reached through; None: every one."""
-    redirect: Redirect | None = None
+    redirect: Redirection | None = None
     """Where logins are sent on to."""
     queue_depth: int = QUEUE_DEPTH
     access_states: Mapping[int, AccessState] = field(default_factory=dict)
@@ -156,18 +156,45 @@ class TargetService:
         with contextlib.ExitStack() as undo:
             for key in wanted:
                 if key not in before:
-                    opened[key] = Portal(self._reactor, key[0], partial(self._accepted, group.tag))
+                    accepted = partial(self._accepted, group.tag)
+                    opened[key] = Portal(self._reactor, listening_socket(key[0]), accepted)
                     undo.callback(opened[key].close)
             undo.pop_all()
         for key in before.keys() - set(wanted):
             before[key].close()
-        portals = self._portals[group.tag] = {key: before.get(key) or opened[key] for key in wanted}
-        addresses = [portal.address for portal in portals.values()]
-        self.entity.groups[group.tag] = PortalGroup(group.tag, tuple(addresses))
-        self._ports_changed()
+        self._set_portals(group.tag, {key: before.get(key) or opened[key] for key in wanted})
         for portal in opened.values():
             portal.startReading()
-        return addresses
+        return [portal.address for portal in self._portals[group.tag].values()]
+
+    def _set_portals(self, tag: int, portals: dict[tuple[str, int], Portal]) -> None:
+        self._portals[tag] = portals
+        self.entity.groups[tag] = PortalGroup(tag, tuple(portal.address for portal in portals.values()))
+        self._ports_changed()
+
+    def adopt_portal(self, portal_group_tag: int, portal: str, listening: socket.socket) -> None:
+        """Accept at a socket that listens already, behind a portal (``host:port``) that initiators know; in the
+        place of the socket that was adopted for it before."""
+        key = (portal, 0)
+        group = self._portals.get(portal_group_tag, {})
+        if key in group:
+            group[key].close()
+        accepted = partial(self._accepted, portal_group_tag)
+        adopted = Portal(self._reactor, listening, accepted, stands_for=portal)
+        self._set_portals(portal_group_tag, {**group, key: adopted})
+        adopted.startReading()
+
+    def drop_portal(self, portal_group_tag: int, portal: str) -> None:
+        """Accept no more at a socket that was adopted; one that was not is no error."""
+        group = dict(self._portals.get(portal_group_tag, {}))
+        dropped = group.pop((portal, 0), None)
+        if dropped is None:
+            return
+        if not group:
+            self.close_group(portal_group_tag)
+            return
+        dropped.close()
+        self._set_portals(portal_group_tag, group)
 
     def close_group(self, portal_group_tag: int) -> None:
         """Listen at the portals of a group no more; its connections go on."""
@@ -465,14 +492,3 @@ class TargetService:
 def _mask_of(node: TargetNode) -> LunMask:
     """Which LUNs an initiator sees, as the target's access says."""
     return lambda identity, number: node.access.shows(identity.initiator_name, number)
-
-
-def oldest_of_crowd(connections: Iterable[ServerConnection]) -> ServerConnection:
-    """Give the oldest connection of the host that has the most of these; they stand in the order of their age."""
-    by_host: dict[Address | int | None, list[ServerConnection]] = {}
-    for connection in connections:
-        address = connection.engine.origin.address
-        # A host has as many IPv6 addresses as it likes, of one prefix of 64 bits.
-        host = int(address) >> 64 if isinstance(address, IPv6Address) else address
-        by_host.setdefault(host, []).append(connection)
-    return max(by_host.values(), key=len)[0]

@@ -83,7 +83,7 @@ class Units:
         Raises:
             ConfigError: the disk can not be opened, is of another size than asked for, or a setting does not fit it.
         """
-        key = (_place(settings.disk), settings.read_only, settings.direct)
+        key = (place_of(settings.disk), settings.read_only, settings.direct)
         opened = self._disks.get(key)
         is_new = opened is None
         if opened is None:
@@ -168,7 +168,7 @@ class Units:
                 await other.resize(None)
 
 
-def _place(url: str) -> str:
+def place_of(url: str) -> str:
     """What two names of the same file have in common."""
     return os.path.realpath(url.removeprefix("file://"))
 

@@ -254,6 +254,12 @@ class FakeTarget:
     def sessions(self) -> list[dict[str, Any]]:
         return self.logged_in
 
+    async def refresh(self) -> None:
+        return None
+
+    def workers(self) -> list[dict[str, Any]]:
+        return []
+
     def statistics(self) -> dict[str, Any]:
         return {"bounds_s": [0.5, 1.0], "units": [], "commands": [], "sessions": []}
 
@@ -263,6 +269,9 @@ class FakeExports:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+
+    async def refresh(self) -> None:
+        return None
 
     def targets(self) -> list[dict[str, Any]]:
         return [{"name": "iqn.2026-11.org.example:x", "portal_group_tag": 1}]
@@ -312,7 +321,7 @@ class FakeExports:
     async def remove_acl(self, name: str, initiator: str) -> dict[str, Any]:
         return self._note("remove_acl", name, initiator)
 
-    def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> dict[str, Any]:
+    async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> dict[str, Any]:
         return self._note("drop_session", name, tsih, grace_s)
 
     def _note(self, *asked: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from csvd.config.load import Source
 from csvd.errors import ConfigError
 from csvd.exports import changes as change_file
 from csvd.exports.administration import Administration
+from csvd.exports.local import LocalServing, Portals
 from csvd.iscsi.access import Access
 from csvd.storage.pool import DiskPool
 from csvd.target.kept_state import KeptState
@@ -58,12 +59,18 @@ class Node:
         self.events = EventRing()
         self.service = TargetService(reactor, [], keeper=self.keeper)
         self.fails: Exception | None = None
+        self.serving = LocalServing(
+            self.service,
+            self.units,
+            self.keeper,
+            portals=Portals(self.service),
+            run=self._run,
+            tell=lambda *_: None,
+        )
         self.exports = Administration(
             Source(tomllib.loads(text), "csvd.toml", folder),
             self.state,
-            service=self.service,
-            units=self.units,
-            keeper=self.keeper,
+            serving=self.serving,
             run=self._run,
             events=self.events,
         )
@@ -74,8 +81,7 @@ class Node:
         return succeed(job())
 
     async def stop(self) -> None:
-        await self.service.stop()
-        await self.units.close_all()
+        await self.serving.stop()
         await maybeDeferred(self.pool.stop)
         self.keeper.close()
 
@@ -90,7 +96,7 @@ def run(folder: Path, *parts: Callable[[Node], Awaitable[None]], text: str = CON
         for part in parts:
             node = Node(reactor, folder, text)
             try:
-                node.exports.start()
+                await node.exports.start()
                 await part(node)
             finally:
                 await node.stop()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from csvd.target.listener import Portal, PortalError, format_address, parse_portal
+from csvd.target.listener import Portal, PortalError, format_address, listening_socket, parse_portal
 from tests.unit.target.fake_reactor import FakeReactor
 
 
@@ -34,7 +34,7 @@ def test_what_is_no_portal_is_refused(text: str) -> None:
 def test_port_0_takes_a_free_one_and_accepted_sockets_are_handed_over() -> None:
     reactor = FakeReactor()
     accepted: list[tuple[Any, str, str]] = []
-    portal = Portal(reactor, "127.0.0.1:0", lambda *arguments: accepted.append(arguments))
+    portal = Portal(reactor, listening_socket("127.0.0.1:0"), lambda *arguments: accepted.append(arguments))
     try:
         host, port = parse_portal(portal.address)
         assert port > 0
@@ -60,7 +60,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortalError) as error:
-            Portal(FakeReactor(), f"127.0.0.1:{port}", lambda *_: None)
+            listening_socket(f"127.0.0.1:{port}")
     assert f"127.0.0.1:{port}" in str(error.value)
     assert "in use" in str(error.value)
     assert "\n" not in str(error.value)
@@ -68,12 +68,12 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 
 def test_an_address_of_another_host_is_one_clear_line() -> None:
     with pytest.raises(PortalError, match="can not listen"):
-        Portal(FakeReactor(), "192.0.2.1:0", lambda *_: None)
+        listening_socket("192.0.2.1:0")
 
 
 def test_without_file_descriptors_the_portal_rests_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = FakeReactor()
-    portal = Portal(reactor, "127.0.0.1:0", lambda *_: None)
+    portal = Portal(reactor, listening_socket("127.0.0.1:0"), lambda *_: None)
     try:
         portal.startReading()
 
@@ -100,7 +100,7 @@ def test_a_connection_that_is_gone_before_it_is_taken_costs_the_portal_nothing()
     def gone(*_: Any) -> None:
         raise OSError(22, "Invalid argument")
 
-    portal = Portal(reactor, "127.0.0.1:0", gone)
+    portal = Portal(reactor, listening_socket("127.0.0.1:0"), gone)
     portal.startReading()
     try:
         with socket.create_connection(parse_portal(portal.address)) as sock:
