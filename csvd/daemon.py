@@ -8,11 +8,13 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
@@ -41,7 +43,7 @@ from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
 from csvd.storage.pool import DiskPool
-from csvd.target.kept_state import KeptState
+from csvd.target.kept_state import DirectoryHeld, KeptState, hold
 from csvd.target.listener import parse_portal
 from csvd.target.service import TargetService
 from csvd.target.units import Units
@@ -49,12 +51,17 @@ from csvd.vm.files import GuestFiles
 from csvd.vm.handover import GuestHost
 from csvd.vm.ownership import NodeGuests
 from csvd.vm.process import GuestProcess
+from csvd.workers.process import WorkerProcess
+from csvd.workers.serving import WorkerServing
+from csvd.workers.slot import Slot
 
 LOCK_NAME: Final = "daemon.lock"
 CLUSTER_FOLDER: Final = "cluster"
 UNITS_FOLDER: Final = "units"
 """Where the state of logical units is kept over a restart."""
 WORKER_THREADS: Final = 8
+ORPHANS_END_S: Final = 10.0
+"""How long the start waits for the workers of a daemon that was killed."""
 MIGRATIONS_END_S: Final = 20.0
 """How long a stop waits for migrations that nobody can call off any more. The register decides them without this
 node, too, and both sides read it when they come back."""
@@ -71,17 +78,18 @@ def run(source: Source, config: Config, *, log_level: str) -> int:
         config: what the source comes to.
     """
     runtime.start_logging(log_level)
-    return runtime.run_until_signal(lambda reactor: start(reactor, source, config), program="csvd run")
+    starting = partial(start, source=source, config=config, log_level=log_level)
+    return runtime.run_until_signal(starting, program="csvd run")
 
 
-async def start(reactor: Any, source: Source, config: Config) -> Callable[[], Awaitable[None]]:
+async def start(reactor: Any, *, source: Source, config: Config, log_level: str) -> Callable[[], Awaitable[None]]:
     """Start all parts of a node; give what stops them.
 
     Raises:
         CsvdError: a part can not start; those that had are stopped again.
     """
     async with contextlib.AsyncExitStack() as parts:
-        portals = await _Node(reactor, source, config, parts).start()
+        portals = await _Node(reactor, source, config, parts, log_level).start()
         parts.callback(_notify, "STOPPING=1")
         kept = parts.pop_all()
     ready = " ".join(["ready", f"control={config.control.socket}", *(f"portal={portal}" for portal in portals)])
@@ -94,11 +102,14 @@ async def start(reactor: Any, source: Source, config: Config) -> Callable[[], Aw
 class _Node:
     """The parts of one node, as they are being started. Each leaves behind, on the stack, what stops it."""
 
-    def __init__(self, reactor: Any, source: Source, config: Config, parts: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, reactor: Any, source: Source, config: Config, parts: contextlib.AsyncExitStack, log_level: str
+    ) -> None:
         self._reactor = reactor
         self._source = source
         self._config = config
         self._parts = parts
+        self._log_level = log_level
         self._events = EventRing()
         self._metrics_route: Route
 
@@ -106,19 +117,19 @@ class _Node:
         """Start them in order; give the portals."""
         config = self._config
         self._parts.enter_context(lock_state_directory(config.node.state_directory))
-        workers = _Workers(self._reactor)
-        self._parts.callback(workers.stop)
-        target, administration = self._make_target(workers)
+        threads = _Threads(self._reactor)
+        self._parts.callback(threads.stop)
+        target, administration = await self._make_target(threads)
         cluster = self._make_cluster()
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
             cluster,
             files,
-            workers.run,
+            threads.run,
             make_driver=lambda name, image, spec: GuestProcess(self._reactor, name, image, spec),
         )
-        surroundings = Surroundings(cluster, self._reactor, workers.run)
-        host = GuestHost(guests, files, workers.run)
+        surroundings = Surroundings(cluster, self._reactor, threads.run)
+        host = GuestHost(guests, files, threads.run)
         source = MigrationSource(surroundings, host)
         destination = MigrationDestination(surroundings, host)
         router = self._make_router(cluster, guests, source, target, administration)
@@ -144,32 +155,73 @@ class _Node:
         control.start()
         return portals
 
-    def _make_target(self, workers: _Workers) -> tuple[Serving, Administration]:
+    async def _make_target(self, threads: _Threads) -> tuple[Serving, Administration]:
         """What is to serve the targets, and what will tell it which."""
+        directory = self._config.node.state_directory / UNITS_FOLDER
+        descriptor = await self._hold(directory)
+        serving: Serving
+        if self._config.node.workers:
+            serving = self._make_workers(descriptor, directory)
+        else:
+            serving = self._make_local(descriptor, directory, threads)
+        administration = Administration(
+            self._source,
+            self._config.node.state_directory,
+            serving=serving,
+            run=threads.run,
+            events=self._events,
+        )
+        return serving, administration
+
+    async def _hold(self, directory: Path) -> int:
+        """Hold what is kept of logical units. Workers of a daemon that was killed have it until they have ended."""
+        deadline_s = self._reactor.seconds() + ORPHANS_END_S
+        while True:
+            try:
+                return hold(directory)
+            except DirectoryHeld:
+                if self._reactor.seconds() >= deadline_s:
+                    raise
+            await deferLater(self._reactor, 0.1)
+
+    def _make_local(self, descriptor: int, directory: Path, threads: _Threads) -> LocalServing:
+        """Serving in this process."""
         pool = DiskPool(self._reactor)
 
         async def stop_pool() -> None:
             await maybeDeferred(pool.stop)
 
-        directory = self._config.node.state_directory
-        keeper = KeptState(directory / UNITS_FOLDER, pool)
+        keeper = KeptState(directory, pool, descriptor=descriptor)
         self._parts.callback(keeper.close)
         self._parts.push_async_callback(stop_pool)
-
-        def tell(kind: str, text: str, subject: str) -> None:
-            self._events.add(kind, text, subject=subject)
-
-        keepalive = self._config.keepalive.to_keepalive()
-        service = TargetService(self._reactor, [], keeper=keeper, keepalive=keepalive, tell=tell)
-        serving = LocalServing(service, Units(pool), keeper, portals=Portals(service), run=workers.run, tell=tell)
-        administration = Administration(
-            self._source,
-            directory,
-            serving=serving,
-            run=workers.run,
-            events=self._events,
+        service = TargetService(
+            self._reactor, [], keeper=keeper, keepalive=self._config.keepalive.to_keepalive(), tell=self._tell
         )
-        return serving, administration
+        return LocalServing(service, Units(pool), keeper, portals=Portals(service), run=threads.run, tell=self._tell)
+
+    def _make_workers(self, descriptor: int, directory: Path) -> WorkerServing:
+        """Serving by processes under this one."""
+        self._parts.callback(os.close, descriptor)
+        keepalive = self._config.keepalive.to_keepalive()
+        front = TargetService(self._reactor, [], keepalive=keepalive, tell=self._tell)
+        launch = partial(WorkerProcess, self._reactor, self._log_level)
+
+        def make_slot(number: int, counted: Callable[[dict[str, Any]], None], ended: Callable[[], None]) -> Slot:
+            return Slot(
+                self._reactor,
+                number,
+                launch=launch,
+                directory=(str(directory), descriptor),
+                keepalive=keepalive,
+                tell=self._tell,
+                counted=counted,
+                ended=ended,
+            )
+
+        return WorkerServing(self._reactor, front, self._config.node.workers, make_slot)
+
+    def _tell(self, kind: str, text: str, subject: str) -> None:
+        self._events.add(kind, text, subject=subject)
 
     def _make_cluster(self) -> Cluster:
         config = self._config
@@ -227,7 +279,7 @@ class _Node:
                 _log.warn("a migration is not decided after {seconds:g} s; stopping anyway", seconds=MIGRATIONS_END_S)
 
 
-class _Workers:
+class _Threads:
     """Threads for what blocks: memory images, and the files of guests."""
 
     def __init__(self, reactor: Any) -> None:

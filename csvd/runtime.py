@@ -186,11 +186,14 @@ class _Life:
 # The log
 
 
-def start_logging(level: str = "info", *, stream: TextIO | None = None) -> None:
+def start_logging(level: str = "info", *, stream: TextIO | None = None, who: str = "") -> None:
     """Write events of ``level`` (one of LEVELS) and above to stderr, one line an event; the logging module's, too.
 
     A line begins with the local time and the level; where stderr is the journal it begins with the priority of
     sd-daemon(3) instead, because the journal keeps the time itself.
+
+    Args:
+        who: named in every line, where several processes write to one stream.
 
     Raises:
         ConfigError: there is no such level.
@@ -199,7 +202,7 @@ def start_logging(level: str = "info", *, stream: TextIO | None = None) -> None:
         raise ConfigError(f"there is no log level {level!r}", hint=f"levels: {', '.join(LEVELS)}")
     output = sys.stderr if stream is None else stream
     # Any: zope's interfaces are not types to mypy.
-    observer: Any = _LineObserver(output, for_journal=_is_journal(output))
+    observer: Any = _LineObserver(output, for_journal=_is_journal(output), who=who)
     predicate: Any = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     # Twisted tells at this level of every HTTP request and every factory that starts.
     for namespace in ("twisted.web", "twisted.internet", "log_legacy"):
@@ -232,8 +235,9 @@ def one_line(text: str) -> str:
 class _LineObserver:
     """Writes events as lines."""
 
-    def __init__(self, output: TextIO, *, for_journal: bool) -> None:
+    def __init__(self, output: TextIO, *, for_journal: bool, who: str = "") -> None:
         self._output = output
+        self._who = f"{who} " if who else ""
         self._for_journal = for_journal
 
     def __call__(self, event: Any) -> None:
@@ -250,7 +254,7 @@ class _LineObserver:
             lines += [f"  {one_line(line)}" for line in failure.getTraceback().rstrip().splitlines()]
         head = self._head(level, event["log_time"])
         try:
-            self._output.write("".join(f"{head}{subject}: {line}\n" for line in lines))
+            self._output.write("".join(f"{head}{self._who}{subject}: {line}\n" for line in lines))
             self._output.flush()
         except OSError:
             return  # stderr is gone; there is nowhere left to say so

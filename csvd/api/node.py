@@ -10,6 +10,7 @@ from typing import Final
 from csvd.api import metrics
 from csvd.api.errors import BadRequest
 from csvd.api.events import EventRing
+from csvd.api.footprint import open_files, resident_bytes
 from csvd.api.guest_list import list_guests
 from csvd.api.interfaces import Cluster, Exports, Guests, Json, Target
 from csvd.api.peers import Peers
@@ -124,7 +125,7 @@ class NodeRoutes:
             "statistics": self._target.statistics(),
             "events": dict(self._events.counts),
             "cluster": self._cluster.status(),
-            "process": {"resident_bytes": _resident_bytes(), "open_files": len(os.listdir("/proc/self/fd"))},
+            "process": {"resident_bytes": resident_bytes(), "open_files": open_files()},
         }
         return Answer(200, {}, metrics.text_of(facts), metrics.CONTENT_TYPE)
 
@@ -133,11 +134,6 @@ class NodeRoutes:
         if not after.isascii() or not after.isdigit() or len(after) > 18:
             raise BadRequest(f"{after[:60]!r} is not the number of an event", where=request.path)
         return Answer(200, self._events.after(int(after)))
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _member(member: Json, facts: dict[str, Json]) -> Json:

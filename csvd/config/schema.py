@@ -26,6 +26,7 @@ from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 
 DEFAULT_STATE_DIRECTORY: Final = "/var/lib/csvd"
 DEFAULT_CLUSTER_ADDRESS: Final = "127.0.0.1:7001"
+MAX_WORKERS: Final = 64
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9464"
 
 _NODE_NAME: Final = matching(f"the name of a node ({NODE_NAME_RULE})", is_node_name)
@@ -51,6 +52,19 @@ class NodeSection:
             "it is missing. Two daemons never share one.",
             default=DEFAULT_STATE_DIRECTORY,
             example='"/var/lib/csvd"',
+        ),
+    ]
+    workers: Annotated[
+        int,
+        key(
+            whole(0, MAX_WORKERS),
+            "Processes that serve the targets; with 0 the daemon does it itself. Each target is served by one of them, "
+            "targets that have a disk in common by the same one, and logins at the portals are sent on to a port of "
+            "its own (login status 0101h), which firewalls have to let through. Worth it with several targets that are "
+            "busy at once, on a host with two or more processors to spare.",
+            default=0,
+            example="2",
+            off=True,
         ),
     ]
     log_level: Annotated[

@@ -20,7 +20,7 @@ from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.open import create_file
 from csvd.target.kept_state import KeptState
-from csvd.target.service import Export, TargetService, Tell
+from csvd.target.service import DRAIN_S, Export, TargetService, Tell
 from csvd.target.units import Units
 
 Json = dict[str, Any]
@@ -126,9 +126,9 @@ class LocalServing:
             self._listening.open(plan.targets)
         return self._service.portals
 
-    async def stop(self) -> None:
-        """Stop the service and close the disks."""
-        await self._service.stop()
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Stop the service, which answers what is under way for so long, and close the disks."""
+        await self._service.stop(drain_s)
         await self._units.close_all()
 
     # What there is
@@ -177,6 +177,7 @@ class LocalServing:
             raise
 
     async def _prepare(self, plan: Plan, later: Collection[str]) -> None:
+        assert self._prepared is None
         difference = difference_of(self._plan.targets, plan.targets)
         opened: dict[tuple[str, int], LogicalUnit] = {}
         wanted = [*difference.units_new, *((new.name, lun) for new in difference.new for lun in new.lun)]

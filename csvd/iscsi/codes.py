@@ -159,6 +159,11 @@ class LoginStatus(IntEnum):
     SERVICE_UNAVAILABLE = 0x0301
     OUT_OF_RESOURCES = 0x0302
 
+    @property
+    def moved(self) -> bool:
+        """Whether the initiator is sent on."""
+        return self >> 8 == 1
+
 
 class LogoutReason(IntEnum):
     """RFC 7143 section 11.14.1."""

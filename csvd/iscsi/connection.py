@@ -433,8 +433,10 @@ class TargetConnection:
 
     def _fail(self, error: IscsiError) -> None:
         self.failure = error
-        failed_login = isinstance(error, LoginFailure)
-        self.tell(EventKind.LOGIN_FAILURE if failed_login else EventKind.CONNECTION_FAILURE, str(error))
+        kind = EventKind.CONNECTION_FAILURE
+        if isinstance(error, LoginFailure):
+            kind = EventKind.LOGIN_REDIRECT if error.status.moved else EventKind.LOGIN_FAILURE
+        self.tell(kind, str(error))
         self.end()
 
     def lost(self) -> None:

@@ -11,6 +11,7 @@ class EventKind(StrEnum):
 
     LOGIN = "login"
     LOGIN_FAILURE = "login failure"
+    LOGIN_REDIRECT = "login redirect"
     LOGOUT = "logout"
     CONNECTION_LOST = "connection lost"
     CONNECTION_FAILURE = "connection failure"

@@ -92,19 +92,19 @@ class TargetNode:
         return self.portal_group_tags is None or portal_group_tag in self.portal_group_tags
 
     def check_place(self, local_address: str, portal_group_tag: int, *, joins: bool) -> None:
-        """Check that a login that came through a portal is served here; see `Redirection.address_for`.
+        """Check that a login that came through a portal is served here; see `Redirection.moved`.
 
         Raises:
             LoginFailure: it is sent on; TargetAddress goes without a portal group tag there (RFC 7143 section 13.8).
         """
         if self.redirect is None:
             return
-        address = self.redirect.address_for(local_address, portal_group_tag, joins=joins)
-        if address is not None:
-            moved = LoginStatus.TARGET_MOVED_TEMPORARILY
-            if self.redirect.permanent:
-                moved = LoginStatus.TARGET_MOVED_PERMANENTLY
-            raise LoginFailure(moved, f"{self.name} is at {address}", pairs=(("TargetAddress", address),))
+        moved = self.redirect.moved(local_address, portal_group_tag, joins=joins)
+        if moved is not None:
+            status = LoginStatus.TARGET_MOVED_TEMPORARILY
+            if moved.permanent:
+                status = LoginStatus.TARGET_MOVED_PERMANENTLY
+            raise LoginFailure(status, f"{self.name} is at {moved.address}", pairs=(("TargetAddress", moved.address),))
 
     # Sessions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from csvd.errors import ConfigError
 from csvd.iscsi.codes import LoginStatus
@@ -89,14 +89,22 @@ class PortalGroup:
         return named
 
 
+class Moved(NamedTuple):
+    """Where a login is sent on to.
+
+    Args:
+        address: ``host:port`` of the other portal.
+        permanent: status 0102h, the initiator may remember it; else 0101h.
+    """
+
+    address: str
+    permanent: bool
+
+
 class Redirection(Protocol):
     """Tells where logins to a target are sent on to."""
 
-    @property
-    def permanent(self) -> bool:
-        """Status 0102h, the initiator may remember it; else 0101h."""
-
-    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
+    def moved(self, local_address: str, portal_group_tag: int, *, joins: bool) -> Moved | None:
         """Where a login is sent on to that came through a portal; None: it is served here.
 
         Args:
@@ -136,13 +144,13 @@ class Redirect:
                 hint="write an IP address, or the portal group tag of the portal, too",
             )
 
-    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
+    def moved(self, local_address: str, portal_group_tag: int, *, joins: bool) -> Moved | None:
         """Its address, where a login that came through this portal is sent on; a session is joined where it is."""
         if joins or portal_group_tag == self.portal_group_tag:
             return None
         (host, port), (here, here_port) = split_address(self.address), split_address(local_address)
         same_host = host == here or (numeric_host(host) is not None and numeric_host(host) == numeric_host(here))
-        return None if same_host and port == here_port else self.address
+        return None if same_host and port == here_port else Moved(self.address, self.permanent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +166,14 @@ class PortRedirect:
     ports: Mapping[str, int]
     before: Redirection | None = None
 
-    @property
-    def permanent(self) -> bool:
-        """Which process serves a target is never said for good; where the target itself has moved to may be."""
-        return self.before is not None and self.before.permanent
-
-    def address_for(self, local_address: str, portal_group_tag: int, *, joins: bool) -> str | None:
-        """The portal of the other process."""
+    def moved(self, local_address: str, portal_group_tag: int, *, joins: bool) -> Moved | None:
+        """The portal of the other process; it is never said for good."""
         if self.before is not None:
-            moved = self.before.address_for(local_address, portal_group_tag, joins=joins)
-            if moved is not None:
-                return moved
+            elsewhere = self.before.moved(local_address, portal_group_tag, joins=joins)
+            if elsewhere is not None:
+                return elsewhere
         host, port = split_address(local_address)
         for portal in (local_address, f"0.0.0.0:{port}", f"[::]:{port}"):
             if portal in self.ports:
-                return join_address(host, self.ports[portal])
+                return Moved(join_address(host, self.ports[portal]), permanent=False)
         raise LoginFailure(LoginStatus.SERVICE_UNAVAILABLE, f"no process serves the target behind {local_address} yet")

@@ -11,8 +11,9 @@ from csvd.iscsi import text
 from csvd.iscsi.access import OPEN, Access, InitiatorRule, Origin, parse_network
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import LoginStatus, Opcode
+from csvd.iscsi.events import EventKind
 from csvd.iscsi.node import MAX_REMOVED, TargetNode
-from csvd.iscsi.portals import PortalGroup, Redirect, peer_address, split_address
+from csvd.iscsi.portals import PortalGroup, PortRedirect, Redirect, peer_address, split_address
 from tests.iscsi_wire import INITIATOR, SECRET, TARGET, End, Pdu, Router, Wire, pdu
 from tests.unit.iscsi.test_login_chap import challenged, prove
 
@@ -221,6 +222,58 @@ def test_who_is_not_let_in_is_not_told_where_the_target_went() -> None:
     wire.target.redirect = Redirect("127.0.0.2:3260")
     answer = log_in(wire)
     assert (answer.status, answer.data) == (LoginStatus.AUTHORIZATION_FAILURE, b"")
+
+
+@pytest.mark.parametrize(
+    ("local", "address"),
+    [
+        ("127.0.0.1:3260", "127.0.0.1:7001"),
+        ("192.0.2.1:3261", "192.0.2.1:7002"),
+        ("[2001:db8::1]:3262", "[2001:db8::1]:7003"),
+        ("192.0.2.1:3262", "192.0.2.1:7003"),
+    ],
+)
+def test_a_login_is_sent_on_to_the_port_behind_the_portal_that_it_came_to(local: str, address: str) -> None:
+    wire = Wire()
+    wire.target.redirect = PortRedirect({"127.0.0.1:3260": 7001, "0.0.0.0:3261": 7002, "[::]:3262": 7003})
+    answer = log_in(wire, local=local)
+    assert (answer.status, text.parse(answer.data)) == (
+        LoginStatus.TARGET_MOVED_TEMPORARILY,
+        [("TargetAddress", address)],
+    )
+
+
+def test_a_login_behind_no_port_is_asked_to_come_back_and_served_never() -> None:
+    wire = Wire()
+    wire.target.redirect = PortRedirect({})
+    assert log_in(wire).status == LoginStatus.SERVICE_UNAVAILABLE
+    assert not wire.router.nexuses
+
+
+def test_a_login_for_a_further_connection_is_sent_where_the_session_is() -> None:
+    wire = Wire()
+    wire.target.redirect = PortRedirect({"127.0.0.1:3260": 7001})
+    (answer,) = (end := wire.connect()).ask(end.login_pdu(NAMES, tsih=5))
+    assert answer.status == LoginStatus.TARGET_MOVED_TEMPORARILY
+    wire.target.redirect = Redirect("127.0.0.2:3260")
+    (answer,) = (end := wire.connect()).ask(end.login_pdu(NAMES, tsih=5))
+    assert answer.status == LoginStatus.SESSION_DOES_NOT_EXIST
+
+
+def test_where_the_target_itself_has_moved_goes_before_the_port_and_may_be_for_good() -> None:
+    wire = Wire()
+    before = Redirect("127.0.0.2:3260", permanent=True)
+    wire.target.redirect = PortRedirect({"127.0.0.1:3260": 7001, "127.0.0.2:3260": 7002}, before)
+    assert log_in(wire, local="127.0.0.1:3260").status == LoginStatus.TARGET_MOVED_PERMANENTLY
+    assert log_in(wire, local="127.0.0.2:3260").status == LoginStatus.TARGET_MOVED_TEMPORARILY
+
+
+def test_an_initiator_that_is_sent_on_is_no_failed_login() -> None:
+    wire = Wire()
+    wire.target.redirect = Redirect("127.0.0.2:3260")
+    end = wire.connect()
+    end.ask(end.login_pdu(NAMES))
+    assert [event.kind for event in end.engine.events] == [EventKind.LOGIN_REDIRECT]
 
 
 # Changes at run time
