@@ -47,7 +47,8 @@ def framed(body: bytes) -> bytes:
 @given(st.lists(st.integers(1, 40)))
 def test_messages_come_whole_in_pieces_of_any_size(sizes: list[int]) -> None:
     data = b"".join(map(frame_of, MESSAGES))
-    reader, found, at = FrameReader(), [], 0
+    reader, at = FrameReader(), 0
+    found: list[Message] = []
     for size in [*sizes, len(data)]:
         found += reader.feed(data[at : at + size])
         at += size
