@@ -63,8 +63,7 @@ class NodeSection:
             "its own (login status 0101h), which firewalls have to let through. Worth it with several targets that are "
             "busy at once, on a host with two or more processors to spare.",
             default=0,
-            example="2",
-            off=True,
+            example="0",
         ),
     ]
     log_level: Annotated[
