@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 ## bench: csvd and tgtd side by side; writes docs/benchmarks.md
 bench: $(VENV)/.dev
 	-.ci/apt tgt libiscsi-bin qemu-utils qemu-block-extra
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench --json build/bench.jsonl
 
 ## conformance: libiscsi's test suite on every kind of logical unit, and on tgtd; writes docs/conformance.md
 conformance: $(VENV)/.dev

@@ -1,12 +1,17 @@
-"""The loads of the benchmark: one row of `ROWS` each, put on a target by a client that is not ours."""
+"""The loads of the benchmark, each put on a target by a client in a process of its own."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from tests.bench.machine import ROOT
 
 SECTOR_BYTES = 512
 KIB = 1024
@@ -14,18 +19,15 @@ KIB = 1024
 TIMEOUT_FACTOR = 20
 TIMEOUT_FLOOR_S = 60.0
 GOLDEN_RATIO = 0.6180339887498949
+GENERATOR = (sys.executable, "-m", "tests.bench.generator")
 
 
 class LoadFailed(Exception):
     """A client ended with an error, or its figures cannot be read; says what it printed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """What one run of a load did: requests a second, and how many requests that was."""
-
-    requests_per_s: float
-    requests: float
+Figures = Mapping[str, float]
+"""What one run of a load did: at least `requests` and `requests_per_s`."""
 
 
 class Load(Protocol):
@@ -36,7 +38,7 @@ class Load(Protocol):
 
     def command(self, url: str, disk_bytes: int, duration_s: int) -> list[str]: ...
 
-    def figure(self, printed: str, duration_s: int) -> Figure: ...
+    def figures(self, printed: str, duration_s: int) -> Figures: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class RandomRead:
         sectors = self.block_bytes // SECTOR_BYTES
         return ["iscsi-perf", "-r", "-b", str(sectors), "-m", str(self.depth), "-t", str(duration_s), url]
 
-    def figure(self, printed: str, duration_s: int) -> Figure:
+    def figures(self, printed: str, duration_s: int) -> Figures:
         requests_per_s = parse_iscsi_perf(printed)
-        return Figure(requests_per_s, requests_per_s * duration_s)
+        return {"requests": requests_per_s * duration_s, "requests_per_s": requests_per_s}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +79,77 @@ class ScatteredWrite:
         flags = [word for option, value in arguments.items() for word in (option, str(value))]
         return ["qemu-img", "bench", "-w", "-f", "raw", "-t", "none", *flags, url]
 
-    def figure(self, printed: str, duration_s: int) -> Figure:
+    def figures(self, printed: str, duration_s: int) -> Figures:
         requests, seconds = parse_qemu_img_bench(printed)
-        return Figure(requests / seconds, requests)
+        return {"requests": requests, "requests_per_s": requests / seconds}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the table: its key in the JSON, its title, and the load."""
+class Generated:
+    """The bench's own client, for what no tool at hand can do: many sessions, a mix, data digests, FUA, a fixed time.
 
-    key: str
-    title: str
-    load: Load
+    Args:
+        depth: commands in flight on each session.
+        reads: how many of a hundred commands are READs; the rest are WRITEs.
+        fua: writes are durable when they are answered.
+        digests: CRC32C over data, made and checked by the client too.
+        latencies: the figures have `p50_us`, `p99_us` and `longest_us` of a command.
+        is_prompt: the client is never kept waiting for a processor, if it may ask for that.
+    """
+
+    block_bytes: int
+    depth: int
+    reads: int = 100
+    sessions: int = 1
+    fua: bool = False
+    digests: bool = False
+    latencies: bool = False
+    is_prompt: bool = False
+
+    def command(self, url: str, disk_bytes: int, duration_s: int) -> list[str]:
+        values = {
+            "--sessions": self.sessions,
+            "--depth": self.depth,
+            "--block": self.block_bytes,
+            "--reads": self.reads,
+            "--disk-bytes": disk_bytes,
+            "--seconds": duration_s,
+        }
+        flags = [word for option, value in values.items() for word in (option, str(value))]
+        flags += [f"--{name}" for name in ("fua", "digests", "latencies") if getattr(self, name)]
+        flags += ["--prompt"] if self.is_prompt else []
+        return [*GENERATOR, *flags, url]
+
+    def figures(self, printed: str, duration_s: int) -> Figures:
+        return parse_generator(printed)
 
 
-ROWS: tuple[Row, ...] = (
-    Row("read-4k-d1", "4 KiB random read, depth 1", RandomRead(4 * KIB, 1)),
-    Row("read-4k-d32", "4 KiB random read, depth 32", RandomRead(4 * KIB, 32)),
-    Row("read-256k-d32", "256 KiB random read, depth 32", RandomRead(256 * KIB, 32)),
-    Row("write-4k-d1", "4 KiB random write, depth 1", ScatteredWrite(4 * KIB, 1, 20_000)),
-    Row("write-4k-d32", "4 KiB random write, depth 32", ScatteredWrite(4 * KIB, 32, 40_000)),
-    Row("write-256k-d32", "256 KiB random write, depth 32", ScatteredWrite(256 * KIB, 32, 3_000)),
-)
-
-
-def run_load(load: Load, url: str, disk_bytes: int, duration_s: int) -> Figure:
+def run_load(load: Load, url: str, disk_bytes: int, duration_s: int) -> Figures:
     """Run a load to its end.
 
     Raises:
         LoadFailed: the client failed, hung or printed no figures.
     """
-    command = load.command(url, disk_bytes, duration_s)
+    printed = run_client(load.command(url, disk_bytes, duration_s), duration_s)
+    return load.figures(printed, duration_s)
+
+
+def run_client(command: list[str], duration_s: int) -> str:
+    """Run a client to its end; gives what it printed.
+
+    Raises:
+        LoadFailed: it failed or hung.
+    """
     limit_s = max(TIMEOUT_FLOOR_S, float(TIMEOUT_FACTOR * duration_s))
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=limit_s
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            cwd=ROOT,
         )
     except FileNotFoundError:
         raise LoadFailed(f"{command[0]} is not installed: .ci/apt libiscsi-bin qemu-utils qemu-block-extra") from None
@@ -119,7 +157,7 @@ def run_load(load: Load, url: str, disk_bytes: int, duration_s: int) -> Figure:
         raise LoadFailed(f"{' '.join(command)}: not done after {limit_s:.0f} s: {late.stdout!r}") from None
     if done.returncode:
         raise LoadFailed(f"{' '.join(command)}: exit status {done.returncode}: {done.stdout}{done.stderr}")
-    return load.figure(done.stdout, duration_s)
+    return done.stdout
 
 
 def parse_iscsi_perf(printed: str) -> float:
@@ -152,6 +190,24 @@ def parse_qemu_img_bench(printed: str) -> tuple[int, float]:
     if sent is None or took is None or float(took[1]) == 0.0:
         raise LoadFailed(f"qemu-img bench gave no figures: {printed!r}")
     return int(sent[1]), float(took[1])
+
+
+def parse_generator(printed: str) -> dict[str, float]:
+    """The figures in the last line of tests.bench.generator, with `requests_per_s` where it says how long it took.
+
+    Raises:
+        LoadFailed: there is no such line, or nothing was done.
+    """
+    try:
+        figures = {str(name): float(value) for name, value in json.loads(printed.rstrip().rpartition("\n")[2]).items()}
+        requests = figures["requests"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise LoadFailed(f"the generator gave no figures: {printed!r}") from None
+    if "seconds" in figures:
+        if not requests or not figures["seconds"]:
+            raise LoadFailed(f"the generator had nothing done: {printed!r}")
+        figures["requests_per_s"] = requests / figures["seconds"]
+    return figures
 
 
 def scattering_step(slots: int) -> int:

@@ -176,15 +176,15 @@ def start_csvd(export: Export, folder: Path) -> Target:
             command += ["--chap-target-user", export.chap.target_user, "--chap-target-secret-file", secret_file]
     command += export.options
     output, log = folder / "csvd.stdout", folder / "csvd.stderr"
-    process = _start(command, output, log)
+    process = spawn(command, output, log)
 
     portals = command.count("--portal")
 
     def ready_urls() -> list[str] | None:
-        urls = [line.removeprefix("ready ") for line in _whole_lines(output) if line.startswith("ready ")]
+        urls = [line.removeprefix("ready ") for line in whole_lines(output) if line.startswith("ready ")]
         return urls if len(urls) == len(export.disks) * portals else None
 
-    urls = _wait_until(ready_urls, "csvd", process, log)
+    urls = wait_until(ready_urls, "csvd", process, log)
     return Target("csvd", process, urls, log, process.terminate)
 
 
@@ -202,7 +202,7 @@ def start_tgtd(export: Export, folder: Path) -> Target:
     output, log = folder / "tgtd.stdout", folder / "tgtd.stderr"
     environment = {"TGT_IPC_SOCKET": str(folder / "tgtd.socket")}
     command = [_program("tgtd"), "-f", "-C", "1", "--iscsi", f"portal=127.0.0.1:{export.port}"]
-    process = _start(command, output, log, environment)
+    process = spawn(command, output, log, environment)
 
     def tgtadm(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -222,7 +222,7 @@ def start_tgtd(export: Export, folder: Path) -> Target:
         tgtadm("--op", "delete", "--mode", "target", "--tid", "1", "--force")
         tgtadm("--op", "delete", "--mode", "system")
 
-    address = _wait_until(portal, "tgtd", process, log)
+    address = wait_until(portal, "tgtd", process, log)
     target = Target(
         "tgtd", process, [f"iscsi://{address}/{IQN}/{lun + 1}" for lun in range(len(export.disks))], log, quit_politely
     )
@@ -258,9 +258,31 @@ TARGETS: Mapping[str, Callable[[Export, Path], Target]] = {"csvd": start_csvd, "
 def cpu_seconds(pid: int) -> float:
     """User and system time that a process, all its threads and its living children have used until now."""
     ticks = parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text())
-    children = (Path(f"/proc/{pid}/task/{thread}/children") for thread in os.listdir(f"/proc/{pid}/task"))
-    below = [int(child) for file in children if file.exists() for child in file.read_text().split()]
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, below))
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, _children(pid)))
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """VmRSS (resident now) or VmHWM (the most until now) of a process and its living children, from proc(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return parse_kib(status, field) / 1024 + sum(memory_mib(child, field) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    files = (Path(f"/proc/{pid}/task/{thread}/children") for thread in os.listdir(f"/proc/{pid}/task"))
+    return [int(child) for file in files if file.exists() for child in file.read_text().split()]
+
+
+def parse_kib(status: str, field: str) -> int:
+    """A field of /proc/PID/status that is given in kB, which are KiB.
+
+    Raises:
+        TargetFailed: it is not there: the process has ended.
+    """
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0])
+    raise TargetFailed(f"the process is gone: no {field} in its status")
 
 
 def parse_cpu_ticks(stat: str) -> int:
@@ -269,7 +291,7 @@ def parse_cpu_ticks(stat: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _start(
+def spawn(
     command: Sequence[str], output: Path, log: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     # Should the tests themselves be killed, the kernel ends the target too: no daemon is left on a person's machine.
@@ -294,11 +316,11 @@ def _program(name: str) -> str:
     return path
 
 
-def _whole_lines(file: Path) -> list[str]:
+def whole_lines(file: Path) -> list[str]:
     return file.read_text(errors="replace").rpartition("\n")[0].splitlines()
 
 
-def _wait_until(ask: Callable[[], T | None], name: str, process: subprocess.Popen[bytes], log: Path) -> T:
+def wait_until(ask: Callable[[], T | None], name: str, process: subprocess.Popen[bytes], log: Path) -> T:
     deadline = time.monotonic() + START_TIMEOUT_S
     while (answer := ask()) is None:
         ended = process.poll()

@@ -6,10 +6,11 @@ import pytest
 
 from tests.bench.loads import (
     KIB,
-    ROWS,
+    Generated,
     LoadFailed,
     RandomRead,
     ScatteredWrite,
+    parse_generator,
     parse_iscsi_perf,
     parse_qemu_img_bench,
     run_load,
@@ -82,7 +83,7 @@ def test_a_random_read_asks_for_whole_blocks_and_depth() -> None:
         "5",
         "iscsi://h/t/0",
     ]
-    assert load.figure(PERF, 2).requests == 2 * 61932
+    assert load.figures(PERF, 2) == {"requests": 2 * 61932, "requests_per_s": 61932}
 
 
 def test_a_scattered_write_counts_its_requests_by_the_length_of_the_run() -> None:
@@ -91,7 +92,7 @@ def test_a_scattered_write_counts_its_requests_by_the_length_of_the_run() -> Non
     command = load.command("iscsi://h/t/0", 1 << 30, 5)
     step = scattering_step(1 << 18) * 4096
     assert command == f"qemu-img bench -w -f raw -t none -c 5000 -d 8 -s 4096 -S {step} iscsi://h/t/0".split()
-    assert load.figure(BENCH, 5).requests_per_s == pytest.approx(62500)
+    assert load.figures(BENCH, 5)["requests_per_s"] == pytest.approx(62500)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 10, 997, 1 << 12, (1 << 18) + 6])
@@ -103,9 +104,35 @@ def test_scattered_writes_visit_every_slot_once(slots: int) -> None:
         assert {number * step % slots for number in range(slots)} == set(range(slots))
 
 
-def test_rows_have_keys_of_their_own_and_blocks_of_whole_sectors() -> None:
-    assert len({row.key for row in ROWS}) == len({row.title for row in ROWS}) == len(ROWS)
-    assert all(row.load.block_bytes % 512 == 0 for row in ROWS)
+def test_a_generated_load_tells_its_client_all_of_itself() -> None:
+    load = Generated(4 * KIB, 8, reads=70, sessions=3, fua=True, digests=True, latencies=True, is_prompt=True)
+
+    command = load.command("iscsi://h:1/t/0", 1 << 30, 5)
+    assert command[1:] == [
+        *("-m", "tests.bench.generator", "--sessions", "3", "--depth", "8", "--block", "4096", "--reads", "70"),
+        *("--disk-bytes", str(1 << 30), "--seconds", "5", "--fua", "--digests", "--latencies", "--prompt"),
+        "iscsi://h:1/t/0",
+    ]
+
+
+def test_the_last_line_of_the_generator_has_its_figures() -> None:
+    assert parse_generator('running\n{"requests": 10.0, "seconds": 4.0, "p99_us": 7}\n') == {
+        "requests": 10,
+        "seconds": 4,
+        "p99_us": 7,
+        "requests_per_s": 2.5,
+    }
+
+
+@pytest.mark.parametrize("printed", ["", "running\n", "[1]\n", '{"seconds": 1.0}\n', '{"requests": "many"}\n'])
+def test_a_generator_that_tells_nothing_gives_no_figure(printed: str) -> None:
+    with pytest.raises(LoadFailed, match="no figures"):
+        parse_generator(printed)
+
+
+def test_a_generator_that_did_nothing_is_a_failure() -> None:
+    with pytest.raises(LoadFailed, match="nothing done"):
+        parse_generator('{"requests": 0.0, "seconds": 1.0}')
 
 
 class Shell:
@@ -120,7 +147,7 @@ class Shell:
     def command(self, url: str, disk_bytes: int, duration_s: int) -> list[str]:
         return [self.program, "-c", self.script]
 
-    figure = RandomRead(4096, 1).figure
+    figures = RandomRead(4096, 1).figures
 
 
 def test_a_client_that_exits_with_an_error_gives_no_figure() -> None:
