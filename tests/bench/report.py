@@ -35,9 +35,9 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
 ## The limits beside it
 
 {limits}
-- **null target**: a small program in C without a disk, which answers a READ by zeros and a WRITE by GOOD, one `recv` and one
-  `sendmsg` a batch, one thread (`tests/bench/null_target.c`). It looks at nothing that it need not, so it is the limit
-  of the network, the client and this machine's kernel; where a ratio to it is near 1, the client is what was measured.
+- **null target**: a small program in C without a disk (`tests/bench/null_target.c`): zeros for a READ, GOOD for a WRITE,
+  one `recv` and one `sendmsg` a batch, one thread. It looks at nothing that it need not, so it is the limit of the
+  network, the client and this machine's kernel; where a ratio to it is near 1, the client is what was measured.
 - **csvd over null:**: csvd itself, over a disk that keeps nothing: what it costs without its file.
 - **file alone**: random `pread` or `pwrite` of the block, one after another, no network; for the row with FUA each
   `pwrite` is followed by an `fdatasync`, from Python only. A dash: nothing of that kind to measure{without_compiler}.

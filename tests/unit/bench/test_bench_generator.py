@@ -300,5 +300,5 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_the_generator_has_nothing_of_csvd_in_it() -> None:
     for module in (generator, wire):
-        lines = Path(module.__file__).read_text().splitlines()
+        lines = Path(str(module.__file__)).read_text().splitlines()
         assert not [line for line in lines if "import" in line and "csvd" in line]
