@@ -35,7 +35,7 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
 ## The limits beside it
 
 {limits}
-- **null target**: a small program in C without a disk (`tests/bench/null_target.c`): zeros for a READ, GOOD for a WRITE,
+- **null target**: a small C program without a disk (`tests/bench/null_target.c`): zeros for a READ, GOOD for a WRITE,
   one `recv` and one `sendmsg` a batch, one thread. It looks at nothing that it need not, so it is the limit of the
   network, the client and this machine's kernel; where a ratio to it is near 1, the client is what was measured.
 - **csvd over null:**: csvd itself, over a disk that keeps nothing: what it costs without its file.
