@@ -24,6 +24,7 @@ from csvd.iscsi.digests import Buffer
 from csvd.iscsi.events import EventKind
 from csvd.iscsi.session import Task
 from csvd.target.express import Scratch
+from csvd.target.read_buffer import ReadBuffer
 from csvd.target.statistics import ConnectionCounter
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 IOV_MAX: Final = 512
 """Buffers in one ``sendmsg``; the kernel takes 1,024."""
+LARGE_BYTES: Final = 64 * 1024
+"""An answer that is sent before the next one is made: while the processor's cache has it."""
 TURN_BYTES: Final = 4 * 2**20
 """What a connection reads from the page cache in one turn of the loop: a few milliseconds' worth."""
 HELD_BYTES: Final = 8 * 2**20
@@ -52,6 +55,8 @@ class ServerConnection(FileDescriptor):
     log = Logger()
     scratch = Scratch()
     """Of all connections: at the end of a turn it is empty."""
+    reads = ReadBuffer()
+    """Likewise."""
     takes_express = True
 
     def __init__(
@@ -243,7 +248,14 @@ class ServerConnection(FileDescriptor):
 
     def _outgoing_is_large(self) -> bool:
         output = self.engine.output
-        return len(output) >= IOV_MAX or len(output[-1]) >= 65536
+        if len(output) >= IOV_MAX or len(output[-1]) >= LARGE_BYTES:
+            return True
+        # Behind a data segment stands its digest.
+        return len(output) > 1 and len(output[-2]) >= LARGE_BYTES
+
+    def read_buffer(self, length_bytes: int) -> memoryview:
+        """A buffer to read into and to answer from at once."""
+        return self.reads.take(length_bytes) if self._in_turn else memoryview(bytearray(length_bytes))
 
     def _wants_input(self) -> bool:
         engine = self.engine
@@ -374,6 +386,7 @@ class ServerConnection(FileDescriptor):
                 self._keep(output)
             output.clear()
             self.scratch.used = 0
+        self.reads.sent()
         if unsent and not self.disconnected:
             self._send_unsent()
 
@@ -391,6 +404,7 @@ class ServerConnection(FileDescriptor):
     def _keep(self, output: list[Buffer]) -> None:
         """Keep output until the socket takes more; what lies in the scratch buffer must leave it."""
         scratch = self.scratch.buffer
+        self.reads.keep()
         self._unsent.extend(
             bytes(piece) if type(piece) is memoryview and piece.obj is scratch else piece for piece in output
         )

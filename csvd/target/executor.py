@@ -164,7 +164,8 @@ class Executor:
         # No more is read than is sent: a short expectation must not cost a long read.
         length = min(transfer.length_bytes, task.expected_length) if task.is_read else 0
         # But whole blocks: some disks have nothing else.
-        buffer = memoryview(bytearray(length + -length % unit.block_bytes))
+        whole = length + -length % unit.block_bytes
+        buffer = connection.read_buffer(whole)
         if (
             not transfer.fua
             and not (unit.locks.contended and unit.locks.must_wait(transfer.offset_bytes, transfer.length_bytes))
@@ -176,7 +177,8 @@ class Executor:
             connection.engine.data_in(task, buffer, transfer.length_bytes)
             return
 
-        self._begin(connection, task, transfer, ended, buffer)
+        # It is read later, when the buffer of this turn is another's.
+        self._begin(connection, task, transfer, ended, memoryview(bytearray(whole)))
 
     def _begin(
         self,

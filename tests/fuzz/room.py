@@ -20,9 +20,9 @@ from csvd.scsi.outcome import Reply
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
-from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from tests.bench.targets import IQN
+from tests.fake_adapter import FakeAdapter
 from tests.iscsi_wire import INITIATOR, ISID, digested, pdu
 
 DISK_BYTES: Final = 1 << 20
@@ -44,10 +44,11 @@ class _StrictExecutor(Executor):
         raise  # noqa: PLE0704 - it is called while the fault is handled
 
 
-class Room:
+class Room(FakeAdapter):
     """One target and one connection to it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.clock = Clock()
         self.units = [
             LogicalUnit(0, MemoryDisk(DISK_BYTES), 512, DISK_BYTES // 512, Identity(serial="thin"), thin=True),
@@ -60,16 +61,10 @@ class Room:
         entity = NetworkEntity([self.node], entropy=bytes)
         self.engine = TargetConnection(entity, local_address="127.0.0.1:3260", peer="fuzz", now_s=0.0)
         self.executor: Any = _StrictExecutor(self.device, StepRunner(self.clock, None, self._abort))
-        self.held_bytes = 0
-        self.turn_bytes = 0
-        self.counter = ConnectionCounter()
         self.output_bytes = 0
 
     def _abort(self, unit: LogicalUnit, nexuses: Any, done: Any) -> None:
         self.node.abort_tasks(set(lun_spellings(unit.number)), nexuses, done)
-
-    def proceed(self) -> None:
-        """Part of what the executor sees of a connection."""
 
     def take(self, data: bytes) -> None:
         """Take one input; whatever the bytes are, nothing is raised but what is a fault of ours."""

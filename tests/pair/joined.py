@@ -16,12 +16,12 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
-from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.login import LoginSettings
 from initiator.engine.requests import Command, Event, Request
 from initiator.engine.session import SessionState
+from tests.fake_adapter import FakeAdapter
 
 TARGET = "iqn.2026-11.test:pair"
 INITIATOR = "iqn.2026-11.test:initiator"
@@ -30,7 +30,7 @@ DISK_BYTES = 1 << 20
 ISID = b"\x80\0\0\0\0\1"
 
 
-class Pair:
+class Pair(FakeAdapter):
     """A target with one LUN, one initiator, and the two directions between them."""
 
     def __init__(
@@ -48,6 +48,7 @@ class Pair:
         thin: bool = False,
         soft_threshold_percent: int = 0,
     ) -> None:
+        super().__init__()
         self._random = random.Random(seed)
         self.disk = MemoryDisk(DISK_BYTES, read_only=read_only)
         unit = LogicalUnit(
@@ -66,9 +67,6 @@ class Pair:
         self.engine = TargetConnection(entity, local_address="127.0.0.1:3260", peer="pair", now_s=0.0)
         self.clock = Clock()
         self.executor: Any = Executor(device, StepRunner(self.clock, None, lambda unit, nexuses, done: done()))
-        self.held_bytes = 0
-        self.turn_bytes = 0
-        self.counter = ConnectionCounter()
         settings = LoginSettings(
             initiator_name=INITIATOR,
             target_name=target_name,
@@ -80,9 +78,6 @@ class Pair:
         )
         self.initiator = InitiatorConnection(SessionState(ISID), settings)
         self.events: list[Event] = []
-
-    def proceed(self) -> None:
-        """Part of what the executor sees of a connection; answers are taken by :meth:`run`."""
 
     def run(self) -> list[Event]:
         """Carry bytes both ways until nobody has anything to say; give the initiator's events."""

@@ -17,8 +17,8 @@ from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
-from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
+from tests.fake_adapter import FakeAdapter
 from tests.iscsi_wire import BLOCK_BYTES, DISK_BYTES, TARGET, End, Pdu, pdu
 
 ORDERED, HEAD_OF_QUEUE = 2, 3
@@ -54,13 +54,12 @@ class SlowDisk(MemoryDisk):
         ended.callback(None)
 
 
-class Adapter:
+class Adapter(FakeAdapter):
     """What the executor sees of a connection."""
 
     def __init__(self, room: Room, engine: TargetConnection) -> None:
+        super().__init__()
         self.room, self.engine = room, engine
-        self.held_bytes = self.turn_bytes = 0
-        self.counter = ConnectionCounter()
 
     def proceed(self) -> None:
         self.room.run(self.engine)

@@ -18,8 +18,8 @@ from csvd.scsi.task_set import ORDERED, SIMPLE
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
 from csvd.target.service import Export, TargetService
-from csvd.target.statistics import ConnectionCounter
 from csvd.target.steps import StepRunner
+from tests.fake_adapter import FakeAdapter
 from tests.unit.scsi.reserving_host import WE, Host, parameter_list
 
 READ = bytes.fromhex("28 00 00 00 00 00 00 00 01 00").ljust(16, b"\0")
@@ -56,14 +56,13 @@ class FakeSession:
         self.ended.append(task)
 
 
-class FakeConnection:
+class FakeConnection(FakeAdapter):
     """What they need of a connection."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.engine = self
         self.ready: list[Task] = []
-        self.held_bytes = self.turn_bytes = 0
-        self.counter = ConnectionCounter()
         self.answers: list[tuple[Task, int]] = []
         self.abandoned: list[Task] = []
 
@@ -82,9 +81,6 @@ class FakeConnection:
 
     def data_in(self, task: Task, *_: Any) -> None:
         self.respond(task, 0)
-
-    def proceed(self) -> None:
-        pass
 
 
 class Rig:
