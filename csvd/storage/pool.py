@@ -10,7 +10,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
@@ -43,6 +43,9 @@ class Threads(Protocol):
     def callInThread(self, func: Callable[..., Any], *args: object) -> Any:  # noqa: N802
         """Call it in one of the threads."""
 
+    def have(self, count: int) -> Any:
+        """Have at least so many threads from now on."""
+
 
 class Manner(Enum):
     """How jobs of one lane go to the threads."""
@@ -71,17 +74,23 @@ class Job:
 
 JobT = TypeVar("JobT", bound=Job)
 
+OWN_THREADS: Final = 2
+"""Batches that a lane may have under way whatever other lanes have: one can wait for the device, and another go on. A
+disk that hangs (a network file system whose server is gone) takes no more from the others than what they share."""
+
 
 class Lane(Generic[JobT]):
     """The jobs of one disk. `DiskPool.lane` makes it.
 
     Attributes:
         holding_up: how many unfinished jobs hold up others.
+        under_way: how many of its batches are in threads.
     """
 
     def __init__(self, pool: DiskPool, run: Callable[[Sequence[JobT]], None]) -> None:
         self.run = run
         self.holding_up = 0
+        self.under_way = 0
         self._pool = pool
         self._queues: dict[Manner, deque[JobT]] = {manner: deque() for manner in Manner}
         self._single_file_under_way = False
@@ -155,13 +164,14 @@ class Lane(Generic[JobT]):
 class DiskPool:
     """Threads for all disks of a node.
 
-    At most `threads` batches are under way; the rest waits in the lanes and goes in larger batches. Nothing is refused:
-    when `queue_limit` jobs are unfinished the listeners of `on_pressure` are told to submit no more, and at half of it
-    to go on. Lanes take turns.
+    At most `threads` batches of a lane are under way; the rest waits in the lanes and goes in larger batches. All but
+    the first `OWN_THREADS` of each lane share what is left of `threads`: no lane waits for another one's disk, and one
+    that is alone has all. Lanes take turns. Nothing is refused: when `queue_limit` jobs are unfinished the listeners of
+    `on_pressure` are told to submit no more, and at half of it to go on.
 
     Args:
         reactor: the node's.
-        threads: how many batches may block at once.
+        threads: how many batches of one lane may block at once.
         queue_limit: how many jobs may be unfinished before there is pressure.
         batch_jobs, batch_bytes: the most that one batch holds, so that no result waits for too many others.
         thread_pool: the threads; `WorkerThreads` when None.
@@ -179,7 +189,11 @@ class DiskPool:
     ) -> None:
         self.stopped = False
         self._reactor = reactor
-        self._threads = threads
+        self._own = min(OWN_THREADS, threads)
+        self._shared = threads - self._own
+        """How many batches there may be beyond each lane's own."""
+        self._borrowed = 0
+        """How many there are."""
         self._queue_limit = queue_limit
         self._batch_jobs = batch_jobs
         self._batch_bytes = batch_bytes
@@ -242,16 +256,29 @@ class DiskPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._ready and self._under_way < self._threads:
+        kept: list[Lane[Any]] = []
+        while self._ready:
             lane = next(iter(self._ready))
             del self._ready[lane]
-            if not lane.has_next():
-                continue
-            free = self._threads - self._under_way
-            manner, batch = lane.take(free, self._batch_jobs, self._batch_bytes)
-            self._ready[lane] = None
-            self._under_way += 1
-            self._thread_pool.callInThread(self._work, lane, manner, batch)
+            free = self._free(lane)
+            if not free:
+                kept.append(lane)
+            elif lane.has_next():
+                manner, batch = lane.take(free, self._batch_jobs, self._batch_bytes)
+                self._ready[lane] = None
+                self._hand_over(lane, manner, batch)
+        self._ready.update(dict.fromkeys(kept))
+
+    def _free(self, lane: Lane[Any]) -> int:
+        """How many batches of a lane may begin now."""
+        return max(0, self._own - lane.under_way) + self._shared - self._borrowed
+
+    def _hand_over(self, lane: Lane[Any], manner: Manner, batch: list[Any]) -> None:
+        self._borrowed += lane.under_way >= self._own
+        lane.under_way += 1
+        self._under_way += 1
+        self._thread_pool.have(self._under_way)
+        self._thread_pool.callInThread(self._work, lane, manner, batch)
 
     def _work(self, lane: Lane[Any], manner: Manner, batch: list[Any]) -> None:
         """In a thread."""
@@ -265,6 +292,8 @@ class DiskPool:
 
     def _came_back(self, lane: Lane[Any], manner: Manner, batch: list[Any]) -> None:
         self._under_way -= 1
+        lane.under_way -= 1
+        self._borrowed -= lane.under_way >= self._own
         self._unfinished -= len(batch)
         lane.finished(manner, batch)
         if lane.has_next():

@@ -19,22 +19,30 @@ _log = Logger()
 
 
 class WorkerThreads:
-    """A fixed number of threads that run calls in the order of their coming.
+    """Threads that run calls in the order of their coming.
 
     They are daemon threads: one that hangs in a dead network file system does not keep the process from ending.
 
     Args:
-        count: how many.
+        count: how many there are at first.
         name: what a debugger shows, with a number after it.
     """
 
     def __init__(self, count: int, name: str) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._threads = [Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(count)]
+        self._count = count
+        self._name = name
+        self._threads: list[Thread] = []
 
     def start(self) -> None:
         """Start them."""
-        for thread in self._threads:
+        self.have(self._count)
+
+    def have(self, count: int) -> None:
+        """Start more, where there are fewer than so many; they stay."""
+        while len(self._threads) < count:
+            thread = Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:

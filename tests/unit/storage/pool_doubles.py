@@ -37,6 +37,7 @@ class HeldThreads:
     def __init__(self) -> None:
         self.held: list[Callable[[], Any]] = []
         self.hand_offs = 0
+        self.count = 0
         self.running = False
 
     def start(self) -> None:
@@ -44,6 +45,9 @@ class HeldThreads:
 
     def stop(self) -> None:
         self.running = False
+
+    def have(self, count: int) -> None:
+        self.count = max(self.count, count)
 
     def callInThread(self, func: Callable[..., Any], *args: object) -> None:
         assert self.running, "the threads are not started, or stopped already"

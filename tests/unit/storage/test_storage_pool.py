@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from csvd.storage.disk import StorageError
-from csvd.storage.pool import DiskPool, Job, Lane, Manner
+from csvd.storage.pool import OWN_THREADS, DiskPool, Job, Lane, Manner
 from tests.unit.storage.pool_doubles import HeldThreads, PoolClock, outcomes_of
 
 
@@ -152,6 +152,42 @@ def test_with_one_thread_lanes_and_manners_take_turns() -> None:
     assert order.index(other) == 1
     assert order.index(reads[0]) < order.index(writes[1])
     assert order.index(writes[1]) < order.index(reads[1])
+
+
+def test_a_disk_that_hangs_takes_no_more_from_others_than_what_all_share() -> None:
+    bench = Bench(threads=8)
+    hanging, other, third = bench.lane(), bench.lane(), bench.lane()
+    bench.jobs(hanging, 100, Manner.APART)
+    bench.end_pass()
+    bench.jobs(hanging, 100, Manner.APART)
+    bench.end_pass()
+    assert bench.threads.hand_offs == 8, "alone it has all"
+    stuck = list(bench.threads.held)
+    bench.threads.held.clear()
+    for lane in (other, third):
+        jobs = [bench.jobs(lane, 1, manner)[0] for manner in (Manner.APART, Manner.TOGETHER, Manner.SINGLE_FILE)]
+        bench.run_all()
+        assert all(job.deferred.called for job in jobs)
+    assert bench.threads.count == 8 + OWN_THREADS
+    bench.threads.held += stuck
+    bench.run_all()
+    assert bench.pool.unfinished == 0
+
+
+def test_lanes_share_what_is_not_their_own() -> None:
+    bench = Bench(threads=6)
+    lanes = [bench.lane() for _ in range(4)]
+    for _ in range(10):
+        for lane in lanes:
+            bench.jobs(lane, 1, Manner.APART)
+            bench.end_pass()
+    assert bench.threads.hand_offs == 4 * OWN_THREADS + (6 - OWN_THREADS)
+    while bench.threads.held:
+        bench.threads.held.pop()()
+        bench.end_pass()
+        assert bench.pool._borrowed == sum(max(0, lane.under_way - OWN_THREADS) for lane in lanes) <= 6 - OWN_THREADS
+    assert bench.pool.unfinished == 0
+    assert [lane.under_way for lane in lanes] == [0] * 4
 
 
 def test_a_job_that_fails_fails_alone() -> None:

@@ -47,3 +47,17 @@ def test_a_fault_does_not_end_the_thread() -> None:
     threads.callInThread(done.append, "after it")
     threads.stop()
     assert done == ["after it"]
+
+
+def test_more_threads_come_when_they_are_needed_and_stay() -> None:
+    threads = WorkerThreads(1, "growing")
+    threads.start()
+    together = threading.Barrier(3, timeout=10)
+    threads.have(3)
+    for _ in range(3):
+        threads.callInThread(together.wait)
+    threads.have(2)
+    assert len([thread for thread in threading.enumerate() if thread.name.startswith("growing")]) == 3
+    threads.stop()
+    assert not together.broken
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("growing")]
