@@ -20,7 +20,7 @@ def text_of(facts: Json) -> str:
     Args:
         facts: ``node``, ``version``, ``uptime_s``; ``sessions`` and ``units`` as the control API lists them;
             ``statistics`` as GET /v1/statistics answers; ``events``: their number by kind; ``cluster``: its status;
-            ``process``: resident bytes and open files.
+            ``process``: resident bytes and open files; ``workers``: as GET /v1/node has them.
     """
     return "".join(f"{line}\n" for line in _lines(facts))
 
@@ -31,6 +31,7 @@ def _lines(facts: Json) -> Iterator[str]:
     )
     yield from _family("uptime_seconds", "gauge", "Since the daemon was started.", [({}, facts["uptime_s"])])
     yield from _process(facts["process"])
+    yield from _workers(facts["workers"])
     yield from _cluster(facts["cluster"])
     counts = sorted(facts["events"].items())
     yield from _family("events_total", "counter", "What happened, by kind.", [({"kind": k}, n) for k, n in counts])
@@ -48,6 +49,20 @@ def _process(process: Json) -> Iterator[str]:
     resident, files = process["resident_bytes"], process["open_files"]
     yield from _family("process_resident_bytes", "gauge", "The memory of the daemon.", [({}, resident)])
     yield from _family("process_open_files", "gauge", "The file descriptors of the daemon.", [({}, files)])
+
+
+def _workers(workers: Sequence[Json]) -> Iterator[str]:
+    if not workers:
+        return
+    for name, kind, help_text, value in (
+        ("up", "gauge", "Whether a worker serves.", lambda one: int(one["state"] == "up")),
+        ("restarts_total", "counter", "How often a worker was started again.", lambda one: one["restarts"]),
+        ("sessions", "gauge", "iSCSI sessions of a worker.", lambda one: one["sessions"]),
+        ("resident_bytes", "gauge", "The memory of a worker.", lambda one: one["resident_bytes"]),
+        ("open_files", "gauge", "The file descriptors of a worker.", lambda one: one["open_files"]),
+    ):
+        samples = [({"worker": one["worker"]}, value(one)) for one in workers]
+        yield from _family(f"worker_{name}", kind, help_text, samples)
 
 
 def _cluster(status: Json) -> Iterator[str]:

@@ -59,6 +59,10 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     for name, member in members.items():
         if not member["connected"] and member["trouble"]:
             yield f"no link to {name}: {plain(member['trouble'])}"
+    workers = list(_workers(answer))
+    if workers:
+        yield ""
+        yield table(("NODE", "WORKER", "PROCESS", "STATE", "SESSIONS", "RESTARTS", "MEMORY", "TARGETS"), workers)
     yield ""
     rows = [guest_row(one) for one in answer["guests"]]
     yield table(GUEST_HEADER, rows) if rows else "no guests"
@@ -70,6 +74,14 @@ def _members(answer: dict[str, Any]) -> Iterator[tuple[object, ...]]:
         role = "coordinator" if name == coordinator["node"] else ""
         facts = member["facts"] or {"portals": [], "sessions": None}
         yield (name, member["address"], member["link"], role, ", ".join(facts["portals"]), facts["sessions"])
+
+
+def _workers(answer: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    for name, member in answer["members"].items():
+        for one in (member["facts"] or {}).get("workers", ()):
+            memory = format_size(one["resident_bytes"]) if one["resident_bytes"] else None
+            shown = (one["worker"], one["process_id"], one["state"], one["sessions"], one["restarts"], memory)
+            yield (name, *shown, ", ".join(one["targets"]) or None)
 
 
 GUEST_HEADER: Final = ("GUEST", "OWNER", "EPOCH", "STATE", "MEMORY")

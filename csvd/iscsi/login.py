@@ -25,6 +25,7 @@ MAX_REQUESTS: Final = 32
 """Login Requests before full-feature phase; CHAP with every key in a PDU of its own takes some ten."""
 MAX_TEXT_BYTES: Final = 16384
 """Text gathered over PDUs with the C bit."""
+_NOT_HERE: Final = (LoginStatus.NOT_FOUND, LoginStatus.TARGET_REMOVED)
 ANSWER_BYTES: Final = 8192
 """What one Login Response carries at most: the MaxRecvDataSegmentLength that holds during login (section 13.12)."""
 
@@ -247,7 +248,15 @@ class Login:
     def _choose_target(self, target_name: str) -> None:
         if not target_name:
             raise LoginFailure(LoginStatus.MISSING_PARAMETER, "no TargetName in a normal session")
-        self._target = self._entity.target_for_login(target_name, self._origin.portal_group_tag)
+        try:
+            self._target = self._entity.target_for_login(target_name, self._origin.portal_group_tag)
+        except LoginFailure as error:
+            if not self._entity.stands_behind_a_portal or error.status not in _NOT_HERE:
+                raise
+            portal = self._local_address
+            raise LoginFailure(
+                LoginStatus.TARGET_MOVED_TEMPORARILY, f"{error.what}: ask {portal}", pairs=(("TargetAddress", portal),)
+            ) from error
         self._access = self._target.access
 
     def _drop_repeated(self, pairs: dict[str, str]) -> None:

@@ -270,6 +270,9 @@ class NetworkEntity:
         """Unpredictable bytes, for CHAP challenges."""
         self.draining = False
         """No new sessions: the node is being stopped."""
+        self.stands_behind_a_portal = False
+        """Logins to targets that are not here are sent to the portal that this one stands behind: it knows where they
+        are by now."""
         self._removed: dict[str, None] = {}
 
     # Changes at run time

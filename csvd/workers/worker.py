@@ -110,6 +110,7 @@ class Worker:
         self._service = TargetService(
             self._reactor, [], discovery_access=NOBODY, keeper=self._keeper, keepalive=begin.keepalive, tell=self._tell
         )
+        self._service.entity.stands_behind_a_portal = True
         self._serving = LocalServing(
             self._service, Units(self._pool), self._keeper, portals=None, run=self._run, tell=self._tell
         )

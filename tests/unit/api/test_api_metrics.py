@@ -57,6 +57,10 @@ FACTS: dict[str, Any] = {
     "events": {"login": 2},
     "cluster": {"members": [{"node": "node1", "link": "self"}], "is_coordinator": True, "epoch": 3},
     "process": {"resident_bytes": 4096, "open_files": 9},
+    "workers": [
+        {"worker": 1, "state": "up", "restarts": 0, "sessions": 3, "resident_bytes": 8192, "open_files": 7},
+        {"worker": 2, "state": "down", "restarts": 4, "sessions": 0, "resident_bytes": 0, "open_files": 0},
+    ],
 }
 
 
@@ -72,6 +76,13 @@ def test_every_fact_is_a_sample() -> None:
     assert samples["csvd_commands_total"][1][0]["lun"] == "none"
     assert samples["csvd_cluster_coordinator"] == [({}, 1)]
     assert samples["csvd_process_open_files"] == [({}, 9)]
+    assert samples["csvd_worker_up"] == [({"worker": "1"}, 1), ({"worker": "2"}, 0)]
+    assert samples["csvd_worker_restarts_total"] == [({"worker": "1"}, 0), ({"worker": "2"}, 4)]
+    assert samples["csvd_worker_resident_bytes"][0][1] == 8192
+
+
+def test_without_workers_there_are_no_samples_of_them() -> None:
+    assert not [name for name in parse(metrics.text_of({**FACTS, "workers": []})) if name.startswith("csvd_worker_")]
 
 
 def test_the_buckets_of_a_histogram_add_up_to_its_count() -> None:

@@ -346,6 +346,36 @@ def test_the_status_is_a_page(daemon: FakeDaemon, csvd: Shell) -> None:
     assert json.loads(csvd("status", "--json").out) == answer()
 
 
+def test_the_workers_of_nodes_are_a_table(daemon: FakeDaemon, csvd: Shell) -> None:
+    told = answer()
+    told["members"]["node2"]["facts"]["workers"] = [
+        {
+            "worker": 1,
+            "process_id": 812,
+            "state": "up",
+            "sessions": 3,
+            "restarts": 1,
+            "resident_bytes": 64 << 20,
+            "targets": ["iqn.a", "iqn.b"],
+        },
+        {
+            "worker": 2,
+            "process_id": None,
+            "state": "down",
+            "sessions": 0,
+            "restarts": 9,
+            "resident_bytes": 0,
+            "targets": [],
+        },
+    ]
+    daemon.answers["GET /v1/status?detail=members"] = (200, told)
+    assert csvd("status").out.splitlines()[8:11] == [
+        "NODE   WORKER  PROCESS  STATE  SESSIONS  RESTARTS  MEMORY    TARGETS",
+        "node2       1      812  up            3         1  64.0 MiB  iqn.a, iqn.b",
+        "node2       2        -  down          0         9  -         -",
+    ]
+
+
 def test_no_coordinator_no_guests_and_a_failed_node_are_told(daemon: FakeDaemon, csvd: Shell) -> None:
     told = answer(coordinator=None, guests=[], failure="the journal is damaged")
     daemon.answers["GET /v1/status?detail=members"] = (200, told)

@@ -260,6 +260,19 @@ def test_a_login_for_a_further_connection_is_sent_where_the_session_is() -> None
     assert answer.status == LoginStatus.SESSION_DOES_NOT_EXIST
 
 
+def test_a_login_to_a_target_that_is_not_behind_the_portal_any_more_is_sent_back_to_it() -> None:
+    wire = Wire()
+    wire.entity.stands_behind_a_portal = True
+    wire.entity.remove_target(TARGET)
+    for name in (TARGET, "iqn.2026-11.test:never"):
+        answer = log_in(wire, local="127.0.0.1:3260", TargetName=name)
+        assert (answer.status, text.parse(answer.data)) == (
+            LoginStatus.TARGET_MOVED_TEMPORARILY,
+            [("TargetAddress", "127.0.0.1:3260")],
+        )
+    assert log_in(wire, TargetName="").status == LoginStatus.MISSING_PARAMETER
+
+
 def test_where_the_target_itself_has_moved_goes_before_the_port_and_may_be_for_good() -> None:
     wire = Wire()
     before = Redirect("127.0.0.2:3260", permanent=True)
