@@ -81,11 +81,14 @@ class KeptState:
         """A logical unit is served no more. After the last one of its designator the file is forgotten, and read anew
         when it is attached again: another process may have written it by then."""
         record = self._records.get(unit.identity.naa)
-        if record is None:
-            return
-        record.units.discard(unit)
-        if not record.units and not record.busy:
-            del self._records[unit.identity.naa]
+        if record is not None:
+            record.units.discard(unit)
+            self._forget_unused(unit.identity.naa)
+
+    def _forget_unused(self, naa: bytes) -> None:
+        record = self._records.get(naa)
+        if record is not None and not record.units and not record.busy:
+            del self._records[naa]
 
     def keep(self, unit: LogicalUnit, name: str, value: Any) -> Deferred[None]:
         """Keep a value durably; None forgets it. Writes of one unit are done in their order.
@@ -94,7 +97,16 @@ class KeptState:
             Fires when the value would be there after a power cut. Fails with StorageError: then it is not kept, and the
             values before it are.
         """
-        return self._records[unit.identity.naa].keep(name, value)
+        naa = unit.identity.naa
+
+        def done(result: T) -> T:
+            record.busy -= 1
+            self._forget_unused(naa)
+            return result
+
+        record = self._records[naa]
+        record.busy += 1
+        return record.keep(name, value).addBoth(done)
 
     def close(self) -> None:
         """Give up the directory, after the pool has ended; closing again does nothing."""
@@ -158,12 +170,7 @@ class _Record:
         self._lane = pool.lane(self._run)
 
     def keep(self, name: str, value: Any) -> Deferred[None]:
-        def done(result: T) -> T:
-            self.busy -= 1
-            return result
-
-        self.busy += 1
-        return self._lane.submit(_Change(name, value), Manner.SINGLE_FILE).addBoth(done)
+        return self._lane.submit(_Change(name, value), Manner.SINGLE_FILE)
 
     def _run(self, changes: Sequence[_Change]) -> None:
         """Make changes that came together durable by one write. In a thread."""

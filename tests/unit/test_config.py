@@ -201,6 +201,10 @@ def test_an_unknown_key_is_a_problem_with_a_hint(text: str, key: str, hint: str)
         (NODE + '[guests]\non_no_progress = "wait"', "not one of force, abort"),
         (NODE + "[guests]\nmax_rounds = 0", "guests.max_rounds: is a whole number 0, not a whole number from 1"),
         (NODE + f'[control]\nsocket = "/{"x" * 107}"', "at most 107"),
+        (
+            NODE.replace("\n", "\nworkers = 65\n", 1),
+            "node.workers: is a whole number 65, not a whole number from 0 to 64",
+        ),
         (NODE.replace("\n", "\nstate_directory = '${CREDENTIALS_DIRECTORY}/x'\n", 1), "has no CREDENTIALS_DIRECTORY"),
     ],
 )

@@ -16,7 +16,7 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.disk import StorageError
 from csvd.storage.memory import MemoryDisk
 from csvd.storage.pool import DiskPool
-from csvd.target.kept_state import KeptState
+from csvd.target.kept_state import DirectoryHeld, KeptState, hold
 from tests.unit.storage.pool_doubles import HeldThreads, InlinePool, PoolClock, outcomes_of
 
 
@@ -250,3 +250,55 @@ def test_a_directory_that_can_not_be_made_is_one_clear_error(tmp_path: Path) -> 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match="can not be used"):
         KeptState(tmp_path / "file" / "below", InlinePool().pool)
+
+
+def test_a_directory_is_held_until_every_descriptor_of_it_is_closed(tmp_path: Path) -> None:
+    """A daemon gives it to its workers: one that is left over keeps the next daemon out."""
+    mine = hold(tmp_path)
+    given = os.dup(mine)
+    os.close(mine)
+    with pytest.raises(DirectoryHeld, match="can not be used"):
+        hold(tmp_path)
+    rig = InlinePool()
+    state, unit = KeptState(tmp_path, rig.pool, descriptor=given), unit_of()
+    state.attach(unit)
+    rig.settle(state.keep(unit, "a", 1))
+    state.close()
+    assert kept_after_restart(tmp_path) == {"a": 1}
+
+
+def test_what_another_process_kept_meanwhile_is_seen_when_a_unit_comes_back(tmp_path: Path) -> None:
+    rig = InlinePool()
+    state, unit, same = KeptState(tmp_path, rig.pool), unit_of(), unit_of()
+    state.attach(unit)
+    state.attach(same)
+    rig.settle(state.keep(unit, "a", 1))
+    state.detach(unit)
+    rig.settle(state.keep(same, "a", 2))
+    state.detach(same)
+    state.detach(same)
+    other = keep(tmp_path / "other", a=3)
+    other.rename(tmp_path / other.name)
+    state.attach(back := unit_of())
+    assert back.kept == {"a": 3}
+    state.close()
+
+
+def test_a_unit_that_comes_back_before_its_change_is_durable_does_not_lose_it(tmp_path: Path) -> None:
+    clock, threads = PoolClock(), HeldThreads()
+    state, unit = KeptState(tmp_path, DiskPool(clock, threads=4, thread_pool=threads)), unit_of()
+    state.attach(unit)
+    unit.kept["a"] = 1
+    outcomes = outcomes_of(state.keep(unit, "a", 1))
+    clock.run()
+    state.detach(unit)
+    state.attach(back := unit_of())
+    assert back.kept is unit.kept
+    state.detach(back)
+    threads.run_one()
+    clock.run()
+    assert outcomes == [None]
+    state.attach(later := unit_of())
+    assert later.kept == {"a": 1}
+    assert later.kept is not unit.kept
+    state.close()

@@ -18,7 +18,7 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_ports import AccessState
 from csvd.storage.memory import MemoryDisk
 from csvd.target.crowd import oldest_of_crowd
-from csvd.target.listener import SPARE_DESCRIPTORS, parse_portal
+from csvd.target.listener import SPARE_DESCRIPTORS, listening_socket, parse_portal
 from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService
 from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
@@ -209,6 +209,37 @@ def test_a_change_of_access_shows_other_luns_at_once_and_ends_who_has_no_right(r
     (notice,) = rig.received(sock)
     assert (notice.opcode, notice.async_event) == (Opcode.ASYNC_MESSAGE, AsyncEvent.SESSION_DROP)
     assert rig.service.sessions() == []
+
+
+def test_behind_a_portal_initiators_know_only_the_portal(rig: Rig) -> None:
+    """A socket of another port stands behind it: whoever comes there is told of the portal."""
+    near = listening_socket("127.0.0.1:0")
+    port = near.getsockname()[1]
+    rig.service.adopt_portal(2, "127.0.0.1:3260", near)
+    assert rig.service.groups()[2] == {"127.0.0.1:3260": "127.0.0.1:3260"}
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.settimeout(5.0)
+    rig.socks.append(sock)
+    rig.turns()
+    sock.sendall(rig.requests.login_pdu({"InitiatorName": "iqn.2026-11.test:i", "SessionType": "Discovery"}))
+    rig.turns()
+    assert rig.received(sock)[0].status == 0
+    sock.sendall(
+        pdu(Opcode.TEXT_REQUEST, b"SendTargets=All\0", opcode=0x44, flags=0x80, target_transfer_tag=0xFFFFFFFF)
+    )
+    rig.turns()
+    told = rig.received(sock)[0].data
+    assert b"TargetAddress=127.0.0.1:3260,2\0" in told
+    assert str(port).encode() not in told
+    again = listening_socket("127.0.0.1:0")
+    rig.service.adopt_portal(2, "127.0.0.1:3260", again)
+    rig.service.adopt_portal(2, "127.0.0.1:3261", listening_socket("127.0.0.1:0"))
+    assert (near.fileno(), len(rig.service.groups()[2])) == (-1, 2)
+    rig.service.drop_portal(2, "127.0.0.1:3260")
+    rig.service.drop_portal(2, "127.0.0.1:3260")
+    assert (again.fileno(), len(rig.service.groups()[2])) == (-1, 1)
+    rig.service.drop_portal(2, "127.0.0.1:3261")
+    assert 2 not in rig.service.groups()
 
 
 def test_the_access_states_of_groups_that_are_said_hold_and_those_that_initiators_set_stay(rig: Rig) -> None:
