@@ -56,6 +56,8 @@ _WRITING: Final = frozenset(
         "iSCSIResiduals",
     ]
 )
+_ABORTED_WRITES: Final = ["iSCSITMF.AbortTaskSimpleAsync", "iSCSITMF.LUNResetSimpleAsync"]
+"""They fail when the WRITE is answered before its abort comes: with WRITE PROTECTED, where that is the answer."""
 _RESERVED_ACCESS: Final = [f"ProutReserve.Access{kind}" for kind in ("EA", "WE", "EARO", "WERO", "EAAR", "WEAR")]
 
 # The suite's GetLBAStatus.UnmapSingle asks for the block behind the first that it unmapped, and expects an answer that
@@ -69,7 +71,9 @@ KINDS: Final[Mapping[str, Kind]] = {
         "csvd",
         read_only=True,
         without_leave=_WRITING,
-        unfit=frozenset({"WriteVerify10.Dpo", "WriteVerify12.Dpo", "WriteVerify16.Dpo", *_RESERVED_ACCESS}),
+        unfit=frozenset(
+            {"WriteVerify10.Dpo", "WriteVerify12.Dpo", "WriteVerify16.Dpo", *_ABORTED_WRITES, *_RESERVED_ACCESS}
+        ),
     ),
     "removable": Kind("csvd", options=("--removable", "--physical-block-bytes", "131072")),
 }
