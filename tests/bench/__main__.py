@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> tuple[Beginning, Samples]:
 def _plan(options: argparse.Namespace) -> Plan:
     rows = [row for row in ROWS if not options.row or row.key in options.row]
     if options.quick:
-        return Plan(1, 1, 256, rows, 1, tuple(name for name in LIMITS if name != CSVD_NULL))
+        return Plan(1, 1, 128, rows, 1, tuple(name for name in LIMITS if name != CSVD_NULL))
     return Plan(
         options.rounds, options.seconds, options.disk_mib, rows, LIMIT_ROUNDS, () if options.no_limits else LIMITS
     )

@@ -145,7 +145,7 @@ class _Bench:
         return {**figures, "cpu_s": cpu_seconds(target.pid) - before_s}
 
     def _run_file(self, row: FileRow, name: str) -> dict[str, float]:
-        seconds = min(FILE_S, self._plan.duration_s)
+        seconds = min(FILE_S, self._plan.duration_s / 4)
         if name == IN_C:
             assert self._file_limit is not None
             return in_c(self._file_limit, self._disk, row.block_bytes, seconds, writes=row.writes)

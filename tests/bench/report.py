@@ -60,8 +60,9 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
   `tests/bench/generator.py`, a client on plain sockets that has nothing of csvd in it. It makes commands
   once and patches them, and can do several times as many writes as `qemu-img bench`, whose own limit is told by its row
   against the null target. With digests the client makes and checks them, too.
-- A client whose latency is taken goes before others on the processors (`nice` −15, which root may ask for): it is the
-  target that lets it wait, not the scheduler of a machine that target and clients share.
+- Where latency is taken beside other work, target and clients have half of the processors each, and the client whose
+  latency it is goes before the others (`nice` −15, which root may ask for): as if they were on machines of their own.
+  It is the target that lets it wait then, not the scheduler.
 - Depth 1 shows the latency of one request, depth 32 what one connection carries.
 - The cold file is a second disk of the target, dropped from the page cache by `posix_fadvise` before and during the
   run. `read from the drive` near 1 shows that it was cold. A client with nothing else to do sends NOP-Outs, one every

@@ -6,7 +6,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Final
 from tests.bench.generator import RUNNING
 from tests.bench.loads import GENERATOR, KIB, TIMEOUT_FLOOR_S, Generated, LoadFailed, parse_generator, run_load
 from tests.bench.machine import ROOT
-from tests.bench.targets import TARGETS, Export, Target, memory_mib
+from tests.bench.targets import TARGETS, Export, Target, children, memory_mib
 
 IDLE_SESSIONS: Final = 64
 SETTLE_S: Final = 0.5
@@ -94,11 +95,37 @@ def background(load: Generated, url: str, disk_bytes: int) -> Client:
     return Client([*load.command(url, disk_bytes, BACKGROUND_S), "--announce"])
 
 
+@contextmanager
+def apart(target: Target) -> Iterator[None]:
+    """Half of the processors for the target and half for its clients, as if they were on two machines.
+
+    Else the scheduler would at times let the target wait for a busy client, for milliseconds, and it would seem slow.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    middle = len(processors) // 2
+    try:
+        if middle:
+            # Clients inherit it.
+            os.sched_setaffinity(0, processors[middle:])
+            _keep_on(target, processors[:middle])
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+        _keep_on(target, processors)
+
+
+def _keep_on(target: Target, processors: Sequence[int]) -> None:
+    for process in (target.pid, *children(target.pid)):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            os.sched_setaffinity(int(thread), processors)
+
+
 def fairness(stage: Stage) -> dict[str, float]:
     """The latency of a depth-1 reader of 4 KiB: alone, then beside a depth-32 writer of 256 KiB on the same disk."""
     url, size = stage.target.url, stage.disk_bytes
-    alone = run_load(READER, url, size, stage.duration_s)
-    with background(WRITER, url, size) as writer:
+    with apart(stage.target):
+        alone = run_load(READER, url, size, stage.duration_s)
+    with apart(stage.target), background(WRITER, url, size) as writer:
         writer.wait_until_it_runs()
         beside = run_load(READER, url, size, stage.duration_s)
         written = writer.figures()
@@ -118,7 +145,7 @@ def cold_file(stage: Stage) -> dict[str, float]:
     cold, size = stage.disks[1], stage.disk_bytes
     drop_from_cache(cold)
     ping = [*GENERATOR, "--work", "ping", "--prompt", "--seconds", str(stage.duration_s), stage.target.url]
-    with background(COLD_READER, stage.target.urls[1], size) as reader:
+    with apart(stage.target), background(COLD_READER, stage.target.urls[1], size) as reader:
         reader.wait_until_it_runs()
         before = read_bytes(stage.target.pid)
         begin_s = time.monotonic()

@@ -258,16 +258,17 @@ TARGETS: Mapping[str, Callable[[Export, Path], Target]] = {"csvd": start_csvd, "
 def cpu_seconds(pid: int) -> float:
     """User and system time that a process, all its threads and its living children have used until now."""
     ticks = parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text())
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, _children(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children(pid)))
 
 
 def memory_mib(pid: int, field: str) -> float:
     """VmRSS (resident now) or VmHWM (the most until now) of a process and its living children, from proc(5)."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return parse_kib(status, field) / 1024 + sum(memory_mib(child, field) for child in _children(pid))
+    return parse_kib(status, field) / 1024 + sum(memory_mib(child, field) for child in children(pid))
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
     files = (Path(f"/proc/{pid}/task/{thread}/children") for thread in os.listdir(f"/proc/{pid}/task"))
     return [int(child) for file in files if file.exists() for child in file.read_text().split()]
 
