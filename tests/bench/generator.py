@@ -60,7 +60,6 @@ CHOICES: Final = 1 << 14
 BUFFER_BYTES: Final = 1 << 20
 IOV_MAX: Final = 512
 DRAIN_S: Final = 30.0
-PROMPT_NICE: Final = -15
 NOP_PAUSE_S: Final = 0.001
 NOP_TAG: Final = 0x4E4F50
 STDIN: Final = 0
@@ -388,11 +387,12 @@ def be_prompt() -> None:
     wait for the target. Only root may; who may not measures that, too.
     """
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, PROMPT_NICE)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    os.nice(options.nice)
     if options.prompt:
         be_prompt()
     try:
@@ -417,6 +417,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fua", action="store_true", help="writes are durable when they are answered")
     parser.add_argument("--digests", action="store_true", help="CRC32C over data, made and checked")
     parser.add_argument("--latencies", action="store_true", help="percentiles of the time of a command")
+    parser.add_argument("--nice", type=int, default=0, help="let others go before it on the processors")
     parser.add_argument("--prompt", action="store_true", help="go before others on the processors, where permitted")
     parser.add_argument("--announce", action="store_true", help="say when it runs; end when standard input does")
     return parser

@@ -60,9 +60,10 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
   `tests/bench/generator.py`, a client on plain sockets that has nothing of csvd in it. It makes commands
   once and patches them, and can do several times as many writes as `qemu-img bench`, whose own limit is told by its row
   against the null target. With digests the client makes and checks them, too.
-- Where latency is taken beside other work, target and clients have half of the processors each, and the client whose
-  latency it is goes before the others (`nice` −15, which root may ask for): as if they were on machines of their own.
-  It is the target that lets it wait then, not the scheduler.
+- Where latency is taken beside other work, target and clients have half of the processors each, the client whose
+  latency it is goes before all others (SCHED_RR, which root may ask for), and the busy one after them (`nice` 19): as
+  if they were on machines of their own. It is the target that lets it wait then, not the scheduler. What is left of
+  this machine are the softirqs of the loopback device; the null target shows them.
 - Depth 1 shows the latency of one request, depth 32 what one connection carries.
 - The cold file is a second disk of the target, dropped from the page cache by `posix_fadvise` before and during the
   run. `read from the drive` near 1 shows that it was cold. A client with nothing else to do sends NOP-Outs, one every

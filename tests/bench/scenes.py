@@ -22,6 +22,7 @@ IDLE_SESSIONS: Final = 64
 SETTLE_S: Final = 0.5
 BACKGROUND_S: Final = 3600
 """More than any run takes: a client in the background ends when it is told to."""
+GIVE_WAY: Final = 19
 DROP_EVERY_S: Final = 0.25
 READER: Final = Generated(4 * KIB, 1, latencies=True, is_prompt=True)
 WRITER: Final = Generated(256 * KIB, 32, reads=0)
@@ -92,7 +93,7 @@ class Client:
 
 def background(load: Generated, url: str, disk_bytes: int) -> Client:
     """A load that runs until its figures are asked for."""
-    return Client([*load.command(url, disk_bytes, BACKGROUND_S), "--announce"])
+    return Client([*load.command(url, disk_bytes, BACKGROUND_S), "--announce", "--nice", str(GIVE_WAY)])
 
 
 @contextmanager
