@@ -94,6 +94,7 @@ class FileDisk:
         self._lane = pool.lane(self._run)
         self._bounce = BounceBuffers() if direct else None
         self._can_read_nowait = not direct
+        self._in_memory = False
         self._can_write_nowait = not direct and not read_only
         self._write_flags = _RWF_NOWAIT
         self._calm = calm or Calm()
@@ -114,14 +115,30 @@ class FileDisk:
         """Fill the buffer from the page cache; False where it has not all of it."""
         if not self._can_read_nowait or offset_bytes + buffer.nbytes > self.size_bytes:
             return False
+        if self._in_memory:
+            return self._read_memory(buffer, offset_bytes)
         try:
             return os.preadv(self._fd, (buffer,), offset_bytes, _RWF_NOWAIT) == buffer.nbytes
         except BlockingIOError:
             return False
         except OSError as error:
-            # tmpfs and some network file systems cannot: every read goes to the pool. Other errors come again there.
-            self._can_read_nowait = error.errno not in _CANNOT
+            if error.errno not in _CANNOT:
+                return False  # it comes again in the pool
+            # tmpfs and some network file systems cannot: of these every read goes to the pool.
+            self._in_memory = self._can_read_nowait = store_of(self._fd) is Store.MEMORY
+            return self._in_memory and self._read_memory(buffer, offset_bytes)
+
+    def _read_memory(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """From tmpfs, where only what was swapped out is waited for."""
+        began_ns = self._calm.begin(0)
+        if not began_ns:
             return False
+        try:
+            return os.preadv(self._fd, (buffer,), offset_bytes) == buffer.nbytes
+        except OSError:
+            return False
+        finally:
+            self._calm.end(began_ns)
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> Deferred[None]:
         """Fill the buffer; fires when it is full."""
@@ -175,7 +192,9 @@ class FileDisk:
         if self._write_flags:
             return self._write_if_nowait(buffers, offset_bytes, length_bytes)
         if self._lane.holding_up or (
-            (offset_bytes | length_bytes) & _PAGE_MASK and not self._has_ends(offset_bytes, length_bytes)
+            (offset_bytes | length_bytes) & _PAGE_MASK
+            and not self._in_memory
+            and not self._has_ends(offset_bytes, length_bytes)
         ):
             return False
         calm = self._calm
@@ -194,11 +213,14 @@ class FileDisk:
         try:
             return os.pwritev(self._fd, buffers, offset_bytes, self._write_flags) == length_bytes
         except OSError as error:
-            if error.errno in _CANNOT:
-                self._write_flags = 0
-                if store_of(self._fd) not in _WAITS_FOR_NO_READER:
-                    self._can_write_nowait = False
-            return False
+            if error.errno not in _CANNOT:
+                return False
+        store = store_of(self._fd)
+        self._in_memory = store is Store.MEMORY
+        self._write_flags = 0
+        if store not in _WAITS_FOR_NO_READER:
+            self._can_write_nowait = False
+        return self.write_nowait(buffers, offset_bytes)
 
     def _has_ends(self, offset_bytes: int, length_bytes: int) -> bool:
         """Whether the page cache has the pages that a range has only in part: else a write there waits for a read."""

@@ -11,6 +11,7 @@ from twisted.internet.defer import DeferredList
 
 from csvd.storage.disk import Disk, StorageError
 from csvd.storage.file import FileDisk
+from csvd.storage.filesystem import Store
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from csvd.storage.ranges import IOV_MAX
@@ -125,8 +126,9 @@ def test_a_part_from_the_page_cache_does_not_count(disk: FileDisk, monkeypatch: 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_nowait_is_asked_once(
-    inline: InlinePool, disk: FileDisk, calls: Calls, number: int
+    disk: FileDisk, calls: Calls, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    monkeypatch.setattr("csvd.storage.file.store_of", lambda _: Store.OTHER)
     calls.fail("preadv", number)
     for _ in range(3):
         assert not disk.read_nowait(memoryview(bytearray(4)), 0)

@@ -30,6 +30,7 @@ class Kernel:
         self.fault = 0
         self.takes = SIZE
         self.has_pages = True
+        self.in_memory = False
         self.flags: list[int] = []
         monkeypatch.setattr(os, "pwritev", self._pwritev)
         monkeypatch.setattr(os, "preadv", self._preadv)
@@ -43,6 +44,8 @@ class Kernel:
         return self.pwritev(fd, (b"".join(buffers)[: self.takes],), offset)
 
     def _preadv(self, fd: int, buffers: Sequence[Any], offset: int, flags: int = 0) -> int:
+        if flags and self.in_memory:
+            raise OSError(self.nowait, os.strerror(self.nowait))
         if flags and not self.has_pages:
             raise BlockingIOError(errno.EAGAIN, "not cached")
         return self.preadv(fd, buffers, offset)
@@ -83,7 +86,7 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
 def disk(kernel: Kernel, inline: InlinePool, opened: Opener) -> FileDisk:
     """A disk that knows by now that its file system refuses RWF_NOWAIT."""
     disk = opened(inline.pool, create_bytes=SIZE)
-    assert not disk.write_nowait((PAGE,), 0)
+    assert disk.write_nowait((bytes(4096),), 0)
     kernel.flags.clear()
     return disk
 
@@ -112,9 +115,9 @@ def test_a_file_system_that_can_not_is_asked_once_and_written_to_while_it_is_cal
 ) -> None:
     kernel.nowait = number
     disk = opened(inline.pool, create_bytes=SIZE)
-    assert [disk.write_nowait((PAGE,), at) for at in (0, 4096, 8192)] == [False, True, True]
-    assert kernel.flags == [os.RWF_NOWAIT, 0, 0]
-    assert content(disk)[:12288] == bytes(4096) + PAGE * 2
+    assert [disk.write_nowait((PAGE,), at) for at in (0, 4096, 8192)] == [True] * 3
+    assert kernel.flags == [os.RWF_NOWAIT, 0, 0, 0]
+    assert content(disk)[:12288] == PAGE * 3
 
 
 def test_one_that_may_have_a_writer_wait_for_a_reader_or_a_server_is_left_to_the_pool(
@@ -179,7 +182,6 @@ def test_a_flush_under_way_keeps_writes_out_of_the_loop(kernel: Kernel, opened: 
     clock, threads = PoolClock(), HeldThreads()
     pool = DiskPool(clock, threads=2, thread_pool=threads)
     disk = opened(pool, create_bytes=SIZE)
-    assert not disk.write_nowait((PAGE,), 0)
     for start in (
         disk.flush,
         lambda: disk.write_from((PAGE,), 0, fua=True),
@@ -207,7 +209,6 @@ def test_whole_pages_in_the_pool_do_not_or_one_would_keep_all_that_follow_it_the
     clock, threads = PoolClock(), HeldThreads()
     pool = DiskPool(clock, threads=2, thread_pool=threads)
     disk = opened(pool, create_bytes=SIZE)
-    assert not disk.write_nowait((PAGE,), 0)
     disk.write_from((PAGE,), 0)
     disk.read_into(memoryview(bytearray(512)), 0)
     clock.run()
@@ -263,3 +264,28 @@ def test_after_a_failed_flush_nothing_is_written_in_the_loop(
     assert outcomes_of(disk.flush()) == []
     inline.clock.run()
     assert not disk.write_nowait((PAGE,), 0)
+
+
+def test_tmpfs_is_memory_it_is_read_and_written_in_the_loop_without_asking_for_pages(
+    kernel: Kernel, inline: InlinePool, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csvd.storage.file.store_of", lambda _: Store.MEMORY)
+    kernel.in_memory, kernel.has_pages = True, False
+    disk = opened(inline.pool, create_bytes=SIZE)
+    assert [disk.write_nowait((b"x" * 100,), 5000) for _ in range(2)] == [True] * 2
+    buffer = bytearray(102)
+    assert disk.read_nowait(memoryview(buffer), 4999)
+    assert buffer == b"\0" + b"x" * 100 + b"\0"
+    disk._calm = Calm(clock_ns=lambda: 1, room_bytes=lambda: 0)
+    assert not disk.read_nowait(memoryview(buffer), 4999)
+    assert not disk.write_nowait((PAGE,), 0)
+
+
+def test_a_disk_that_is_only_read_finds_out_too_that_it_is_in_memory(
+    kernel: Kernel, inline: InlinePool, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csvd.storage.file.store_of", lambda _: Store.MEMORY)
+    kernel.in_memory = True
+    disk = opened(inline.pool, create_bytes=SIZE)
+    assert [disk.read_nowait(memoryview(bytearray(100)), 0) for _ in range(3)] == [True] * 3
+    assert not disk.read_nowait(memoryview(bytearray(1)), SIZE)
