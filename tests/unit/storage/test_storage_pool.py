@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
@@ -63,6 +64,26 @@ def test_the_jobs_of_one_pass_are_one_hand_off_and_come_back_with_one_call() -> 
     bench.end_pass()
     assert fired == [None] * 10
     assert bench.batches == [jobs]
+    assert bench.pool.unfinished == 0
+
+
+def test_batches_that_are_done_when_the_reactor_gets_to_it_come_back_with_one_call() -> None:
+    bench = Bench()
+    lane = bench.lane()
+    fired: list[list[Any]] = []
+    for _ in range(3):
+        fired.append(outcomes_of(*(job.deferred for job in bench.jobs(lane, 2))))
+        bench.end_pass()
+    assert bench.threads.hand_offs == 3
+    bench.threads.run_one()
+    bench.threads.run_one()
+    assert bench.clock.calls_from_thread == 1
+    bench.end_pass()
+    assert fired == [[None, None], [None, None], []]
+    bench.threads.run_one()
+    assert bench.clock.calls_from_thread == 2
+    bench.end_pass()
+    assert fired[2] == [None, None]
     assert bench.pool.unfinished == 0
 
 
