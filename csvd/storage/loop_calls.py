@@ -30,7 +30,7 @@ class LoopCalls:
 
 
 def loop_calls(reactor: object) -> LoopCalls | None:
-    """Of the loop that a reactor runs on, from within it; None while it does not run, and of another kind of reactor."""
+    """Of the loop that a reactor runs on, from within it; None while it does not run, and for any other kind."""
     if not isinstance(reactor, AsyncioSelectorReactor):
         return None
     try:
