@@ -37,6 +37,8 @@ STEADY_S: Final = 10.0
 """A process that was up for this long has its successor started without delay again."""
 BEGIN_S: Final = 60.0
 REPORT_S: Final = 3.0
+SILENCE_S: Final = 60.0
+"""A worker that has not reported for this long, though it was asked, is stuck, and ended."""
 WAIT_S: Final = 15.0
 """How long a change waits for a worker that is being started again."""
 CHANGE_S: Final = 2 * DRAIN_S + 30.0
@@ -111,7 +113,7 @@ class Slot:
         self._channel: Channel | None = None
         self._is_prepared = False
         self._stopping = False
-        self._is_silent = False
+        self._silent_since_s: float | None = None
         self._accepted: dict[Place, socket.socket] = {}
         """The sockets that the process has."""
         self._life: Deferred[None] | None = None
@@ -134,7 +136,7 @@ class Slot:
         return {
             "worker": self.number + 1,
             "process_id": None if self._process is None else self._process.process_id,
-            "state": "silent" if self.is_up and self._is_silent else self.state,
+            "state": "silent" if self.is_up and self._silent_since_s is not None else self.state,
             "restarts": self.restarts,
             "last_end": self.last_end,
             "targets": [section.name for section in self.plan.targets],
@@ -250,7 +252,8 @@ class Slot:
         self.last_end = why
         self.state = "stopped" if self._stopping else "down"
         self._process = None
-        self._is_prepared = self._is_silent = False
+        self._is_prepared = False
+        self._silent_since_s = None
         self._accepted = {}
         self.heard.sessions = []
         self.heard.resident_bytes = self.heard.open_files = 0
@@ -370,14 +373,22 @@ class Slot:
             report = read_params(await channel.ask("report", timeout_s=REPORT_S), Report)
         except CsvdError as error:
             if channel is self._channel:
-                self._is_silent = True
-                self.log.warn("{name} does not report: {error}", name=self.name, error=error)
+                self._is_silent(error)
             return
         if channel is self._channel:
-            self._is_silent = False
+            self._silent_since_s = None
             self.heard.sessions = report.sessions
             self.heard.resident_bytes, self.heard.open_files = report.resident_bytes, report.open_files
             self._counted(report.statistics)
+
+    def _is_silent(self, error: CsvdError) -> None:
+        now_s = self._reactor.seconds()
+        if self._silent_since_s is None:
+            self._silent_since_s = now_s - REPORT_S
+            self._say(f"{self.name} does not report: {error}")
+        elif now_s - self._silent_since_s >= SILENCE_S:
+            self._say(f"{self.name} has been silent for {SILENCE_S:g} s, and is ended")
+            self._kill_now()
 
     async def resize(self, wanted: Resize) -> None:
         """Give a disk another size. Raises CsvdError."""

@@ -147,6 +147,52 @@ def test_targets_luns_and_rights_change_while_workers_serve(node: DaemonNode, da
     refused = node.csvd("lun", "add", "/nowhere/at-all.img", "--target", OTHER)
     assert "/nowhere/at-all.img: cannot be opened" in refused.stderr
     assert holds(url_of(node, OTHER), 0)
+    csvd(node, "lun", "add", f"{daemons.folder}/more.img", "--create", "16M", "--target", OTHER)
+    assert holds(url_of(node, OTHER, 1), 0)
+    assert node.terminate() == 0
+    assert not [line for line in node.log if "Traceback" in line]
+    node.start().ready()
+    assert holds(url_of(node, OTHER, 1), 0)
+
+
+def test_portals_come_and_go_with_the_workers_behind_them(node: DaemonNode) -> None:
+    def change(keys: dict[str, Any]) -> list[str]:
+        quoted = OTHER.replace(":", "%3A")
+        face: dict[str, Any] = node.client.request("PATCH", f"/v1/targets/{quoted}", body={"keys": keys})
+        return list(face["addresses"])
+
+    worker = worker_of(node, OTHER)
+    (address,) = change({"portals": ["127.0.0.1:0"], "portal_group_tag": 9})
+    moved = f"iscsi://{address}/{OTHER}/0"
+    put(moved, 3)
+    with pytest.raises(InitiatorError):
+        holds(url_of(node, OTHER), 3)
+    kill_worker(node, OTHER)
+    assert holds(moved, 3)
+    assert change({"portals": ["127.0.0.1:0"], "portal_group_tag": 1}) == [node.portal]
+    assert holds(url_of(node, OTHER), 3)
+    with pytest.raises(InitiatorError):
+        holds(moved, 3)
+    assert wait_until_up(node, OTHER)["restarts"] == worker["restarts"] + 1
+    # Nothing of the portal that is gone is left open, here or there.
+    files = [worker["open_files"] for worker in workers(node)]
+    change({"portals": ["127.0.0.1:0"], "portal_group_tag": 9})
+    change({"portals": ["127.0.0.1:0"], "portal_group_tag": 1})
+    assert [worker["open_files"] for worker in workers(node)] == files
+
+
+def test_behind_a_portal_on_all_addresses_logins_go_on_at_the_one_they_came_to(daemons: Daemons) -> None:
+    node = node_with_workers(daemons, portal="0.0.0.0:0")
+    url = f"iscsi://127.0.0.1:{node.portal.rpartition(':')[2]}/{OTHER}/0"
+    put(url, 8)
+
+    async def main(reactor: Any) -> None:
+        session = await login(url, reactor=reactor)
+        assert session.portal.host == "127.0.0.1"
+        await session.close()
+
+    run_in_reactor(main)
+    assert holds(url.replace("127.0.0.1", "127.0.0.2"), 8)
 
 
 def test_secrets_hold_at_the_worker_and_are_on_no_command_line(daemons: Daemons) -> None:

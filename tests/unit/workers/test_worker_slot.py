@@ -17,7 +17,7 @@ from csvd.iscsi.keepalive import KEEPALIVE
 from csvd.target.listener import listening_socket
 from csvd.workers.channel import Channel
 from csvd.workers.protocol import Notice, Request, Resize, WorkerError
-from csvd.workers.slot import BACKOFF_S, CHANGE_S, MOST_BACKOFF_S, STEADY_S, WAIT_S, Slot
+from csvd.workers.slot import BACKOFF_S, CHANGE_S, MOST_BACKOFF_S, SILENCE_S, STEADY_S, WAIT_S, Slot
 from tests.unit.target.fake_reactor import FakeReactor
 
 UNITS = {"units": {"iqn.x": [{"number": 0, "size_bytes": 512}]}}
@@ -270,6 +270,27 @@ def test_what_a_worker_reports_is_kept_and_one_that_does_not_is_called_silent(ri
     rig.answers["report"] = REPORT
     rig.do(slot.report())
     assert slot.face()["state"] == "up"
+
+
+def test_a_worker_that_is_silent_for_long_is_ended_and_one_that_was_for_a_while_is_not(rig: Rig) -> None:
+    slot = rig.started()
+    rig.answers["report"] = Deferred()
+    for _ in range(int(SILENCE_S / 5.0) - 1):
+        rig.do(slot.report())
+        rig.pass_s(5.0)
+    rig.answers["report"] = REPORT
+    rig.do(slot.report())
+    rig.answers["report"] = Deferred()
+    for _ in range(int(SILENCE_S / 5.0)):
+        assert not rig.processes[0].killed
+        rig.do(slot.report())
+        rig.pass_s(5.0)
+    rig.do(slot.report())
+    rig.answers["report"] = REPORT
+    rig.pass_s(5.0)
+    assert rig.processes[0].killed
+    rig.pass_s(BACKOFF_S)
+    assert slot.is_up
 
 
 def test_a_report_that_makes_no_sense_changes_nothing(rig: Rig) -> None:
