@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.bench.files import cache_in_pages, fill, write_out
 from tests.bench.limits import CSVD_NULL, IN_C, NULL, compile_c, compiler, in_c, in_python, start_csvd_null, start_null
 from tests.bench.loads import KIB, RandomRead, run_load
 from tests.bench.rows import LIMITS, OURS, THEIRS, FileRow, LoadRow, Row, SceneRow
@@ -20,10 +20,8 @@ from tests.bench.samples import Record, Sample, Samples
 from tests.bench.scenes import Stage
 from tests.bench.targets import TARGETS, Export, Target, cpu_seconds, memory_mib
 
-CHUNK_BYTES: Final = 1 << 20
 WARM_UP: Final = RandomRead(4 * KIB, 1)
 FILE_S: Final = 1.0
-PAGE_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +89,10 @@ class _Bench:
 
     def start(self, names: set[str]) -> None:
         """Make the files, compile what is needed, start the targets, and have each do something once."""
-        _fill(self._disk, self._plan.disk_mib)
+        fill(self._disk, self._plan.disk_mib)
         shutil.copyfile(self._disk, self._cold)
-        _write_out(self._cold)
-        _cache(self._disk)
+        write_out(self._cold)
+        cache_in_pages(self._disk)
         if IN_C in names:
             self._file_limit = compile_c("file_limit", self._folder)
         for name in (OURS, THEIRS, NULL, CSVD_NULL):
@@ -119,7 +117,7 @@ class _Bench:
 
     def run(self, row: Row, name: str) -> dict[str, float]:
         """One run, with nothing of the one before left to be written out."""
-        _write_out(self._disk)
+        write_out(self._disk)
         if isinstance(row, FileRow):
             return self._run_file(row, name)
         target = self._target(row, name)
@@ -150,34 +148,6 @@ class _Bench:
             assert self._file_limit is not None
             return in_c(self._file_limit, self._disk, row.block_bytes, seconds, writes=row.writes)
         return in_python(self._disk, row.block_bytes, seconds, writes=row.writes, durable=row.durable)
-
-
-def _fill(disk: Path, size_mib: int) -> None:
-    with disk.open("wb") as file:
-        for _ in range(size_mib):
-            file.write(os.urandom(CHUNK_BYTES))
-    _write_out(disk)
-
-
-def _cache(disk: Path) -> None:
-    """Have the page cache hold all of a file, in single pages.
-
-    What was written in one go is held in large folios, where file systems with buffer heads may take ten times as long
-    for each small write (ext4 in Linux 6.18 does): that would be measured, instead of the targets.
-    """
-    fd = os.open(disk, os.O_RDONLY)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        for offset in range(0, os.fstat(fd).st_size, PAGE_BYTES):
-            os.pread(fd, PAGE_BYTES, offset)
-    finally:
-        os.close(fd)
-
-
-def _write_out(disk: Path) -> None:
-    with disk.open("rb+") as file:
-        os.fdatasync(file.fileno())
 
 
 def _tell(rounds: int, sample: Sample, since_s: float) -> None:
