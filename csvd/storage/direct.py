@@ -20,7 +20,7 @@ from csvd.storage.ranges import read_range, write_range
 
 _UNITS: Final = (512, 4096)
 _BOUNCE_BYTES: Final = 1 << 20
-_BOUNCE_BUFFERS: Final = 4
+_BOUNCE_BUFFERS: Final = 8
 
 
 class BounceBuffers:

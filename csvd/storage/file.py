@@ -56,6 +56,26 @@ class _FileJob(Job):
         self.durable = durable
 
 
+class _WriteJob(_FileJob):
+    """A job that only writes: those that follow one another in a batch may be made as one."""
+
+    __slots__ = ("buffers", "offset_bytes")
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        buffers: Sequence[Buffer],
+        offset_bytes: int,
+        *,
+        length_bytes: int,
+        durable: bool,
+        holds_up: bool,
+    ) -> None:
+        super().__init__(work, length_bytes=length_bytes, durable=durable, holds_up=holds_up)
+        self.buffers = buffers
+        self.offset_bytes = offset_bytes
+
+
 class FileDisk:
     """A disk over a file descriptor; `open_disk` makes it.
 
@@ -159,14 +179,18 @@ class FileDisk:
         refusal = self._check_write("write", offset_bytes, length_bytes)
         if refusal is not None:
             return fail(refusal)
-        job = _FileJob(
+        job = _WriteJob(
             lambda: self._write(buffers, offset_bytes),
+            buffers,
+            offset_bytes,
             length_bytes=length_bytes,
             durable=fua,
             # The rest of its pages may have to be read, and whoever writes to the file waits for that.
             holds_up=bool((offset_bytes | length_bytes) & _PAGE_MASK),
         )
-        return self._lane.submit(job, Manner.SINGLE_FILE if fua else Manner.TOGETHER)
+        if fua:
+            return self._lane.submit(job, Manner.SINGLE_FILE)
+        return self._lane.submit(job, Manner.TOGETHER if self._bounce is None else Manner.APART)
 
     def cached(self, offset_bytes: int, length_bytes: int) -> bool:
         """Whether the page cache has all of a range, so that sendfile need not wait; never with `direct`."""
@@ -368,19 +392,29 @@ class FileDisk:
 
     def _run(self, batch: Sequence[_FileJob]) -> None:
         """In a thread: each job, then one fdatasync for all that must be durable."""
-        durable = []
-        for job in batch:
-            try:
-                job.work()
-            except StorageError as error:
-                job.error = error
-            else:
-                if job.durable:
-                    durable.append(job)
+        at = 0
+        while at < len(batch):
+            run = _adjoining_writes(batch, at)
+            if len(run) < 2 or not self._write_as_one(run):
+                for job in run or batch[at : at + 1]:
+                    try:
+                        job.work()
+                    except StorageError as error:
+                        job.error = error
+            at += len(run) or 1
+        durable = [job for job in batch if job.durable and job.error is None]
         if durable:
             lost = self._synchronize("flush")
             for job in durable:
                 job.error = lost
+
+    def _write_as_one(self, jobs: Sequence[_WriteJob]) -> bool:
+        """In a thread: False where it fails, for each is to fail, or not, for itself."""
+        try:
+            self._write([buffer for job in jobs for buffer in job.buffers], jobs[0].offset_bytes)
+        except StorageError:
+            return False
+        return True
 
     def _synchronize(self, operation: str) -> StorageError | None:
         """In a thread, one at a time: fdatasync."""
@@ -421,6 +455,19 @@ class FileDisk:
                 closer.callback(None)
             else:
                 closer.errback(result)
+
+
+def _adjoining_writes(batch: Sequence[_FileJob], at: int) -> list[_WriteJob]:
+    """The writes from there on of which each begins where the one before it ends; none where no write is there."""
+    run: list[_WriteJob] = []
+    end = -1
+    for index in range(at, len(batch)):
+        job = batch[index]
+        if not isinstance(job, _WriteJob) or (run and job.offset_bytes != end):
+            break
+        run.append(job)
+        end = job.offset_bytes + job.length_bytes
+    return run
 
 
 def _nothing() -> None:

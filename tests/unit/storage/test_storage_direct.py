@@ -3,10 +3,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from csvd.storage.direct import BounceBuffers, direct_unit_bytes, is_aligned, re
 from csvd.storage.disk import StorageError
 from csvd.storage.file import FileDisk
 from csvd.storage.open import open_disk
-from tests.unit.storage.pool_doubles import InlinePool
+from tests.unit.storage.pool_doubles import InlinePool, outcomes_of
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -155,3 +156,31 @@ def test_zeroing_and_unmapping_are_seen_at_once(inline: InlinePool, disk: FileDi
     buffer = bytearray(16384)
     inline.settle(disk.read_into(memoryview(buffer), 0))
     assert buffer == bytes(4096) + b"x" * 4096 + bytes(4096) + b"x" * 4096
+
+
+def test_writes_of_a_pass_wait_for_the_device_in_threads_of_their_own(inline: InlinePool, disk: FileDisk) -> None:
+    hand_offs = inline.threads.hand_offs
+    outcomes = outcomes_of(*(disk.write_from((bytes([at + 1]) * 4096,), at * 8192) for at in range(8)))
+    inline.clock.run()
+    assert outcomes == [None] * 8
+    assert inline.threads.hand_offs > hand_offs + 1
+    buffer = bytearray(8 * 8192)
+    inline.settle(disk.read_into(memoryview(buffer), 0))
+    assert buffer == b"".join(bytes([at + 1]) * 4096 + bytes(4096) for at in range(8))
+
+
+def test_writes_that_adjoin_are_copied_into_one_transfer(
+    inline: InlinePool, disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwritev = os.pwritev
+    lengths: list[int] = []
+
+    def counted(fd: int, buffers: Sequence[Any], offset: int) -> int:
+        lengths.append(sum(map(len, buffers)))
+        return pwritev(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", counted)
+    outcomes = outcomes_of(*(disk.write_from((bytes([at]) * 4096,), at * 4096, fua=True) for at in range(16)))
+    inline.clock.run()
+    assert outcomes == [None] * 16
+    assert lengths == [65536]

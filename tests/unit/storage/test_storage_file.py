@@ -285,7 +285,7 @@ def test_all_flushes_and_fua_writes_of_a_pass_share_one_fdatasync(
     inline: InlinePool, disk: FileDisk, calls: Calls
 ) -> None:
     calls.spy("pwritev", "fdatasync")
-    durable = [disk.write_from((b"x",), at, fua=True) for at in range(5)] + [disk.flush(), disk.flush()]
+    durable = [disk.write_from((b"x",), 2 * at, fua=True) for at in range(5)] + [disk.flush(), disk.flush()]
     fired = outcomes_of(*durable)
     inline.clock.run()
     assert fired == [None] * 7
@@ -521,3 +521,66 @@ def test_an_error_in_a_real_thread_reaches_the_caller(path: Path) -> None:
         await pool.stop()
 
     run_in_reactor(main)
+
+
+# Writes of one batch
+
+
+def test_writes_that_adjoin_are_one_system_call_and_none_is_moved(
+    inline: InlinePool, disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwritev = os.pwritev
+    calls: list[tuple[int, int]] = []
+
+    def counted(fd: int, buffers: Sequence[Any], offset: int) -> int:
+        calls.append((offset, len(buffers)))
+        return pwritev(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", counted)
+    pieces = [(4096, b"a" * 512), (4608, b"b" * 512), (5120, b"c" * 100), (5120, b"d" * 50), (0, b"e"), (1, b"f" * 9)]
+    outcomes = outcomes_of(*(disk.write_from((data,), offset) for offset, data in pieces))
+    inline.clock.run()
+    assert outcomes == [None] * 6
+    assert calls == [(4096, 3), (5120, 1), (0, 2)]
+    assert read(inline, disk, 4096, 1124) == b"a" * 512 + b"b" * 512 + b"d" * 50 + b"c" * 50
+    assert read(inline, disk, 0, 11) == b"e" + b"f" * 9 + b"\0"
+
+
+def test_more_adjoining_writes_than_one_call_takes_are_all_written(inline: InlinePool, disk: FileDisk) -> None:
+    pieces = [[bytes([number % 251]) * 10 for number in range(start, start + 400)] for start in range(0, 4000, 400)]
+    outcomes = outcomes_of(*(disk.write_from(buffers, 4000 * index) for index, buffers in enumerate(pieces)))
+    inline.clock.run()
+    assert outcomes == [None] * 10
+    assert sum(map(len, pieces)) > IOV_MAX
+    assert read(inline, disk, 0, 40000) == b"".join(b"".join(buffers) for buffers in pieces)
+
+
+def test_of_adjoining_writes_only_those_fail_that_can_not_be_made(
+    inline: InlinePool, disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwritev = os.pwritev
+
+    def full(fd: int, buffers: Sequence[Any], offset: int) -> int:
+        if offset + sum(map(len, buffers)) > 1024:
+            raise OSError(errno.ENOSPC, "full")
+        return pwritev(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", full)
+    outcomes = outcomes_of(*(disk.write_from((bytes([1]) * 512,), 512 * index) for index in range(4)))
+    inline.clock.run()
+    assert outcomes[:2] == [None, None]
+    assert [(outcome.errno, outcome.offset_bytes) for outcome in outcomes[2:]] == [
+        (errno.ENOSPC, 1024),
+        (errno.ENOSPC, 1536),
+    ]
+    assert read(inline, disk, 0, 1024) == bytes([1]) * 1024
+
+
+def test_of_durable_writes_that_adjoin_none_is_told_before_the_flush(
+    inline: InlinePool, disk: FileDisk, calls: Calls
+) -> None:
+    calls.spy("pwritev", "fdatasync")
+    outcomes = outcomes_of(*(disk.write_from((bytes(512),), 512 * index, fua=True) for index in range(4)))
+    inline.clock.run()
+    assert outcomes == [None] * 4
+    assert calls.names == ["pwritev", "fdatasync"]
