@@ -12,6 +12,7 @@ from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.layouts import LAYOUTS, build
 from csvd.iscsi.node import NetworkEntity, TargetNode
+from csvd.iscsi.pdu_input import OUTPUT_PIECES
 from csvd.iscsi.session import EXECUTING
 
 TARGET = "iqn.2026-11.test:disk"
@@ -218,6 +219,9 @@ class End:
                 count += part
             self.engine.received(count, now_s)
             self.wire.run(self.engine)
+            while self.engine.paused and len(self.engine.output) <= OUTPUT_PIECES:
+                self.engine.received(0, now_s)
+                self.wire.run(self.engine)
             rest = rest[count:]
 
     def take(self) -> bytes:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OUTPUT_PIECES: Final = 2048
 """Pieces of output above which no further PDU is taken before the adapter has sent them."""
 
+PDUS_A_TURN: Final = 256
+"""PDUs that are taken before others have their turn: some milliseconds' worth of the dearest."""
+
 PLACED_BYTES: Final = 16384
 """From this length on a data segment that has not come whole is received into its place. A shorter one is cheaper to
 wait for in the receive buffer: the few bytes that have come are moved to the front of it."""
@@ -65,12 +68,14 @@ class PduInput:
         if placed is not None:
             self._placed = None
             placed(True)
+        left = PDUS_A_TURN
         while not self.stopped:
             if receiver.skip and not receiver.drop_skipped():
                 return
-            if len(connection.output) > OUTPUT_PIECES:
-                connection.paused = True
+            if len(connection.output) > OUTPUT_PIECES or not left:
+                connection.paused = receiver.start != receiver.end
                 return
+            left -= 1
             start = receiver.start
             have = receiver.end - start
             if have < BHS_BYTES:
@@ -163,12 +168,14 @@ class DigestedInput(PduInput):
         receiver, connection = self.receiver, self._connection
         if self._tail is not None and not self._take_tail(self._tail):
             return
+        left = PDUS_A_TURN
         while not self.stopped:
             if receiver.skip and not receiver.drop_skipped():
                 return
-            if len(connection.output) > OUTPUT_PIECES:
-                connection.paused = True
+            if len(connection.output) > OUTPUT_PIECES or not left:
+                connection.paused = receiver.start != receiver.end
                 return
+            left -= 1
             start = receiver.start
             have = receiver.end - start
             if have < BHS_BYTES:

@@ -33,7 +33,12 @@ class Receiver:
     @property
     def is_empty(self) -> bool:
         """Whether all that was received is taken, and a header comes next."""
-        return self.start == self.end and self.placing is None and not self.skip
+        return self.start == self.end and self.at_header
+
+    @property
+    def at_header(self) -> bool:
+        """Whether what comes next is a header."""
+        return self.placing is None and not self.skip
 
     def renew(self) -> None:
         """Begin the empty buffer anew."""

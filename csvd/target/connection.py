@@ -43,6 +43,9 @@ window closes, and the initiator waits. One task may exceed it alone. While a *d
 for NOP-Out and task management must be heard; when the *peer* does not read, it is not."""
 READS_A_TURN: Final = 4
 """``recv`` calls in one turn of the loop, so that no connection keeps it for long."""
+TURN_NS: Final = 4_000_000
+"""After this time nothing more is begun in a turn. Small commands of which a peer sends thousands come to it before
+they come to the other bounds."""
 LOG_LINES: Final = 16
 """Lines that a connection may put into the log between two ticks."""
 LINGER_S: Final = 5.0
@@ -88,6 +91,7 @@ class ServerConnection(FileDescriptor):
         self._closing_since_s: float | None = None
         self._in_turn = False
         self._turn_is_due = False
+        self._turn_ends_ns = 0
         self._draining = False
         self._log_lines, self._log_kept = LOG_LINES, 0
         engine.wake = self._woken
@@ -107,16 +111,17 @@ class ServerConnection(FileDescriptor):
 
     def doRead(self) -> Any:  # noqa: N802 - Twisted's name
         """Receive what is there, take it in one pass, execute it, and send all answers at once."""
-        self._in_turn = True
-        self.turn_bytes = 0
+        self._begin_turn()
         try:
             for _ in range(READS_A_TURN):
                 express = self._express
-                if express is not None and express.receiver.is_empty and not self._tasks:
+                if express is not None and express.receiver.is_empty and self._is_idle:
                     is_more = self._express_turn(express)
                 else:
                     is_more = self._usual_turn()
                 if not is_more or self.disconnected or self.turn_bytes > TURN_BYTES or not self._wants_input():
+                    return None
+                if perf_counter_ns() > self._turn_ends_ns:
                     return None
         except (BlockingIOError, InterruptedError):
             return None
@@ -125,6 +130,18 @@ class ServerConnection(FileDescriptor):
         finally:
             self._in_turn = False
         return None
+
+    def _begin_turn(self) -> None:
+        self._in_turn = True
+        self.turn_bytes = 0
+        self._turn_ends_ns = perf_counter_ns() + TURN_NS
+        # Whatever became of the turn before, of this connection or of another.
+        self.scratch.used = 0
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing waits that was here before: a task to execute, or an answer that came late."""
+        return not (self._tasks or self.engine.ready or self.engine.output)
 
     def _usual_turn(self) -> bool:
         """Receive once, for the engine; give whether there may be more.
@@ -152,20 +169,34 @@ class ServerConnection(FileDescriptor):
             raise ConnectionResetError
         self.counter.turn_ns = perf_counter_ns()
         receiver.end = count
-        express.disk_waits = False
-        while express.run() and scratch.is_full and not self.disconnected:
-            self._send_scratch()
+        self._run_express(express)
         is_more = count == len(receiver.buffer)
         if receiver.start == count:
             self.engine.heard(self.reactor.seconds())
             self._send_scratch()
             self.counter.end_run()
+            if self._unsent and not self._wants_input():
+                self.stopReading()
             return is_more
+        if self.engine.paused:
+            self.engine.heard(self.reactor.seconds())
+            self._run()
+            return False
         if scratch.used:
             self.engine.output.append(scratch.view[: scratch.used])
         self.engine.received(0, self.reactor.seconds())
         self._run()
         return is_more
+
+    def _run_express(self, express: Express) -> None:
+        """Take and answer commands, as many as there is room and time for; for the rest the engine is paused."""
+        scratch = self.scratch
+        express.disk_waits = False
+        while express.run() and scratch.is_full and not self.disconnected:
+            self._send_scratch()
+            if self._is_over():
+                self.engine.paused = not express.receiver.is_empty
+                return
 
     def _take_express(self) -> bool:
         """Take the commands that can be answered at once, between others; see `TargetConnection.express`."""
@@ -177,9 +208,16 @@ class ServerConnection(FileDescriptor):
             self._execute()
             if self.disconnected or self._tasks:
                 return bool(self.disconnected)
+        if self._is_over():
+            return False
+        if scratch.is_full:
+            self._send()
+            if self.disconnected:
+                return True
         first = scratch.used
         if not express.run():
             return False
+        self.turn_bytes += scratch.used - first
         self.engine.output.append(scratch.view[first : scratch.used])
         return True
 
@@ -234,6 +272,10 @@ class ServerConnection(FileDescriptor):
         """Whether there is room for an answer, and time in this turn to make one."""
         return self._unsent_bytes + self.held_bytes <= HELD_BYTES and self.turn_bytes <= TURN_BYTES
 
+    def _is_over(self) -> bool:
+        """Whether nothing more is to be begun in this turn."""
+        return not self._may_execute() or perf_counter_ns() > self._turn_ends_ns
+
     def _log_events(self) -> None:
         """Log what the engine tells, but not as fast as a peer can make it tell."""
         events = self.engine.events
@@ -274,17 +316,27 @@ class ServerConnection(FileDescriptor):
 
     def _late_turn(self) -> None:
         self._turn_is_due = False
-        self.turn_bytes = 0
         if self.disconnected:
             return
-        self._in_turn = True
+        self._begin_turn()
         self.counter.turn_ns = perf_counter_ns()
         try:
             if self.engine.paused:
-                self.engine.received(0, self.reactor.seconds())
+                self._resume()
             self._run()
         finally:
             self._in_turn = False
+
+    def _resume(self) -> None:
+        """Take what was left in the receive buffer."""
+        engine, express, scratch = self.engine, self._express, self.scratch
+        engine.paused = False
+        if express is not None and engine.receiver.at_header and self._is_idle:
+            self._run_express(express)
+            if scratch.used:
+                engine.output.append(scratch.view[: scratch.used])
+        if not engine.paused and not self.disconnected:
+            engine.received(0, self.reactor.seconds())
 
     def _woken(self) -> None:
         self.proceed()

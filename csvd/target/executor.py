@@ -95,10 +95,14 @@ class Executor:
         the task of another that waits for PREEMPT AND ABORT.
         """
         self.executing += 1
+        # What it will read counts from now on, or all who wait behind an ordered task would read at once at its end.
+        held_bytes = task.expected_length if task.is_read else 0
+        connection.held_bytes += held_bytes
         at_once = True
 
         def begin() -> None:
             self.executing -= 1
+            connection.held_bytes -= held_bytes
             task.leave_queue = None
             self._start(connection, task, lambda: task_set.leave(attribute))
             if not at_once:
@@ -106,6 +110,7 @@ class Executor:
 
         def leave_queue() -> None:
             self.executing -= 1
+            connection.held_bytes -= held_bytes
             task.leave_queue = None
             task_set.withdraw(begin)
 

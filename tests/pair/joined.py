@@ -12,6 +12,7 @@ from csvd.iscsi.chap import ALGORITHMS, Algorithm, Credentials
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.node import NetworkEntity, TargetNode
+from csvd.iscsi.pdu_input import OUTPUT_PIECES
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
@@ -110,9 +111,15 @@ class Pair(FakeAdapter):
                 buffer[:part] = rest[at : at + part]
                 at += part
             self.engine.received(count, 0.0)
-            while self.engine.ready:
-                self.executor.execute(self, self.engine.ready.pop(0))
+            self._execute()
+            while self.engine.paused and len(self.engine.output) <= OUTPUT_PIECES:
+                self.engine.received(0, 0.0)
+                self._execute()
             rest = rest[count:]
+
+    def _execute(self) -> None:
+        while self.engine.ready:
+            self.executor.execute(self, self.engine.ready.pop(0))
 
     def _feed_initiator(self, data: bytes) -> None:
         at = 0

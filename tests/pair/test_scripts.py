@@ -63,3 +63,11 @@ def test_how_bytes_are_cut_into_turns_changes_no_answer(steps: list[Step], how: 
     one_by_one = played(steps, how, pdu_by_pdu=True)
     in_batches = played(steps, how)
     assert [said_of(sent) for sent in one_by_one.requests] == [said_of(sent) for sent in in_batches.requests]
+
+
+@settings(max_examples=40)
+@given(eventful(most_blocks=130), pairs_of_manners, st.booleans(), st.integers(0, 99))
+def test_wherever_a_socket_cuts_what_it_takes_nothing_is_lost_or_moved(
+    steps: list[Step], how: list[Manner], slow: bool, seed: int
+) -> None:
+    played(steps, how, slow=slow, stingy=seed)

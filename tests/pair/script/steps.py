@@ -67,9 +67,10 @@ class Push(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The disk ends one of the jobs it is at."""
+    """The disk ends one of the jobs it is at; before the loop comes to its answer, more may come from a host."""
 
     which: int
+    turn: bool
 
 
 class Warm(NamedTuple):
@@ -188,7 +189,7 @@ def plain_transfers() -> SearchStrategy[Any]:
 
 _pings = st.builds(Ping, _hosts, st.sampled_from((0, 0, 4, 33, 500)), st.booleans())
 _pushes = st.builds(Push, _hosts, st.sampled_from((0, 0, 0, 1, 20, 47, 48, 49, 200, 1500, 5000, 40000)))
-_finishes = st.builds(Finish, st.integers(0, 20))
+_finishes = st.builds(Finish, st.integers(0, 20), st.booleans())
 _warmths = st.builds(Warm, _places, st.integers(1, 60), st.booleans())
 _manages = st.builds(Manage, _hosts, st.sampled_from(ABORTS), st.integers(0, 8), st.booleans())
 _sizes = st.sampled_from((DISK_BLOCKS, DISK_BLOCKS - 8, 20, DISK_BLOCKS // 2)).map(Resize)

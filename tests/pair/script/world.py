@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ from tests.pair.script.steps import (
 from tests.unit.target.fake_reactor import FakeReactor
 
 DISK_BYTES = DISK_BLOCKS * BLOCK_BYTES
-SETTLING_TURNS = 2_000
+SETTLING_TURNS = 20_000
 
 
 class ScriptedDisk(MemoryDisk):
@@ -109,16 +110,44 @@ class ScriptedDisk(MemoryDisk):
         return bytes(buffer)
 
 
+class StingySocket:
+    """A socket that takes a part of what it is given, cut anywhere, and has no room every now and then."""
+
+    def __init__(self, sock: socket.socket, seed: int) -> None:
+        self._sock = sock
+        self._random = random.Random(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: Any) -> int:
+        """As much as it likes."""
+        if self._random.random() < 0.3:
+            raise BlockingIOError
+        return self._sock.send(data[: self._random.choice((1, 2, 3, 47, 48, 49, 700, 5000, 1 << 20))])
+
+    def sendmsg(self, buffers: Sequence[Any]) -> int:
+        """As much as it likes of all of them."""
+        return self.send(b"".join(buffers))
+
+
 class World:
     """Hosts, a target with one logical unit, and a clock that counts.
 
     Args:
         express: whether connections answer at once what they can.
         pdu_by_pdu: a turn of the loop for each PDU, whatever the script says.
+        stingy: a seed, where the sockets of the target are to take what they are given in pieces.
     """
 
     def __init__(
-        self, manners: Sequence[Manner], *, slow: bool = False, express: bool = True, pdu_by_pdu: bool = False
+        self,
+        manners: Sequence[Manner],
+        *,
+        slow: bool = False,
+        express: bool = True,
+        pdu_by_pdu: bool = False,
+        stingy: int | None = None,
     ) -> None:
         self.reactor = FakeReactor()
         self.disk = ScriptedDisk(slow=slow)
@@ -138,6 +167,10 @@ class World:
             host.login()
             self._push(host, 0)
             host.logged_in()
+        if stingy is not None:
+            for number, connection in enumerate(self.connections):
+                sock: Any = StingySocket(connection._socket, stingy + number)
+                connection._socket = sock
 
     def _host(self, number: int, manner: Manner) -> Host:
         far, near = socket.socketpair()
@@ -168,7 +201,8 @@ class World:
                 self._push(self.hosts[step.host], step.size)
             case Finish():
                 self.disk.finish(step.which)
-                self._turn()
+                if step.turn:
+                    self._turn()
             case Warm():
                 self.disk.warm(step.block, step.blocks, warm=step.warm)
             case Exist():
@@ -276,7 +310,11 @@ class World:
         assert not self._open()
 
     def _is_settled(self) -> bool:
-        if self.disk.jobs or self.reactor.getDelayedCalls() or not all(each.drained for each in self.connections):
+        if (
+            self.disk.jobs
+            or self.reactor.getDelayedCalls()
+            or not all(each.drained or each.disconnected for each in self.connections)
+        ):
             return False
         return not any(host.has_to_say for host in self.hosts if not host.cut) and not self._open()
 
