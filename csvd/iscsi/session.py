@@ -32,7 +32,7 @@ them."""
 QUEUE_DEPTH: Final = 64
 """Commands that a session may have outstanding: the CmdSN window. With FirstBurstLength it bounds unsolicited data."""
 
-R2T_BUDGET_BYTES: Final = 16 * 2**20
+R2T_BUDGET_BYTES: Final = 8 * 2**20
 """What the R2Ts of one session may ask for at once; further writes wait for their R2T. One task may exceed it alone."""
 
 NO_DATA: Final = memoryview(b"")

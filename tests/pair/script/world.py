@@ -39,7 +39,7 @@ from tests.pair.script.steps import (
 from tests.unit.target.fake_reactor import FakeReactor
 
 DISK_BYTES = DISK_BLOCKS * BLOCK_BYTES
-SETTLING_TURNS = 20_000
+SETTLING_TURNS = 5_000
 
 
 class ScriptedDisk(MemoryDisk):
@@ -283,6 +283,10 @@ class World:
             host.sock.close()
             for sent in host.sent.values():
                 sent.may_be_dead = True
+            if any(isinstance(sent.step, Manage) and not sent.is_answered for sent in host.sent.values()):
+                # Nobody hears what it has ended.
+                for sent in self.requests:
+                    sent.may_be_dead = True
             self.changes += 1
             self._turn()
 
