@@ -38,7 +38,8 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
 - **null target**: a small C program without a disk (`tests/bench/null_target.c`): zeros for a READ, GOOD for a WRITE,
   one `recv` and one `sendmsg` a batch, one thread. It looks at nothing that it need not, so it is the limit of the
   network, the client and this machine's kernel; where a ratio to it is near 1, the client is what was measured.
-- **csvd over null:**: csvd itself, over a disk that keeps nothing: what it costs without its file.
+- **csvd over null:**: csvd itself, over a disk that keeps nothing: what it costs without its file. That disk has no
+  write cache, so its WRITEs count as durable ones and go a longer way than those to a file.
 - **file alone**: random `pread` or `pwrite` of the block, one after another, no network; for the row with FUA each
   `pwrite` is followed by an `fdatasync`, from Python only. A dash: nothing of that kind to measure{without_compiler}.
 
