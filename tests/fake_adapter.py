@@ -11,6 +11,7 @@ class FakeAdapter:
     def __init__(self) -> None:
         self.held_bytes = 0
         self.turn_bytes = 0
+        self.segments = None
         self.counter = ConnectionCounter()
 
     def read_buffer(self, length_bytes: int) -> memoryview:

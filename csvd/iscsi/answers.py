@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from csvd.iscsi.codes import FINAL, RESERVED_TAG, CommandFlag, DataInFlag, Opcode, ResponseFlag
 from csvd.iscsi.layouts import PACKING
+from csvd.iscsi.payload import sliceable
 from csvd.iscsi.session import Session, Task
 
 if TYPE_CHECKING:
     from csvd.iscsi.connection import TargetConnection
-    from csvd.iscsi.digests import Buffer
+    from csvd.iscsi.payload import Piece
 
 _SCSI_RESPONSE: Final = PACKING[Opcode.SCSI_RESPONSE]
 _DATA_IN: Final = PACKING[Opcode.DATA_IN]
@@ -66,7 +67,7 @@ class Answers:
         )
         task.r2t_sn += 1
 
-    def data_in(self, task: Task, data: Buffer, size: int) -> None:
+    def data_in(self, task: Task, data: Piece, size: int) -> None:
         """See :meth:`TargetConnection.data_in`."""
         expected = task.expected_length
         send = min(size, expected) if task.flags & _READ else 0
@@ -82,7 +83,7 @@ class Answers:
         exp_cmd_sn, max_cmd_sn = session.exp_cmd_sn, session.max_cmd_sn
         segment, burst = self.segment_bytes, self.burst_bytes
         offset = data_sn = 0
-        view = data if len(data) == send <= segment else memoryview(data)
+        view = data if len(data) == send <= segment else sliceable(data)
         while True:
             length = min(segment, send - offset, burst - offset % burst)
             end = offset + length

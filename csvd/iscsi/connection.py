@@ -12,7 +12,7 @@ What a peer does wrong ends in one place: :meth:`PduInput.take` turns ``PduRejec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from csvd.iscsi import text
 from csvd.iscsi.access import Origin
@@ -28,6 +28,7 @@ from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
 from csvd.iscsi.login import VERSION, Login, LoginOutcome, LoginRequest
 from csvd.iscsi.node import NetworkEntity, TargetNode
+from csvd.iscsi.payload import Piece
 from csvd.iscsi.pdu_input import DigestedInput, PduInput
 from csvd.iscsi.portals import peer_address
 from csvd.iscsi.receiver import BUFFER_BYTES, Receiver
@@ -73,7 +74,7 @@ class TargetConnection:
         self.stat_sn = 0
         self.ready: list[Task] = []
         """Tasks to execute, in their order; the adapter takes them."""
-        self.output: list[Buffer] = []
+        self.output: list[Piece] = []
         """What to send, in its order; the adapter takes it."""
         self.closing = False
         """Send what is in ``output``, then close."""
@@ -89,7 +90,7 @@ class TargetConnection:
         """Asked at each SCSI Command whether the adapter takes commands there by itself, from ``receiver``."""
         self.add_header: Callable[[bytes], None] = self.output.append
         """Put a header out; with digests, its digest too."""
-        self.add_data: Callable[[Buffer], None] = self._add_data
+        self.add_data: Callable[[Piece], None] = self._add_data
         """Put a data segment behind the header just put out, with its padding; with digests, its digest too."""
         self._login: Login | None = Login(entity, self.origin, local_address)
         self.answers = Answers(self)
@@ -339,11 +340,12 @@ class TargetConnection:
 
     # Output
 
-    def data_in(self, task: Task, data: Buffer, size: int | None = None) -> None:
+    def data_in(self, task: Task, data: Piece, size: int | None = None) -> None:
         """Answer a task with data and status GOOD: Data-In PDUs, the last with the status (RFC 7143 section 11.7).
 
         The buffer goes out as it is: it must not change until the adapter has sent it. ``size`` is what the command
-        would transfer, where the buffer holds only the part of it that the initiator expects.
+        would transfer, where the buffer holds only the part of it that the initiator expects. Where `is_plain`, a
+        payload may stand for a buffer.
         """
         self.answers.data_in(task, data, len(data) if size is None else size)
 
@@ -360,7 +362,7 @@ class TargetConnection:
         self.answers.ready_to_transfer(task)
         self.wake()
 
-    def _add_data(self, data: Buffer) -> None:
+    def _add_data(self, data: Piece) -> None:
         size = len(data)
         if size:
             self.output.append(data)
@@ -370,10 +372,10 @@ class TargetConnection:
     def _add_digested_header(self, header: bytes) -> None:
         self.output.append(header + digest_of(header))
 
-    def _add_digested_data(self, data: Buffer) -> None:
+    def _add_digested_data(self, data: Piece) -> None:
         if len(data):
             self.output.append(data)
-            self.output.append(padding_and_digest(data))
+            self.output.append(padding_and_digest(cast(Buffer, data)))
 
     def _begin_digests(self, parameters: SessionParameters) -> None:
         """From the PDU after the last of the login on, both ways, the digests that were agreed (RFC 7143 13.1)."""
@@ -480,6 +482,6 @@ def _never() -> bool:
     return False
 
 
-def gather(buffers: Sequence[Buffer]) -> bytes:
+def gather(pieces: Sequence[Piece]) -> bytes:
     """Join output to bytes; for tests and captures, never on the data path."""
-    return b"".join(buffers)
+    return b"".join(cast("Sequence[Buffer]", pieces))

@@ -28,16 +28,18 @@ class RangeLocks:
         held, waiting: what was asked for here, and granted, or not yet; in the order in which it was asked for.
         exclusive: those of both that claim a range for themselves: shared ones look at no others, for a thousand reads
             and writes at once must not cost a million comparisons.
+        exclusive_count: claims of ranges for themselves so far.
         contended: whether there is an exclusive claim, held or waiting: while False, a shared access that is over
             before anything else can run needs no claim.
     """
 
-    __slots__ = ("_due", "_is_granting", "contended", "exclusive", "held", "waiting")
+    __slots__ = ("_due", "_is_granting", "contended", "exclusive", "exclusive_count", "held", "waiting")
 
     def __init__(self) -> None:
         self.held: dict[Claims, None] = {}
         self.waiting: dict[Claims, None] = {}
         self.exclusive: dict[Claims, None] = {}
+        self.exclusive_count = 0
         self.contended = False
         self._due: Collection[Claims] = ()
         self._is_granting = False
@@ -102,6 +104,7 @@ class Claims:
         may_go = self.may_go()
         for one in self.exclusive:
             one.locks.exclusive[self] = None
+            one.locks.exclusive_count += 1
             one.locks.contended = True
         for locks in disks:
             (locks.held if may_go else locks.waiting)[self] = None

@@ -22,10 +22,11 @@ class TaskSet:
     Attributes:
         begun: tasks that have begun and not ended. While `is_free`, whoever begins a simple one counts it here, and
             calls `leave_simple` when it has ended.
+        ordered_count: ordered tasks so far.
         is_free: no ordered task is there, nor one that waits for one: a simple task may begin.
     """
 
-    __slots__ = ("_is_releasing", "_ordered_begun", "_waiting", "begun", "is_free")
+    __slots__ = ("_is_releasing", "_ordered_begun", "_waiting", "begun", "is_free", "ordered_count")
 
     def __init__(self) -> None:
         self.begun = 0
@@ -33,12 +34,15 @@ class TaskSet:
         self._waiting: dict[Callable[[], None], int] = {}
         self._is_releasing = False
         self.is_free = True
+        self.ordered_count = 0
 
     def enter(self, attribute: int, begin: Callable[[], None]) -> None:
         """A task comes: `begin` is called when it may begin, before this returns where that is at once.
 
         Call `leave` when it has ended, also when `begin` found that it was aborted meanwhile.
         """
+        if attribute == ORDERED:
+            self.ordered_count += 1
         if attribute == HEAD_OF_QUEUE:
             self._begin(attribute, begin)
         elif self._waiting or not self._may_begin(attribute):

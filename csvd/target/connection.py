@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
@@ -20,10 +20,11 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
 from csvd.iscsi.connection import TargetConnection
-from csvd.iscsi.digests import Buffer
 from csvd.iscsi.events import EventKind
+from csvd.iscsi.payload import Piece, sliceable
 from csvd.iscsi.session import Task
 from csvd.target.express import Scratch
+from csvd.target.file_segments import FileSegments
 from csvd.target.read_buffer import ReadBuffer
 from csvd.target.statistics import ConnectionCounter
 
@@ -78,13 +79,15 @@ class ServerConnection(FileDescriptor):
         self.counter = ConnectionCounter()
         self.tell: Callable[[str, str, str], None] = _tell_nobody
         """Told what goes into the log, too: see csvd.target.service.Tell."""
+        self.segments: FileSegments | None = None
+        """How large READs are sent without reading them, where this is possible."""
         self._socket = sock
         self._executor_of = executor_of
         self._executor: Executor | None = None
         self._express: Express | None = None
         self._on_lost = on_lost
         self._tasks: deque[Task] = deque()
-        self._unsent: deque[Buffer] = deque()
+        self._unsent: deque[Piece] = deque()
         self._unsent_bytes = 0
         self._sent_s = 0.0
         """When the peer last took bytes that had waited, or bytes began to wait."""
@@ -265,6 +268,8 @@ class ServerConnection(FileDescriptor):
     def _begin(self, engine: TargetConnection) -> None:
         """The session is there: from now on there are tasks to execute."""
         self._executor = self._executor_of(engine)
+        if engine.is_plain:
+            self.segments = FileSegments(self.reactor, self._socket, self.proceed, self.abort)
         if self.takes_express and engine.is_plain:
             self._express = self._executor.express(engine, self.counter, self.scratch)
 
@@ -351,6 +356,8 @@ class ServerConnection(FileDescriptor):
             self.engine.tell(EventKind.CONNECTION_FAILURE, f"it has read nothing for {dead_s:.0f} s")
             self.abort()
             return
+        if self._unsent and self.segments is not None:
+            self.segments.read_out(self._unsent)
         if self._log_kept:
             self.log.warn("{peer}: {count} more events, not shown", peer=self.engine.peer, count=self._log_kept)
         self._log_lines, self._log_kept = LOG_LINES, 0
@@ -442,7 +449,7 @@ class ServerConnection(FileDescriptor):
         if unsent and not self.disconnected:
             self._send_unsent()
 
-    def _send_at_once(self, output: list[Buffer]) -> None:
+    def _send_at_once(self, output: list[Piece]) -> None:
         """The usual case: one ``sendmsg`` takes everything."""
         total = sum(map(len, output))
         sent = self._sendmsg(output)
@@ -453,7 +460,7 @@ class ServerConnection(FileDescriptor):
         self._sent_s = self.reactor.seconds()
         self._drop_sent(sent)
 
-    def _keep(self, output: list[Buffer]) -> None:
+    def _keep(self, output: list[Piece]) -> None:
         """Keep output until the socket takes more; what lies in the scratch buffer must leave it."""
         scratch = self.scratch.buffer
         self.reads.keep()
@@ -473,9 +480,11 @@ class ServerConnection(FileDescriptor):
                 return
         self.stopWriting()
 
-    def _sendmsg(self, buffers: list[Buffer]) -> int:
+    def _sendmsg(self, pieces: list[Piece]) -> int:
         try:
-            return self._socket.sendmsg(buffers)
+            if self.segments is not None and self.segments.is_used:
+                return self.segments.send(pieces)
+            return self._socket.sendmsg(cast(Any, pieces))
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError:
@@ -490,13 +499,16 @@ class ServerConnection(FileDescriptor):
         while sent:
             first = unsent[0]
             if sent < len(first):
-                unsent[0] = memoryview(first)[sent:]
+                unsent[0] = sliceable(first)[sent:]
                 return
             sent -= len(first)
             unsent.popleft()
 
     def doWrite(self) -> Any:  # noqa: N802 - Twisted's name
         """The socket takes more: send it, and go on with what waited for room."""
+        if self.segments is not None and self.segments.is_reading:
+            self.stopWriting()
+            return
         self._send_unsent()
         if not self._unsent and not self.disconnected:
             self._run()
@@ -516,6 +528,8 @@ class ServerConnection(FileDescriptor):
         self.engine.lost()
         self.engine.forget_input()
         self._log_events()
+        if self.segments is not None:
+            self.segments.lost()
         self._tasks.clear()
         self._unsent.clear()
         self._unsent_bytes = 0

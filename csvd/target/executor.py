@@ -16,6 +16,7 @@ from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
 from csvd.storage.disk import Disk, StorageError
 from csvd.target.express import Express, Scratch
+from csvd.target.file_segments import SEGMENT_BYTES
 from csvd.target.statistics import ConnectionCounter, Row, TargetStatistics
 from csvd.target.steps import FAULT, StepRunner
 
@@ -168,6 +169,8 @@ class Executor:
         disk: Disk = unit.device
         # No more is read than is sent: a short expectation must not cost a long read.
         length = min(transfer.length_bytes, task.expected_length) if task.is_read else 0
+        if length >= SEGMENT_BYTES and self._lend(connection, task, transfer, length, ended):
+            return
         # But whole blocks: some disks have nothing else.
         whole = length + -length % unit.block_bytes
         buffer = connection.read_buffer(whole)
@@ -184,6 +187,21 @@ class Executor:
 
         # It is read later, when the buffer of this turn is another's.
         self._begin(connection, task, transfer, ended, memoryview(bytearray(whole)))
+
+    def _lend(
+        self, connection: ServerConnection, task: Task, transfer: Transfer, length: int, ended: Callable[[], None]
+    ) -> bool:
+        """Answer a large READ from the page cache; see csvd.target.file_segments."""
+        segments, task_set = connection.segments, self._task_set_of(task.session.nexus, task.lun)
+        if segments is None or task_set is None or task.aborted or connection.engine.closing:
+            return False
+        segment = segments.lend(transfer, length, task_set, ended)
+        if segment is None:
+            return False
+        connection.turn_bytes += length
+        connection.counter.count_run(self.row(task.lun, task.cdb[0]), 1, length, 0)
+        connection.engine.data_in(task, segment, transfer.length_bytes)
+        return True
 
     def _begin(
         self,
