@@ -312,6 +312,7 @@ class Administration:
         config = self._complete(changes)
         await self._save(changes)
         self._changes, self._config = changes, config
+        await self._serving.note(tuple(config.target))
 
     # Access lists
 

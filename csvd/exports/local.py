@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -245,6 +245,10 @@ class LocalServing:
             except CsvdError as error:
                 self.log.error("{error}", error=error)
                 self._tell("disk", str(error), unit.device.url)
+
+    async def note(self, targets: Sequence[TargetSection]) -> None:
+        """What is served is said in other words by now."""
+        self._plan = replace(self._plan, targets=targets)
 
     async def resize(self, target: str, number: int, size_bytes: int | None, *, full: bool) -> None:
         """Give the disk of a logical unit another size."""

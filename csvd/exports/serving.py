@@ -96,6 +96,9 @@ class Serving(Protocol):
     async def abandon(self) -> None:
         """Close what was opened for the plan that was prepared."""
 
+    async def note(self, targets: Sequence[TargetSection]) -> None:
+        """What is served is said in other words by now: a file that was resized is to be created with its new size."""
+
     async def resize(self, target: str, number: int, size_bytes: int | None, *, full: bool) -> None:
         """Give the disk of a logical unit another size, for all logical units over it; see `Units.resize`."""
 

@@ -86,7 +86,7 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``prepare``: see `csvd.exports.local.LocalServing.prepare`. ``commit`` and ``abandon`` have no parameters;
+    """``prepare`` and ``note``: see `csvd.exports.local.LocalServing`. ``commit`` and ``abandon`` have no parameters;
     ``commit`` is answered as `UnitFaces`."""
 
     targets: tuple[TargetSection, ...]

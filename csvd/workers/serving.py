@@ -232,6 +232,12 @@ class WorkerServing:
         ports = self._ports[self._assignment[section.name]]
         return replace(export, redirect=PortRedirect(ports, before=export.redirect))
 
+    async def note(self, targets: Sequence[TargetSection]) -> None:
+        """What is served is said in other words by now."""
+        self._plan = replace(self._plan, targets=targets)
+        parts = self._parts(self._plan, self._assignment)
+        await _all(Deferred.fromCoroutine(slot.note(part)) for slot, part in zip(self.slots, parts, strict=True))
+
     async def resize(self, target: str, number: int, size_bytes: int | None, *, full: bool) -> None:
         """Give the disk of a logical unit another size."""
         await self._slot_of(target).resize(Resize(target, number, size_bytes, full))

@@ -339,6 +339,16 @@ class Slot:
             except CsvdError:
                 self._kill_now()
 
+    async def note(self, plan: Plan) -> None:
+        """What it serves is said in other words by now."""
+        self.plan = plan
+        if self._channel is not None:
+            try:
+                await self._channel.ask("note", _prepare(plan), timeout_s=CHANGE_S)
+            except CsvdError as error:
+                self._say(f"{self.name} could not be changed: {error}")
+                self._kill_now()
+
     async def set_sockets(self, wanted: Mapping[Place, socket.socket]) -> None:
         """Accept at these sockets, and at no others; those that are not wanted are closed."""
         for place, listening in list(self.sockets.items()):

@@ -77,6 +77,7 @@ class Worker:
             "prepare": self._prepare,
             "commit": self._commit,
             "abandon": self._abandon,
+            "note": self._note,
             "accept": self._accept,
             "refuse": self._refuse,
             "report": self._report,
@@ -137,6 +138,9 @@ class Worker:
 
     async def _abandon(self, _params: dict[str, Any], _: Sequence[int]) -> None:
         await self._begun.abandon()
+
+    async def _note(self, params: dict[str, Any], _: Sequence[int]) -> None:
+        await self._begun.note(read_params(params, Prepare).targets)
 
     async def _accept(self, params: dict[str, Any], descriptors: Sequence[int]) -> None:
         listening = socket.socket(fileno=descriptors[0])

@@ -121,6 +121,8 @@ def test_targets_luns_and_rights_change_while_workers_serve(node: DaemonNode, da
     csvd(node, "lun", "add", f"{daemons.folder}/new.img", "--create", "16M", "--target", new)
     assert worker_of(node, new)["worker"] == 2
     put(url_of(node, new), 7)
+    (unit,) = node.client.request("GET", f"/v1/targets/{new.replace(':', '%3A')}/luns")["luns"]
+    assert unit["size_bytes"] == 16 << 20
     csvd(node, "lun", "resize", "0", "32M", "--target", new)
 
     async def grown(reactor: Any) -> None:

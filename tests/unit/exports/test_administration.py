@@ -266,6 +266,19 @@ def test_a_smaller_size_takes_force_and_is_no_conflict_at_the_next_start(tmp_pat
     run(tmp_path, shrink, look)
 
 
+def test_a_change_after_a_resize_leaves_the_logical_unit_alone(tmp_path: Path) -> None:
+    """Its ``create`` is another one by then, which is no reason to open it anew under its initiators."""
+
+    async def part(node: Node) -> None:
+        for size in (2 * SIZE, SIZE):
+            unit = node.service.unit(ONE, 0)
+            await node.exports.resize_lun(ONE, 0, size, force=True)
+            await node.exports.set_target(ONE, {"queue_depth": 7})
+            assert node.service.unit(ONE, 0) is unit
+
+    run(tmp_path, part)
+
+
 def test_a_size_that_others_gave_a_file_is_taken(tmp_path: Path) -> None:
     async def part(node: Node) -> None:
         os.truncate(tmp_path / "a.img", 4 * SIZE)

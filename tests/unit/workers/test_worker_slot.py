@@ -300,6 +300,17 @@ def test_a_report_that_makes_no_sense_changes_nothing(rig: Rig) -> None:
     assert (slot.heard.sessions, rig.counted) == ([], [])
 
 
+def test_a_plan_in_other_words_is_what_the_next_process_gets(rig: Rig) -> None:
+    slot, plan = rig.started(), Plan()
+    assert rig.do(slot.note(plan)) == [None]
+    assert (slot.plan is plan, rig.processes[0].asked[-1]) == (True, "note")
+    rig.answers["note"] = WorkerError("is ill")
+    rig.do(slot.note(plan))
+    assert rig.processes[0].killed
+    rig.pass_s(BACKOFF_S)
+    assert slot.is_up
+
+
 def test_what_a_worker_tells_is_told(rig: Rig) -> None:
     rig.started()
     rig.processes[0].channel.tell(Notice("login", "somebody", "iqn.x"))
