@@ -86,6 +86,8 @@ class TargetConnection:
         """There are whole PDUs left that were not taken, for there is much to send: call ``received(0, …)`` then."""
         self.events: list[Event] = []
         """What an operator should read in the log; the adapter takes it."""
+        self.is_heard = False
+        """The adapter has taken something by itself since the last tick."""
         self.express: Callable[[], bool] = _never
         """Asked at each SCSI Command whether the adapter takes commands there by itself, from ``receiver``."""
         self.add_header: Callable[[bytes], None] = self.output.append
@@ -122,10 +124,6 @@ class TargetConnection:
     def is_plain(self) -> bool:
         """Whether it has no digests."""
         return type(self._input) is PduInput
-
-    def heard(self, now_s: float) -> None:
-        """The adapter has taken by itself what came."""
-        self._heard_s = now_s
 
     def receive_buffers(self) -> list[memoryview]:
         """Give the buffers to receive into, in their order."""
@@ -285,6 +283,9 @@ class TargetConnection:
         """Let time pass; called about once a second."""
         if self.closing:
             return
+        if self.is_heard:
+            self.is_heard = False
+            self._heard_s = now_s
         times, silent_s = self.keepalive, now_s - self._heard_s
         session = self.session
         if session is None:

@@ -40,11 +40,12 @@ class Receiver:
         """Whether what comes next is a header."""
         return self.placing is None and not self.skip
 
-    def renew(self) -> None:
-        """Begin the empty buffer anew."""
+    def renew(self) -> bytearray:
+        """Begin the empty buffer anew, and give it to receive into."""
         self.start = self.end = 0
         if len(self.buffer) != self._usual_bytes:
             self._resize(self._usual_bytes)
+        return self.buffer
 
     def buffers(self) -> list[memoryview]:
         """Give where to receive: the destination of a placed segment first, then the own buffer."""

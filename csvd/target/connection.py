@@ -23,7 +23,7 @@ from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.events import EventKind
 from csvd.iscsi.payload import Piece, sliceable
 from csvd.iscsi.session import Task
-from csvd.target.express import Scratch
+from csvd.target.express import FULL_BYTES, Scratch
 from csvd.target.file_segments import FileSegments
 from csvd.target.read_buffer import ReadBuffer
 from csvd.target.statistics import ConnectionCounter
@@ -44,6 +44,12 @@ window closes, and the initiator waits. One task may exceed it alone. While a *d
 for NOP-Out and task management must be heard; when the *peer* does not read, it is not."""
 READS_A_TURN: Final = 4
 """``recv`` calls in one turn of the loop, so that no connection keeps it for long."""
+RECEIVE_BYTES: Final = 128 * 1024
+"""What is received in one turn before others have theirs: a large WRITE must not make a small READ wait for long."""
+MORE_BYTES: Final = 32 * 1024
+"""A ``recv`` that brought less has emptied the socket; to look again would cost a system call for nothing."""
+NOTHING_YET: Final = 1
+"""As a count of bytes: less than `MORE_BYTES`, and not the end."""
 TURN_NS: Final = 4_000_000
 """After this time nothing more is begun in a turn. Small commands of which a peer sends thousands come to it before
 they come to the other bounds."""
@@ -115,21 +121,21 @@ class ServerConnection(FileDescriptor):
     def doRead(self) -> Any:  # noqa: N802 - Twisted's name
         """Receive what is there, take it in one pass, execute it, and send all answers at once."""
         self._begin_turn()
+        received_bytes = 0
         try:
             for _ in range(READS_A_TURN):
                 express = self._express
                 if express is not None and express.receiver.is_empty and self._is_idle:
-                    is_more = self._express_turn(express)
+                    count = self._express_turn(express)
                 else:
-                    is_more = self._usual_turn()
-                if not is_more or self.disconnected or self.turn_bytes > TURN_BYTES or not self._wants_input():
+                    count = self._usual_turn()
+                if not count:
+                    return CONNECTION_DONE
+                received_bytes += count
+                if count < MORE_BYTES or received_bytes > RECEIVE_BYTES or self.disconnected or self._is_over():
                     return None
-                if perf_counter_ns() > self._turn_ends_ns:
+                if not self._wants_input():
                     return None
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError:
-            return CONNECTION_DONE
         finally:
             self._in_turn = False
         return None
@@ -146,56 +152,57 @@ class ServerConnection(FileDescriptor):
         """Whether nothing waits that was here before: a task to execute, or an answer that came late."""
         return not (self._tasks or self.engine.ready or self.engine.output)
 
-    def _usual_turn(self) -> bool:
-        """Receive once, for the engine; give whether there may be more.
-
-        Raises:
-            OSError: the socket has nothing, or is at its end.
-        """
+    def _usual_turn(self) -> int:
+        """Receive once, for the engine; give how much came, 0 at the end."""
         engine = self.engine
-        buffers = engine.receive_buffers()
-        count = self._socket.recvmsg_into(buffers)[0]
-        if not count:
-            raise ConnectionResetError
-        self.counter.turn_ns = perf_counter_ns()
-        engine.received(count, self.reactor.seconds())
-        self._run()
-        return count == sum(map(len, buffers))
+        try:
+            count = self._socket.recvmsg_into(engine.receive_buffers())[0]
+        except (BlockingIOError, InterruptedError):
+            return NOTHING_YET
+        except OSError:
+            return 0
+        if count:
+            self.counter.turn_ns = perf_counter_ns()
+            engine.received(count, self.reactor.seconds())
+            self._run()
+        return count
 
-    def _express_turn(self, express: Express) -> bool:
+    def _express_turn(self, express: Express) -> int:
         """The same where nothing waits that was received before: most turns are all READs and WRITEs that are answered
         at once, and the engine need not know of them."""
-        receiver, scratch = express.receiver, self.scratch
-        receiver.renew()
-        count = self._socket.recv_into(receiver.buffer)
+        receiver, scratch, engine = express.receiver, self.scratch, self.engine
+        try:
+            count = self._socket.recv_into(receiver.renew())
+        except (BlockingIOError, InterruptedError):
+            return NOTHING_YET
+        except OSError:
+            return 0
         if not count:
-            raise ConnectionResetError
+            return 0
         self.counter.turn_ns = perf_counter_ns()
         receiver.end = count
+        engine.is_heard = True
         self._run_express(express)
-        is_more = count == len(receiver.buffer)
-        if receiver.start == count:
-            self.engine.heard(self.reactor.seconds())
+        if receiver.start == count and not engine.output:
             self._send_scratch()
             self.counter.end_run()
             if self._unsent and not self._wants_input():
                 self.stopReading()
-            return is_more
-        if self.engine.paused:
-            self.engine.heard(self.reactor.seconds())
+            return count
+        if engine.paused:
             self._run()
-            return False
+            return NOTHING_YET
         if scratch.used:
-            self.engine.output.append(scratch.view[: scratch.used])
-        self.engine.received(0, self.reactor.seconds())
+            engine.output.append(scratch.view[: scratch.used])
+        engine.received(0, self.reactor.seconds())
         self._run()
-        return is_more
+        return count
 
     def _run_express(self, express: Express) -> None:
         """Take and answer commands, as many as there is room and time for; for the rest the engine is paused."""
         scratch = self.scratch
         express.disk_waits = False
-        while express.run() and scratch.is_full and not self.disconnected:
+        while express.run() and scratch.used > FULL_BYTES and not self.disconnected:
             self._send_scratch()
             if self._is_over():
                 self.engine.paused = not express.receiver.is_empty
@@ -213,7 +220,7 @@ class ServerConnection(FileDescriptor):
                 return bool(self.disconnected)
         if self._is_over():
             return False
-        if scratch.is_full:
+        if scratch.used > FULL_BYTES:
             self._send()
             if self.disconnected:
                 return True
@@ -271,7 +278,7 @@ class ServerConnection(FileDescriptor):
         if engine.is_plain:
             self.segments = FileSegments(self.reactor, self._socket, self.proceed, self.abort)
         if self.takes_express and engine.is_plain:
-            self._express = self._executor.express(engine, self.counter, self.scratch)
+            self._express = self._executor.express(self)
 
     def _may_execute(self) -> bool:
         """Whether there is room for an answer, and time in this turn to make one."""

@@ -14,10 +14,10 @@ from csvd.scsi.outcome import FLUSH, GOOD, READ, WRITE, Reply, Status, Transfer
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
-from csvd.storage.disk import Disk, StorageError
-from csvd.target.express import Express, Scratch
+from csvd.storage.disk import Buffer, Disk, StorageError
+from csvd.target.express import Express
 from csvd.target.file_segments import SEGMENT_BYTES
-from csvd.target.statistics import ConnectionCounter, Row, TargetStatistics
+from csvd.target.statistics import Row, TargetStatistics
 from csvd.target.steps import FAULT, StepRunner
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from csvd.iscsi.connection import TargetConnection
     from csvd.scsi.target_device import TargetDevice
     from csvd.target.connection import ServerConnection
 
@@ -72,9 +71,9 @@ class Executor:
         row = table[operation_code] if table is not None else None
         return self.statistics.row(lun, operation_code) if row is None else row
 
-    def express(self, engine: TargetConnection, counter: ConnectionCounter, scratch: Scratch) -> Express:
+    def express(self, connection: ServerConnection) -> Express:
         """The express path of a connection to this target."""
-        return Express(engine, self, counter, scratch)
+        return Express(connection, self)
 
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Execute one task and answer it on its connection, now or later."""
@@ -137,6 +136,8 @@ class Executor:
         if type(outcome) is Transfer:
             if outcome.operation == READ:
                 self._read(connection, task, outcome, ended)
+            elif outcome.operation == WRITE:
+                self._write(connection, task, outcome, ended)
             else:
                 self._begin(connection, task, outcome, ended)
         elif type(outcome) is Procedure:
@@ -202,6 +203,21 @@ class Executor:
         connection.counter.count_run(self.row(task.lun, task.cdb[0]), 1, length, 0)
         connection.engine.data_in(task, segment, transfer.length_bytes)
         return True
+
+    def _write(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
+        """A WRITE that the page cache takes at once is answered at once; a thread and back would cost more."""
+        unit = transfer.logical_unit
+        if (
+            transfer.fua
+            or (unit.locks.contended and unit.locks.must_wait(transfer.offset_bytes, transfer.length_bytes))
+            or not unit.device.write_nowait((_data_out(task, transfer),), transfer.offset_bytes)
+        ):
+            self._begin(connection, task, transfer, ended)
+            return
+        connection.turn_bytes += transfer.length_bytes
+        ended()
+        connection.counter.count_run(self.row(task.lun, task.cdb[0]), 1, 0, task.received)
+        self._changed(connection, task, transfer)
 
     def _begin(
         self,
@@ -271,7 +287,7 @@ class Executor:
         claims.release()
         ended()
         if isinstance(result, Failure):
-            self._failed(connection, task, transfer, result, began_ns)
+            self.failed(connection, task, transfer, result, began_ns)
         else:
             self._count(connection, task, began_ns, len(buffer))
             if transfer.operation == READ:
@@ -313,7 +329,7 @@ class Executor:
         if task.state == EXECUTING:
             task.leave_queue = take_back
 
-    def _failed(
+    def failed(
         self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure, began_ns: int
     ) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""
@@ -328,16 +344,24 @@ class Executor:
         self._reply(connection, task, reply, began_ns)
 
 
+def _data_out(task: Task, transfer: Transfer) -> Buffer:
+    """What a WRITE writes."""
+    data: Buffer = task.data
+    if len(data) != transfer.length_bytes:
+        # An initiator that expects to send less than the CDB says sends whole blocks of it, or nothing.
+        block_bytes = transfer.logical_unit.block_bytes
+        data = data[: len(data) // block_bytes * block_bytes]
+    return data
+
+
 def _access(task: Task, transfer: Transfer, buffer: memoryview) -> Deferred[None]:
     """Have the disk begin."""
     disk: Disk = transfer.logical_unit.device
     offset_bytes = transfer.offset_bytes
     if transfer.operation == WRITE:
-        data = task.data
-        if len(data) != transfer.length_bytes:
-            # An initiator that expects to send less than the CDB says sends whole blocks of it, or nothing.
-            block_bytes = transfer.logical_unit.block_bytes
-            data = data[: len(data) // block_bytes * block_bytes]
+        data = _data_out(task, transfer)
+        if transfer.fua and disk.write_nowait((data,), offset_bytes):
+            return disk.flush()
         return disk.write_from((data,), offset_bytes, fua=transfer.fua)
     if transfer.operation == FLUSH:
         return disk.flush()

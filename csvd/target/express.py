@@ -20,20 +20,23 @@ from typing import TYPE_CHECKING, Any, Final
 from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, DataInFlag, Opcode
 from csvd.iscsi.layouts import DATA_IN, SCSI_COMMAND, SCSI_RESPONSE, picking
 from csvd.scsi.cdb import CdbLayout
-from csvd.scsi.commands.media import DPO, TRANSFER_10, TRANSFER_16
+from csvd.scsi.commands.media import DPO, FUA, TRANSFER_10, TRANSFER_16
 from csvd.scsi.outcome import WRITE, Transfer
+from csvd.target.durable_writes import DurableWrites
 
 if TYPE_CHECKING:
-    from csvd.iscsi.connection import TargetConnection
     from csvd.scsi.device_server import ItlNexus
     from csvd.storage.disk import Disk
+    from csvd.target.connection import ServerConnection
     from csvd.target.executor import Executor
-    from csvd.target.statistics import ConnectionCounter, Row
+    from csvd.target.statistics import Row
 
 EXPRESS_BYTES: Final = 64 * 1024
 """The longest transfer that is taken; for larger ones what a command costs beside its data matters little."""
 SCRATCH_BYTES: Final = 256 * 1024
 """Answers of one ``send``. More would fall out of the processor's cache before it is sent."""
+FULL_BYTES: Final = SCRATCH_BYTES - EXPRESS_BYTES - BHS_BYTES
+"""With more in the buffer there may be no room for one more answer."""
 MERGED_WRITES: Final = 64
 """The most adjacent writes that go to the disk as one."""
 
@@ -53,7 +56,7 @@ _PLAIN_WRITE: Final = int(FINAL | CommandFlag.WRITE)
 _PLAIN_FLAGS: Final = 0xFE
 """All flags but the lowest bit of ATTR: untagged and simple tasks are alike (RFC 7143 section 11.3.1)."""
 _CDB_FLAGS: Final = 0xFF & ~DPO
-"""What must be zero in byte 1 of the CDB: protection and FUA. DPO is a hint that the page cache has no use for."""
+"""What counts in byte 1 of the CDB: protection and FUA. DPO is a hint that the page cache has no use for."""
 
 _pack_data_in: Final = picking(
     DATA_IN,
@@ -109,11 +112,6 @@ class Scratch:
         self.view = memoryview(self.buffer)
         self.used = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there may be no room for one more answer."""
-        return self.used > len(self.buffer) - EXPRESS_BYTES - BHS_BYTES
-
 
 class _Road:
     """What commands of one operation code to one LUN field meet, as long as nothing is in their way.
@@ -123,15 +121,15 @@ class _Road:
         most_bytes: the longest transfer that is taken here.
         nowait: `read_nowait` or `write_nowait` of the disk.
         row: their counters.
-        unit: where they go.
+        server, unit: where they go.
     """
 
-    __slots__ = ("_is_write", "_itl", "_server", "block_bytes", "most_bytes", "nowait", "row", "unit")
+    __slots__ = ("_is_write", "_itl", "block_bytes", "most_bytes", "nowait", "row", "server", "unit")
 
     def __init__(self, itl: ItlNexus, row: Row, most_bytes: int, *, is_write: bool) -> None:
         unit = itl.unit
         self._itl = itl
-        self._server = itl.server
+        self.server = itl.server
         self._is_write = is_write
         self.unit = unit
         self.row = row
@@ -142,13 +140,13 @@ class _Road:
 
     def is_open(self, itl: ItlNexus | None) -> bool:
         """Whether a command may go straight to the disk now, where this is its I_T_L nexus."""
-        server = self._server
+        server = self.server
         return (
             itl is self._itl
             and not itl.interrupted
             and not self.unit.locks.contended
             and server.task_set.is_free
-            and not (self._is_write and (server.write_protected or server.write_through))
+            and not (self._is_write and server.write_protected)
         )
 
 
@@ -156,16 +154,15 @@ class Express:
     """The express path of one connection in full-feature phase, without digests.
 
     Args:
-        engine: of the connection.
+        connection: its adapter, which calls `run`, sends what is in the scratch buffer, and then has it empty.
         executor: of its session's target.
-        counter: of the connection.
-        scratch: for the answers; whoever calls `run` sends what is in it, and then has it empty.
 
     Attributes:
         disk_waits: a disk did not take a WRITE at once: no other one is offered to it before the next turn.
     """
 
     __slots__ = (
+        "_connection",
         "_counter",
         "_engine",
         "_executor",
@@ -178,19 +175,19 @@ class Express:
         "scratch",
     )
 
-    def __init__(
-        self, engine: TargetConnection, executor: Executor, counter: ConnectionCounter, scratch: Scratch
-    ) -> None:
+    def __init__(self, connection: ServerConnection, executor: Executor) -> None:
+        engine = connection.engine
         assert engine.session is not None
+        self._connection = connection
         self._engine = engine
         self._session = engine.session
         self._executor = executor
-        self._counter = counter
+        self._counter = connection.counter
         self._itls = executor.device.itls_of(engine.session.nexus)
         self._segment_bytes = 0
         self._roads: dict[tuple[int, int], _Road] = {}
         self.receiver = engine.receiver
-        self.scratch = scratch
+        self.scratch = connection.scratch
         self.disk_waits = False
 
     def run(self) -> bool:
@@ -294,14 +291,12 @@ class Express:
     def _write(self, code: int, unpack: Any) -> None:
         """WRITEs of one operation code and one LUN whose data has come with them. Those that are adjacent on the disk
         go to it as one; what it does not take at once is not taken from the receive buffer either."""
-        session, receiver, scratch = self._session, self.receiver, self.scratch
+        session, receiver = self._session, self.receiver
         buffer, received, start, last = receiver.buffer, receiver.view, receiver.start, receiver.end
-        tasks, exp_cmd_sn, lun, road = session.tasks, session.exp_cmd_sn, -1, None
-        room = (len(scratch.buffer) - scratch.used) // BHS_BYTES
+        tasks, exp_cmd_sn, lun, road, durable = session.tasks, session.exp_cmd_sn, -1, None, None
         pieces: list[memoryview] = []
         tags: list[int] = []
         offset_bytes = end_bytes = written_bytes = count = 0
-        write_nowait: Any = None
         while last - start >= BHS_BYTES and buffer[start + _CDB_OFFSET] == code:
             opcode, flags, lengths, its_lun, tag, expected, cmd_sn, cdb_flags, lba, blocks, control = unpack(
                 buffer, start
@@ -310,14 +305,15 @@ class Express:
                 if road is not None or (road := self._road(its_lun, code)) is None:
                     break
                 lun, block_bytes, most_bytes, write_nowait = its_lun, road.block_bytes, road.most_bytes, road.nowait
-                block_count = road.unit.block_count
+                block_count, fua = road.unit.block_count, cdb_flags & FUA
+                durable, room = self._durable(road, fua)
             behind = start + BHS_BYTES + expected
             if (
                 opcode != _SCSI_COMMAND
                 or cmd_sn != exp_cmd_sn
                 or flags & _PLAIN_FLAGS != _PLAIN_WRITE
                 or lengths != expected
-                or cdb_flags & _CDB_FLAGS
+                or cdb_flags & _CDB_FLAGS != fua
                 or control
                 or not 0 < expected <= most_bytes
                 or blocks * block_bytes != expected
@@ -333,7 +329,7 @@ class Express:
                         self.disk_waits = True
                         pieces.clear()
                         break
-                    self._written(tags)
+                    self._written(tags, durable)
                     count += len(tags)
                     written_bytes += end_bytes - offset_bytes
                     receiver.start = start
@@ -347,21 +343,30 @@ class Express:
             start = behind
         if pieces:
             if write_nowait(pieces, offset_bytes):
-                self._written(tags)
+                self._written(tags, durable)
                 count += len(tags)
                 written_bytes += end_bytes - offset_bytes
                 receiver.start = start
             else:
                 self.disk_waits = True
-        if count:
-            assert road is not None
-            self._counter.count_run(road.row, count, 0, written_bytes)
-            if road.unit.thin:
-                self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), session.nexus)
+        if road is not None and count:
+            self._wrote(road, durable, count, written_bytes)
 
-    def _written(self, tags: list[int]) -> None:
-        """Answer WRITEs that are done, in their order (RFC 7143 section 11.4)."""
+    def _durable(self, road: _Road, fua: int) -> tuple[DurableWrites | None, int]:
+        """Where WRITEs go that must be durable before their answer, None for others; and how many there is room for."""
+        is_plain = not fua and not road.server.write_through
+        if is_plain or not road.unit.device.capabilities.volatile_cache:
+            return None, (len(self.scratch.buffer) - self.scratch.used) // BHS_BYTES
+        room = self._session.queue_depth - len(self._session.tasks)
+        return DurableWrites(self._executor, self._connection, road.server, road.row), room
+
+    def _written(self, tags: list[int], durable: DurableWrites | None) -> None:
+        """WRITEs are in the page cache: answer them in their order (RFC 7143 section 11.4), or have them wait."""
         session, engine, scratch = self._session, self._engine, self.scratch
+        if durable is not None:
+            durable.take(self.receiver.view, self.receiver.start, len(tags))
+            session.exp_cmd_sn += len(tags)
+            return
         out, place = scratch.buffer, scratch.used
         exp_cmd_sn, max_cmd_sn, stat_sn = session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn
         for tag in tags:
@@ -372,3 +377,12 @@ class Express:
             place += BHS_BYTES
         session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
         scratch.used = place
+
+    def _wrote(self, road: _Road, durable: DurableWrites | None, count: int, written_bytes: int) -> None:
+        """What comes behind WRITEs of one turn."""
+        if durable is None:
+            self._counter.count_run(road.row, count, 0, written_bytes)
+        else:
+            durable.begin()
+        if road.unit.thin:
+            self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), self._session.nexus)

@@ -113,6 +113,10 @@ class ConnectionCounter:
 
     def count(self, row: Row, began_ns: int, bytes_in: int, bytes_out: int) -> None:
         """Count one command that is answered now."""
+        self.count_many(row, 1, began_ns, bytes_in, bytes_out)
+
+    def count_many(self, row: Row, count: int, began_ns: int, bytes_in: int, bytes_out: int) -> None:
+        """Count commands of one kind that began and are answered together."""
         elapsed_ns = perf_counter_ns() - began_ns
         bucket = FIRST_BUCKET + (elapsed_ns >> BUCKET_SHIFT).bit_length()
         mine = self.row
@@ -122,10 +126,10 @@ class ConnectionCounter:
         if bytes_out:
             row[BYTES_OUT] += bytes_out
             mine[BYTES_OUT] += bytes_out
-        row[NANOSECONDS] += elapsed_ns
-        mine[NANOSECONDS] += elapsed_ns
-        row[bucket] += 1
-        mine[bucket] += 1
+        row[NANOSECONDS] += elapsed_ns * count
+        mine[NANOSECONDS] += elapsed_ns * count
+        row[bucket] += count
+        mine[bucket] += count
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ from csvd.iscsi.pdu_input import PDUS_A_TURN
 from csvd.iscsi.receiver import BUFFER_BYTES
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.task_set import ORDERED
-from csvd.storage.disk import Buffer
 from csvd.storage.memory import MemoryDisk
 from csvd.target.connection import HELD_BYTES, READS_A_TURN, TURN_BYTES, TURN_NS, ServerConnection
 from csvd.target.express import SCRATCH_BYTES
@@ -42,10 +41,7 @@ class HeldDisk(MemoryDisk):
         self.reads_until_fault -= 1
         return super().read_nowait(buffer, offset_bytes)
 
-    def write_from(self, buffers: Sequence[Buffer], offset_bytes: int, *, fua: bool = False) -> Deferred[None]:
-        done = super().write_from(buffers, offset_bytes, fua=fua)
-        if not fua:
-            return done
+    def flush(self) -> Deferred[None]:
         self.held.append(Deferred())
         return self.held[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from csvd.iscsi.session import Task
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.sense import Asc
 from csvd.scsi.target_device import TargetDevice
-from csvd.storage.disk import Buffer
+from csvd.storage.disk import Buffer, StorageError
 from csvd.storage.memory import MemoryDisk
 from csvd.target.connection import ServerConnection
 from csvd.target.executor import Executor
@@ -67,9 +68,9 @@ class CountingExecutor(Executor):
 class Rig:
     """A session on a real pair of sockets, with a real device over a disk in memory."""
 
-    def __init__(self, **keys: str) -> None:
+    def __init__(self, disk: WatchedDisk | None = None, **keys: str) -> None:
         self.reactor = FakeReactor()
-        self.disk = WatchedDisk()
+        self.disk = disk or WatchedDisk()
         self.unit = LogicalUnit(0, self.disk, BLOCK_BYTES, DISK_BYTES // BLOCK_BYTES, Identity(serial="express"))
         self.device = TargetDevice({0: self.unit})
         runner = StepRunner(self.reactor, None, lambda _unit, _nexuses, done: done())
@@ -217,7 +218,8 @@ def test_a_disk_that_did_not_take_a_write_is_offered_no_other_in_that_turn(
     monkeypatch.setattr(rig.disk, "write_nowait", write_nowait)
     answers = rig.ask(*[rig.end.write(3 * number, 1, pattern(number, 512)) for number in range(20)])
     assert [answer.status for answer in answers] == [0] * 20
-    assert (asked, len(rig.executor.usual)) == ([0], 20)
+    # The executor asks again for each; the express path does not.
+    assert (asked, len(rig.executor.usual)) == ([0, *(3 * 512 * number for number in range(20))], 20)
 
 
 def test_writes_that_the_disk_refuses_behind_others_are_not_answered_twice(
@@ -251,9 +253,6 @@ def immediate_read(end: End) -> bytes:
 
 ODD_COMMANDS = [
     odd("read with fua", lambda rig: rig.end.command(cdb16(0x88, 0, 1, 0x08), expected=512, flags=READ)),
-    odd(
-        "write with fua", lambda rig: rig.end.command(cdb16(0x8A, 0, 1, 8), expected=512, flags=WRITE, data=bytes(512))
-    ),
     odd("ordered", lambda rig: rig.end.read(0, 1, flags=READ | 2)),
     odd("head of queue", lambda rig: rig.end.read(0, 1, flags=READ | 3)),
     odd("aca", lambda rig: rig.end.read(0, 1, flags=READ | 4), 2),
@@ -307,14 +306,103 @@ def test_a_unit_attention_condition_is_told_before_anything_is_read(rig: Rig) ->
     assert (first.status, second.opcode, rig.executor.usual) == (2, Opcode.DATA_IN, [0x28])
 
 
-def test_a_unit_that_is_write_protected_or_written_through_takes_no_write_here(rig: Rig) -> None:
-    server = rig.device.servers[0]
-    for attribute, status in (("write_through", 0), ("write_protected", 2)):
-        setattr(server, attribute, True)
-        (answer,) = rig.ask(rig.end.write(0, 1, bytes(512)))
-        assert answer.status == status
-        setattr(server, attribute, False)
-    assert (rig.executor.usual, rig.disk.written) == ([0x2A, 0x2A], [])
+def test_a_unit_that_is_write_protected_takes_no_write_here(rig: Rig) -> None:
+    rig.device.servers[0].write_protected = True
+    (answer,) = rig.ask(rig.end.write(0, 1, bytes(512)))
+    assert (answer.status, rig.executor.usual, rig.disk.written) == (2, [0x2A], [])
+
+
+class FlushedByHand(WatchedDisk):
+    """Flushes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushes: list[Deferred[None]] = []
+
+    def flush(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        self.flushes.append(done)
+        return done
+
+
+@pytest.fixture
+def durable() -> Iterator[Rig]:
+    rig = Rig(disk=FlushedByHand())
+    yield rig
+    rig.close()
+
+
+def fua_write(rig: Rig, number: int) -> bytes:
+    cdb = cdb16(0x8A, number, 1, 0x08)
+    return rig.end.command(cdb, expected=512, flags=WRITE, data=pattern(number, 512))
+
+
+def flushes(rig: Rig) -> list[Deferred[None]]:
+    assert isinstance(rig.disk, FlushedByHand)
+    return rig.disk.flushes
+
+
+@pytest.mark.parametrize("write_through", [False, True])
+def test_writes_that_must_be_durable_are_answered_behind_one_flush(durable: Rig, write_through: bool) -> None:
+    rig = durable
+    make = fua_write
+    if write_through:
+        rig.device.servers[0].write_through = True
+        make = lambda rig, number: rig.end.write(number, 1, pattern(number, 512))  # noqa: E731
+    stat_sn = rig.end.engine.stat_sn
+    assert rig.ask(*[make(rig, number) for number in (3, 4, 9)]) == []
+    assert rig.disk.written == [(3 * 512, 1024), (9 * 512, 512)]
+    (read,) = rig.ask(rig.end.read(4, 1))
+    assert read.data == pattern(4, 512)
+    assert read.max_cmd_sn == read.exp_cmd_sn + 64 - 3 - 1
+    (flush,) = flushes(rig)
+    flush.callback(None)
+    answers = rig.ask()
+    assert [(answer.opcode, answer.status) for answer in answers] == [(Opcode.SCSI_RESPONSE, 0)] * 3
+    assert [answer.stat_sn for answer in answers] == [stat_sn + 1 + n for n in range(3)]
+    assert answers[-1].max_cmd_sn == answers[-1].exp_cmd_sn + 63
+    assert rig.executor.usual == []
+    assert not rig.executor.busy
+    row = {name: totals for _, name, totals in rig.executor.statistics.commands()}
+    assert sum(totals.bytes_out for totals in row.values()) == 1536
+
+
+def test_a_flush_that_fails_fails_all_that_waited_for_it(durable: Rig) -> None:
+    durable.ask(fua_write(durable, 1), fua_write(durable, 2))
+    flushes(durable)[0].errback(StorageError("flush", errno.EIO, where="test"))
+    answers = durable.ask()
+    assert [(answer.status, answer.data[4] & 0xF) for answer in answers] == [(2, 3)] * 2
+    assert not durable.executor.busy
+    assert durable.device.servers[0].task_set.begun == 0
+
+
+def test_a_write_that_waits_for_its_flush_can_be_aborted_and_is_waited_for(durable: Rig) -> None:
+    durable.ask(fua_write(durable, 1))
+    tag = durable.end.cmd_sn - 1
+    fields = {"opcode": 0x42, "function": 0x81, "referenced_task_tag": tag, "initiator_task_tag": 500}
+    assert durable.ask(pdu(Opcode.TASK_MANAGEMENT_REQUEST, cmd_sn=durable.end.cmd_sn, ref_cmd_sn=tag, **fields)) == []
+    flushes(durable)[0].callback(None)
+    (answer,) = durable.ask()
+    assert (answer.opcode, answer.response) == (Opcode.TASK_MANAGEMENT_RESPONSE, 0)
+
+
+def test_an_ordered_task_waits_for_the_writes_before_it_to_be_durable(durable: Rig) -> None:
+    durable.ask(fua_write(durable, 1))
+    assert durable.ask(durable.end.read(0, 1, flags=READ | 2)) == []
+    flushes(durable)[0].callback(None)
+    assert [answer.opcode for answer in durable.ask()] == [Opcode.SCSI_RESPONSE, Opcode.DATA_IN]
+
+
+def test_no_more_writes_wait_for_a_flush_than_the_queue_has_places(durable: Rig) -> None:
+    durable.ask(*[fua_write(durable, 2 * number) for number in range(64)])
+    session = durable.end.engine.session
+    assert session is not None
+    assert len(session.tasks) == 64
+    assert session.max_cmd_sn == session.exp_cmd_sn - 1
+    for flush in flushes(durable):
+        flush.callback(None)
+    assert len(durable.ask()) == 64
+    assert not session.tasks
 
 
 def test_a_unit_that_is_gone_is_not_read(rig: Rig) -> None:
