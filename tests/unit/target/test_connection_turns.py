@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ class HeldDisk(MemoryDisk):
 
     def __init__(self) -> None:
         super().__init__(DISK_BYTES)
+        self.capabilities = replace(self.capabilities, volatile_cache=True)
         self.held: list[Deferred[None]] = []
         self.reads_until_fault = -1
 

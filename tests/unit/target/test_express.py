@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -317,6 +318,7 @@ class FlushedByHand(WatchedDisk):
 
     def __init__(self) -> None:
         super().__init__()
+        self.capabilities = replace(self.capabilities, volatile_cache=True)
         self.flushes: list[Deferred[None]] = []
 
     def flush(self) -> Deferred[None]:
@@ -365,6 +367,11 @@ def test_writes_that_must_be_durable_are_answered_behind_one_flush(durable: Rig,
     assert not rig.executor.busy
     row = {name: totals for _, name, totals in rig.executor.statistics.commands()}
     assert sum(totals.bytes_out for totals in row.values()) == 1536
+
+
+def test_a_disk_that_loses_nothing_with_the_power_need_not_flush(rig: Rig) -> None:
+    (answer,) = rig.ask(fua_write(rig, 1))
+    assert (answer.status, rig.executor.usual, rig.disk.written) == (0, [], [(512, 512)])
 
 
 def test_a_flush_that_fails_fails_all_that_waited_for_it(durable: Rig) -> None:
