@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Sequence
 from mmap import PAGESIZE
 from typing import Final
@@ -32,6 +33,8 @@ from csvd.storage.resident import Residency
 _log = Logger()
 
 _RWF_NOWAIT: Final = os.RWF_NOWAIT
+_FLUSHES_AT_A_TIME: Final = 64
+"""After so many others have the thread, and what else must be alone on this disk."""
 _CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 _PAGE_MASK: Final = PAGESIZE - 1
 
@@ -51,7 +54,7 @@ class _FileJob(Job):
     def __init__(
         self, work: Callable[[], None], *, length_bytes: int = 0, durable: bool = False, holds_up: bool = False
     ) -> None:
-        super().__init__(length_bytes, holds_up=durable or holds_up)
+        super().__init__(length_bytes, holds_up=holds_up)
         self.work = work
         self.durable = durable
 
@@ -68,10 +71,9 @@ class _WriteJob(_FileJob):
         offset_bytes: int,
         *,
         length_bytes: int,
-        durable: bool,
         holds_up: bool,
     ) -> None:
-        super().__init__(work, length_bytes=length_bytes, durable=durable, holds_up=holds_up)
+        super().__init__(work, length_bytes=length_bytes, holds_up=holds_up)
         self.buffers = buffers
         self.offset_bytes = offset_bytes
 
@@ -120,6 +122,10 @@ class FileDisk:
         self._calm = calm or Calm()
         self._resident = None if direct else Residency(fd)
         self._refuses = False
+        self._pool = pool
+        self._flushes: deque[Deferred[None]] = deque()
+        """Who waits for a flush. The loop puts in, the thread that flushes takes out."""
+        self._is_flushing = False
         self._closers: list[Deferred[None]] = []
         self._lost_writes: StorageError | None = None
 
@@ -184,13 +190,12 @@ class FileDisk:
             buffers,
             offset_bytes,
             length_bytes=length_bytes,
-            durable=fua,
             # The rest of its pages may have to be read, and whoever writes to the file waits for that.
             holds_up=bool((offset_bytes | length_bytes) & _PAGE_MASK),
         )
-        if fua:
-            return self._lane.submit(job, Manner.SINGLE_FILE)
-        return self._lane.submit(job, Manner.TOGETHER if self._bounce is None else Manner.APART)
+        written = self._lane.submit(job, Manner.TOGETHER if self._bounce is None or fua else Manner.APART)
+        # It is written while another fdatasync may be under way, and shares the next one.
+        return written.addCallback(self._wait_for_flush) if fua else written
 
     def cached(self, offset_bytes: int, length_bytes: int) -> bool:
         """Whether the page cache has all of a range, so that sendfile need not wait; never with `direct`."""
@@ -263,7 +268,40 @@ class FileDisk:
             return fail(refusal)
         if self.read_only:
             return succeed(None)
-        return self._lane.submit(_FileJob(_nothing, durable=True), Manner.SINGLE_FILE)
+        flushed = self._wait_for_flush(None)
+        # To a thread at once: what the loop does until its end is time that the device can use.
+        self._pool.dispatch()
+        return flushed
+
+    def _wait_for_flush(self, _: None) -> Deferred[None]:
+        flushed: Deferred[None] = Deferred()
+        self._flushes.append(flushed)
+        if not self._is_flushing:
+            self._begin_flushing()
+        return flushed
+
+    def _begin_flushing(self) -> None:
+        """Have a thread flush for all who wait, and go on as long as others come meanwhile: what it would cost to ask
+        the loop between two of them is time in which the device does nothing."""
+        self._is_flushing = True
+        work = self._lane.submit(_FileJob(self._flush_all), Manner.SINGLE_FILE)
+        work.addBoth(self._flushing_ended)
+
+    def _flush_all(self) -> None:
+        """In a thread."""
+        for _ in range(_FLUSHES_AT_A_TIME):
+            waiting = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            if not waiting:
+                return
+            self._pool.tell(_tell, waiting, self._synchronize("flush"))
+
+    def _flushing_ended(self, result: Failure | None) -> None:
+        self._is_flushing = False
+        if isinstance(result, Failure):
+            while self._flushes:
+                self._flushes.popleft().errback(result)
+        elif self._flushes:
+            self._begin_flushing()
 
     def unmap(self, offset_bytes: int, length_bytes: int) -> Deferred[None]:
         """Give the range back to the store; it reads as zeros. Fails with EOPNOTSUPP without `discard`."""
@@ -470,5 +508,10 @@ def _adjoining_writes(batch: Sequence[_FileJob], at: int) -> list[_WriteJob]:
     return run
 
 
-def _nothing() -> None:
-    """The work of a flush: its fdatasync comes after the batch."""
+def _tell(waiting: Sequence[Deferred[None]], error: StorageError | None) -> None:
+    """A flush has ended, well or not."""
+    for flushed in waiting:
+        if error is None:
+            flushed.callback(None)
+        else:
+            flushed.errback(error)

@@ -260,6 +260,14 @@ class DiskPool:
         if self._unfinished >= self._queue_limit and not self._under_pressure:
             self._set_pressure(under_pressure=True)
 
+    def dispatch(self) -> None:
+        """Give what was submitted to threads now, and not at the end of this pass."""
+        self._dispatch()
+
+    def tell(self, function: Callable[..., Any], *args: object) -> None:
+        """From a thread: call it in the loop, before what this thread is at is said to be done."""
+        self._calls.callFromThread(function, *args)
+
     def _dispatch_now(self) -> None:
         self._dispatch_is_due = False
         self._dispatch()

@@ -143,7 +143,8 @@ class ServerConnection(FileDescriptor):
     def _begin_turn(self) -> None:
         self._in_turn = True
         self.turn_bytes = 0
-        self._turn_ends_ns = perf_counter_ns() + TURN_NS
+        began_ns = self.counter.turn_ns = perf_counter_ns()
+        self._turn_ends_ns = began_ns + TURN_NS
         # Whatever became of the turn before, of this connection or of another.
         self.scratch.used = 0
 
@@ -162,7 +163,6 @@ class ServerConnection(FileDescriptor):
         except OSError:
             return 0
         if count:
-            self.counter.turn_ns = perf_counter_ns()
             engine.received(count, self.reactor.seconds())
             self._run()
         return count
@@ -179,10 +179,11 @@ class ServerConnection(FileDescriptor):
             return 0
         if not count:
             return 0
-        self.counter.turn_ns = perf_counter_ns()
         receiver.end = count
         engine.is_heard = True
-        self._run_express(express)
+        express.disk_waits = False
+        if express.run() and scratch.used > FULL_BYTES:
+            self._run_express(express)
         if receiver.start == count and not engine.output:
             self._send_scratch()
             self.counter.end_run()
@@ -199,13 +200,14 @@ class ServerConnection(FileDescriptor):
         return count
 
     def _run_express(self, express: Express) -> None:
-        """Take and answer commands, as many as there is room and time for; for the rest the engine is paused."""
+        """Send, take and answer commands, as many as there is time for; for the rest the engine is paused."""
         scratch = self.scratch
-        express.disk_waits = False
-        while express.run() and scratch.used > FULL_BYTES and not self.disconnected:
+        while True:
             self._send_scratch()
             if self._is_over():
                 self.engine.paused = not express.receiver.is_empty
+                return
+            if self.disconnected or not express.run() or scratch.used <= FULL_BYTES:
                 return
 
     def _take_express(self) -> bool:
@@ -331,7 +333,6 @@ class ServerConnection(FileDescriptor):
         if self.disconnected:
             return
         self._begin_turn()
-        self.counter.turn_ns = perf_counter_ns()
         try:
             if self.engine.paused:
                 self._resume()
@@ -344,6 +345,7 @@ class ServerConnection(FileDescriptor):
         engine, express, scratch = self.engine, self._express, self.scratch
         engine.paused = False
         if express is not None and engine.receiver.at_header and self._is_idle:
+            express.disk_waits = False
             self._run_express(express)
             if scratch.used:
                 engine.output.append(scratch.view[: scratch.used])

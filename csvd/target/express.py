@@ -40,6 +40,10 @@ FULL_BYTES: Final = SCRATCH_BYTES - EXPRESS_BYTES - BHS_BYTES
 MERGED_WRITES: Final = 64
 """The most adjacent writes that go to the disk as one."""
 
+FLUSHED_WRITES: Final = 16
+"""The most WRITEs that one call for a flush is for. While the device writes some, others are taken: in one batch of
+all, the device would wait for the next commands, and they for the device."""
+
 _CDB_OFFSET: Final = 32
 """Where the CDB stands in a SCSI Command (RFC 7143 section 11.3)."""
 _SERIAL_TOP: Final = 2**32 - 2**14
@@ -306,7 +310,9 @@ class Express:
                     break
                 lun, block_bytes, most_bytes, write_nowait = its_lun, road.block_bytes, road.most_bytes, road.nowait
                 block_count, fua = road.unit.block_count, cdb_flags & FUA
-                durable, room = self._durable(road, fua)
+                room = (len(self.scratch.buffer) - self.scratch.used) // BHS_BYTES
+                if fua or road.server.write_through:
+                    durable, room = self._durable(road, room)
             behind = start + BHS_BYTES + expected
             if (
                 opcode != _SCSI_COMMAND
@@ -349,15 +355,21 @@ class Express:
                 receiver.start = start
             else:
                 self.disk_waits = True
-        if road is not None and count:
-            self._wrote(road, durable, count, written_bytes)
+        if count:
+            assert road is not None
+            if durable is None:
+                self._counter.count_run(road.row, count, 0, written_bytes)
+            else:
+                durable.begin()
+            if road.unit.thin:
+                self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), session.nexus)
 
-    def _durable(self, road: _Road, fua: int) -> tuple[DurableWrites | None, int]:
-        """Where WRITEs go that must be durable before their answer, None for others; and how many there is room for."""
-        is_plain = not fua and not road.server.write_through
-        if is_plain or not road.unit.device.capabilities.volatile_cache:
-            return None, (len(self.scratch.buffer) - self.scratch.used) // BHS_BYTES
-        room = self._session.queue_depth - len(self._session.tasks)
+    def _durable(self, road: _Road, room: int) -> tuple[DurableWrites | None, int]:
+        """Where WRITEs go that must be durable before their answer, and how many there is room for; None and the same
+        room where all that is written is durable."""
+        if not road.unit.device.capabilities.volatile_cache:
+            return None, room
+        room = min(self._session.queue_depth - len(self._session.tasks), FLUSHED_WRITES)
         return DurableWrites(self._executor, self._connection, road.server, road.row), room
 
     def _written(self, tags: list[int], durable: DurableWrites | None) -> None:
@@ -377,12 +389,3 @@ class Express:
             place += BHS_BYTES
         session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
         scratch.used = place
-
-    def _wrote(self, road: _Road, durable: DurableWrites | None, count: int, written_bytes: int) -> None:
-        """What comes behind WRITEs of one turn."""
-        if durable is None:
-            self._counter.count_run(road.row, count, 0, written_bytes)
-        else:
-            durable.begin()
-        if road.unit.thin:
-            self._executor.changed(Transfer(WRITE, road.unit, 0, written_bytes, False), self._session.nexus)

@@ -281,15 +281,71 @@ def test_a_plain_write_does_not_wait_for_the_disk_and_fua_does(
     assert calls.names[3:] == ["fdatasync"]
 
 
-def test_all_flushes_and_fua_writes_of_a_pass_share_one_fdatasync(
-    inline: InlinePool, disk: FileDisk, calls: Calls
-) -> None:
+def test_all_that_waits_while_one_fdatasync_runs_shares_the_next_one(path: Path, calls: Calls) -> None:
+    clock, threads = PoolClock(), HeldThreads()
+    disk = a_disk(path, DiskPool(clock, thread_pool=threads))
     calls.spy("pwritev", "fdatasync")
-    durable = [disk.write_from((b"x",), 2 * at, fua=True) for at in range(5)] + [disk.flush(), disk.flush()]
-    fired = outcomes_of(*durable)
-    inline.clock.run()
-    assert fired == [None] * 7
+    # A flush goes to a thread at once: the first one is alone.
+    fired = outcomes_of(disk.flush(), *[disk.write_from((b"x",), 2 * at, fua=True) for at in range(5)])
+    clock.advance(0)
+    (flushing, writing) = threads.held
+    writing()
+    clock.advance(0)
+    assert calls.names == ["pwritev"] * 5
+    flushed = outcomes_of(disk.flush(), disk.flush())
+    flushing()
     assert calls.names == ["pwritev"] * 5 + ["fdatasync"]
+    assert fired == flushed == []
+    clock.advance(0)
+    assert fired == [None] * 6
+    assert flushed == [None] * 2
+
+
+def test_what_comes_while_an_fdatasync_runs_is_flushed_by_the_same_thread_behind_it(
+    path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, threads = PoolClock(), HeldThreads()
+    disk = a_disk(path, DiskPool(clock, thread_pool=threads))
+    later: list[Any] = []
+    times = 0
+
+    def fdatasync(_fd: int) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            later.append(outcomes_of(disk.flush(), disk.flush()))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    first = outcomes_of(disk.flush())
+    threads.run_one()
+    assert (times, threads.hand_offs) == (2, 1)
+    clock.run()
+    assert (first, later) == ([None], [[None, None]])
+
+
+def test_a_thread_flushes_no_longer_than_it_may_and_who_waits_then_is_not_forgotten(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, threads = PoolClock(), HeldThreads()
+    disk = a_disk(path, DiskPool(clock, thread_pool=threads))
+    fired: list[Any] = []
+    times = 0
+
+    def fdatasync(_fd: int) -> None:
+        nonlocal times
+        times += 1
+        if times <= 100:
+            disk.flush().addBoth(fired.append)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    disk.flush().addBoth(fired.append)
+    threads.run_one()
+    assert times < 100
+    while threads.held or clock.getDelayedCalls():
+        clock.advance(0)
+        if threads.held:
+            threads.run_one()
+    assert (times, fired) == (101, [None] * 101)
 
 
 def test_a_flush_covers_what_was_acknowledged_before_it(path: Path, calls: Calls) -> None:

@@ -178,13 +178,11 @@ def test_only_the_pages_in_part_must_be_there(disk: FileDisk, monkeypatch: pytes
     assert sorted(asked) == [(8192, os.RWF_NOWAIT), (16384, os.RWF_NOWAIT)]
 
 
-def test_a_flush_under_way_keeps_writes_out_of_the_loop(kernel: Kernel, opened: Opener) -> None:
+def test_what_others_in_the_kernel_wait_for_keeps_writes_out_of_the_loop(kernel: Kernel, opened: Opener) -> None:
     clock, threads = PoolClock(), HeldThreads()
     pool = DiskPool(clock, threads=2, thread_pool=threads)
     disk = opened(pool, create_bytes=SIZE)
     for start in (
-        disk.flush,
-        lambda: disk.write_from((PAGE,), 0, fua=True),
         lambda: disk.write_from((b"part",), 0),
         lambda: disk.write_zeroes(0, 4096),
         lambda: disk.unmap(0, 4096),
