@@ -111,13 +111,13 @@ def test_a_writer_that_never_sends_its_data_is_waited_for_alone(targets: dict[bo
     with Peer(portal_of(target), IQN) as silent:
         silent.login(InitialR2T="Yes", ImmediateData="No")
         cdb = struct.pack(">BBQIBB", 0x8A, 0, 0, 16384, 0, 0)
-        for _ in range(60):  # of 8 MiB each: 16 MiB are asked for at once
+        for _ in range(60):  # of 8 MiB each: one is asked for at once
             silent.send(silent.command_pdu(cdb, expected=8 << 20, flags=0xA0))
         answers = 0
         while (answer := silent.next_pdu(1.0)) is not None:
             assert answer[0].opcode & 0x3F == 0x31
             answers += 1
-        assert answers == 2
+        assert answers == 1
         assert memory_kib(target) - before_kib < MOST_GROWTH_KIB
         with Peer(portal_of(target), IQN) as good:
             good.login()
