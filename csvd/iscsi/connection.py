@@ -121,6 +121,11 @@ class TargetConnection:
         return self.session is not None and not self.session.discovery
 
     @property
+    def in_a_pdu(self) -> bool:
+        """Whether a PDU has come in part."""
+        return self._input.in_a_pdu
+
+    @property
     def is_plain(self) -> bool:
         """Whether it has no digests."""
         return type(self._input) is PduInput

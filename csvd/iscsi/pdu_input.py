@@ -194,6 +194,9 @@ class DigestedInput(PduInput):
                 self._too_long(data_bytes)
             total = data_offset + (((data_bytes + 3) & ~3) + self._data_digest_bytes if data_bytes else 0)
             opcode = buffer[start] & OPCODE_MASK
+            is_bare = opcode == _SCSI_COMMAND and not data_bytes and not self._header_digest_bytes
+            if is_bare and connection.express():
+                continue
             try:
                 if have < total:
                     if not self._place(opcode, start, data_offset, data_bytes):

@@ -10,32 +10,26 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
 from csvd.iscsi.connection import TargetConnection
+from csvd.iscsi.digests import CRC32C
 from csvd.iscsi.events import EventKind
-from csvd.iscsi.payload import Piece, sliceable
 from csvd.iscsi.session import Task
-from csvd.target.express import FULL_BYTES, Scratch
+from csvd.target.express import FULL_BYTES
 from csvd.target.file_segments import FileSegments
-from csvd.target.read_buffer import ReadBuffer
+from csvd.target.outgoing import Outgoing
 from csvd.target.statistics import ConnectionCounter
 
 if TYPE_CHECKING:
     from csvd.target.executor import Executor
     from csvd.target.express import Express
 
-IOV_MAX: Final = 512
-"""Buffers in one ``sendmsg``; the kernel takes 1,024."""
-LARGE_BYTES: Final = 64 * 1024
-"""An answer that is sent before the next one is made: while the processor's cache has it."""
 TURN_BYTES: Final = 4 * 2**20
 """What a connection reads from the page cache in one turn of the loop: a few milliseconds' worth."""
 HELD_BYTES: Final = 8 * 2**20
@@ -59,14 +53,10 @@ LINGER_S: Final = 5.0
 """How long a peer may take to read the last bytes of a connection that is being closed."""
 
 
-class ServerConnection(FileDescriptor):
+class ServerConnection(Outgoing):
     """The adapter of one :class:`TargetConnection`."""
 
     log = Logger()
-    scratch = Scratch()
-    """Of all connections: at the end of a turn it is empty."""
-    reads = ReadBuffer()
-    """Likewise."""
     takes_express = True
 
     def __init__(
@@ -77,26 +67,17 @@ class ServerConnection(FileDescriptor):
         executor_of: Callable[[TargetConnection], Executor],
         on_lost: Callable[[ServerConnection], None],
     ) -> None:
-        super().__init__(reactor)
-        self.engine = engine
+        super().__init__(reactor, sock, engine)
         self.held_bytes = 0
-        self.turn_bytes = 0
         self.accepted_s = reactor.seconds()
         self.counter = ConnectionCounter()
         self.tell: Callable[[str, str, str], None] = _tell_nobody
         """Told what goes into the log, too: see csvd.target.service.Tell."""
-        self.segments: FileSegments | None = None
-        """How large READs are sent without reading them, where this is possible."""
-        self._socket = sock
         self._executor_of = executor_of
         self._executor: Executor | None = None
         self._express: Express | None = None
         self._on_lost = on_lost
         self._tasks: deque[Task] = deque()
-        self._unsent: deque[Piece] = deque()
-        self._unsent_bytes = 0
-        self._sent_s = 0.0
-        """When the peer last took bytes that had waited, or bytes began to wait."""
         self._closing_since_s: float | None = None
         self._in_turn = False
         self._turn_is_due = False
@@ -125,7 +106,12 @@ class ServerConnection(FileDescriptor):
         try:
             for _ in range(READS_A_TURN):
                 express = self._express
-                if express is not None and express.receiver.is_empty and self._is_idle:
+                if (
+                    express is not None
+                    and express.receiver.is_empty
+                    and self._is_idle
+                    and not (express.data_digest and self.engine.in_a_pdu)
+                ):
                     count = self._express_turn(express)
                 else:
                     count = self._usual_turn()
@@ -279,7 +265,7 @@ class ServerConnection(FileDescriptor):
         self._executor = self._executor_of(engine)
         if engine.is_plain:
             self.segments = FileSegments(self.reactor, self._socket, self.proceed, self.abort)
-        if self.takes_express and engine.is_plain:
+        if self.takes_express and engine.parameters.header_digest != CRC32C:
             self._express = self._executor.express(self)
 
     def _may_execute(self) -> bool:
@@ -301,13 +287,6 @@ class ServerConnection(FileDescriptor):
         self._log_kept += max(0, len(events) - self._log_lines)
         self._log_lines = max(0, self._log_lines - len(events))
         events.clear()
-
-    def _outgoing_is_large(self) -> bool:
-        output = self.engine.output
-        if len(output) >= IOV_MAX or len(output[-1]) >= LARGE_BYTES:
-            return True
-        # Behind a data segment stands its digest.
-        return len(output) > 1 and len(output[-2]) >= LARGE_BYTES
 
     def read_buffer(self, length_bytes: int) -> memoryview:
         """A buffer to read into and to answer from at once."""
@@ -344,7 +323,7 @@ class ServerConnection(FileDescriptor):
         """Take what was left in the receive buffer."""
         engine, express, scratch = self.engine, self._express, self.scratch
         engine.paused = False
-        if express is not None and engine.receiver.at_header and self._is_idle:
+        if express is not None and engine.receiver.at_header and self._is_idle and engine.is_plain:
             express.disk_waits = False
             self._run_express(express)
             if scratch.used:
@@ -387,8 +366,6 @@ class ServerConnection(FileDescriptor):
         """Whether nothing waits to be executed or to be sent."""
         return not self._tasks and not self._unsent and not self.engine.output
 
-    # Output
-
     def startReading(self) -> None:  # noqa: N802 - Twisted's name
         if not self._is_reading:
             self._is_reading = True
@@ -416,102 +393,7 @@ class ServerConnection(FileDescriptor):
         if reason is not None:
             self.connectionLost(reason)
 
-    def _send_scratch(self) -> None:
-        """Send what the express path has answered, and have its buffer empty again."""
-        scratch = self.scratch
-        used = scratch.used
-        if not used:
-            return
-        sent = 0
-        if self._unsent:
-            self._send_unsent()
-        if not self._unsent and not self.disconnected:
-            try:
-                sent = self._socket.send(scratch.view[:used])
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                self.abort()
-        if sent != used and not self.disconnected:
-            if not self._unsent:
-                self._sent_s = self.reactor.seconds()
-            self._unsent.append(bytes(scratch.view[sent:used]))
-            self._unsent_bytes += used - sent
-            self.startWriting()
-        scratch.used = 0
-        self.turn_bytes += used
-
-    def _send(self) -> None:
-        engine, unsent = self.engine, self._unsent
-        output = engine.output
-        if output:
-            if not unsent and len(output) <= IOV_MAX:
-                self._send_at_once(output)
-            else:
-                if not unsent:
-                    self._sent_s = self.reactor.seconds()
-                self._unsent_bytes += sum(map(len, output))
-                self._keep(output)
-            output.clear()
-            self.scratch.used = 0
-        self.reads.sent()
-        if unsent and not self.disconnected:
-            self._send_unsent()
-
-    def _send_at_once(self, output: list[Piece]) -> None:
-        """The usual case: one ``sendmsg`` takes everything."""
-        total = sum(map(len, output))
-        sent = self._sendmsg(output)
-        if sent == total or self.disconnected:
-            return
-        self._keep(output)
-        self._unsent_bytes = total
-        self._sent_s = self.reactor.seconds()
-        self._drop_sent(sent)
-
-    def _keep(self, output: list[Piece]) -> None:
-        """Keep output until the socket takes more; what lies in the scratch buffer must leave it."""
-        scratch = self.scratch.buffer
-        self.reads.keep()
-        self._unsent.extend(
-            bytes(piece) if type(piece) is memoryview and piece.obj is scratch else piece for piece in output
-        )
-
-    def _send_unsent(self) -> None:
-        while self._unsent:
-            batch = list(islice(self._unsent, IOV_MAX))
-            sent = self._sendmsg(batch)
-            if self.disconnected:
-                return
-            self._drop_sent(sent)
-            if sent < sum(map(len, batch)):
-                self.startWriting()
-                return
-        self.stopWriting()
-
-    def _sendmsg(self, pieces: list[Piece]) -> int:
-        try:
-            if self.segments is not None and self.segments.is_used:
-                return self.segments.send(pieces)
-            return self._socket.sendmsg(cast(Any, pieces))
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
-            self.abort()
-            return 0
-
-    def _drop_sent(self, sent: int) -> None:
-        if sent:
-            self._sent_s = self.reactor.seconds()
-        self._unsent_bytes -= sent
-        unsent = self._unsent
-        while sent:
-            first = unsent[0]
-            if sent < len(first):
-                unsent[0] = sliceable(first)[sent:]
-                return
-            sent -= len(first)
-            unsent.popleft()
+    # Output
 
     def doWrite(self) -> Any:  # noqa: N802 - Twisted's name
         """The socket takes more: send it, and go on with what waited for room."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, DataInFlag, Opcode
+from csvd.iscsi.digests import CRC32C, DIGEST_BYTES, digest_of
 from csvd.iscsi.layouts import DATA_IN, SCSI_COMMAND, SCSI_RESPONSE, picking
 from csvd.scsi.cdb import CdbLayout
 from csvd.scsi.commands.media import DPO, FUA, TRANSFER_10, TRANSFER_16
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from csvd.target.executor import Executor
     from csvd.target.statistics import Row
 
-EXPRESS_BYTES: Final = 64 * 1024
-"""The longest transfer that is taken; for larger ones what a command costs beside its data matters little."""
-SCRATCH_BYTES: Final = 256 * 1024
+EXPRESS_BYTES: Final = 256 * 1024
+"""The longest transfer that is taken; larger ones go by sendfile, or into their place."""
+SCRATCH_BYTES: Final = 384 * 1024
 """Answers of one ``send``. More would fall out of the processor's cache before it is sent."""
-FULL_BYTES: Final = SCRATCH_BYTES - EXPRESS_BYTES - BHS_BYTES
+FULL_BYTES: Final = SCRATCH_BYTES - EXPRESS_BYTES - BHS_BYTES - DIGEST_BYTES
 """With more in the buffer there may be no room for one more answer."""
 MERGED_WRITES: Final = 64
 """The most adjacent writes that go to the disk as one."""
@@ -155,13 +156,15 @@ class _Road:
 
 
 class Express:
-    """The express path of one connection in full-feature phase, without digests.
+    """The express path of one connection in full-feature phase, without a header digest. With a data digest it takes
+    READs alone: what comes with a WRITE must be checked first.
 
     Args:
         connection: its adapter, which calls `run`, sends what is in the scratch buffer, and then has it empty.
         executor: of its session's target.
 
     Attributes:
+        data_digest: whether data segments have one.
         disk_waits: a disk did not take a WRITE at once: no other one is offered to it before the next turn.
     """
 
@@ -174,6 +177,7 @@ class Express:
         "_roads",
         "_segment_bytes",
         "_session",
+        "data_digest",
         "disk_waits",
         "receiver",
         "scratch",
@@ -193,6 +197,7 @@ class Express:
         self.receiver = engine.receiver
         self.scratch = connection.scratch
         self.disk_waits = False
+        self.data_digest = engine.parameters.data_digest == CRC32C
 
     def run(self) -> bool:
         """Take and answer commands from the start of what was received, up to the first that is not for here.
@@ -220,7 +225,7 @@ class Express:
                 break
             if code in _READS:
                 self._read(code, unpack)
-            elif self.disk_waits:
+            elif self.disk_waits or self.data_digest:
                 break
             else:
                 self._write(code, unpack)
@@ -252,6 +257,7 @@ class Express:
         out, view, place, room = scratch.buffer, scratch.view, scratch.used, len(scratch.buffer)
         exp_cmd_sn, max_cmd_sn, stat_sn = session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn
         tasks, first_sn, first_place, lun, road = session.tasks, stat_sn, place, -1, None
+        digest_bytes = DIGEST_BYTES if self.data_digest else 0
         while start <= last and buffer[start + _CDB_OFFSET] == code:
             opcode, flags, lengths, its_lun, tag, expected, cmd_sn, cdb_flags, lba, blocks, control = unpack(
                 buffer, start
@@ -261,7 +267,8 @@ class Express:
                     break
                 lun, block_bytes, most_bytes, read_nowait = its_lun, road.block_bytes, road.most_bytes, road.nowait
                 block_count = road.unit.block_count
-            end = place + BHS_BYTES + expected
+            data_end = place + BHS_BYTES + expected
+            end = data_end + digest_bytes
             if (
                 opcode != _SCSI_COMMAND
                 or cmd_sn != exp_cmd_sn
@@ -274,9 +281,11 @@ class Express:
                 or lba + blocks > block_count
                 or end > room
                 or tag in tasks
-                or not read_nowait(view[place + BHS_BYTES : end], lba * block_bytes)
+                or not read_nowait(view[place + BHS_BYTES : data_end], lba * block_bytes)
             ):
                 break
+            if digest_bytes:  # a whole number of blocks needs no padding
+                out[data_end:end] = digest_of(view[place + BHS_BYTES : data_end])
             exp_cmd_sn += 1
             max_cmd_sn += 1
             _pack_data_in(
@@ -290,7 +299,7 @@ class Express:
             assert road is not None
             session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
             receiver.start, scratch.used = start, place
-            self._counter.count_run(road.row, count, place - first_place - count * BHS_BYTES, 0)
+            self._counter.count_run(road.row, count, place - first_place - count * (BHS_BYTES + digest_bytes), 0)
 
     def _write(self, code: int, unpack: Any) -> None:
         """WRITEs of one operation code and one LUN whose data has come with them. Those that are adjacent on the disk

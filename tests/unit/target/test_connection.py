@@ -12,7 +12,8 @@ from csvd.iscsi.codes import Opcode
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.target.connection import HELD_BYTES, IOV_MAX, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
+from csvd.target.connection import HELD_BYTES, LINGER_S, LOG_LINES, TURN_BYTES, ServerConnection
+from csvd.target.outgoing import IOV_MAX
 from tests.iscsi_wire import End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 

@@ -25,7 +25,7 @@ from csvd.target.executor import Executor
 from csvd.target.express import EXPRESS_BYTES, MERGED_WRITES
 from csvd.target.statistics import totals_of
 from csvd.target.steps import StepRunner
-from tests.iscsi_wire import BLOCK_BYTES, TARGET, TEST_UNIT_READY, End, Pdu, Wire, cdb10, parse_pdus, pdu
+from tests.iscsi_wire import BLOCK_BYTES, TARGET, TEST_UNIT_READY, End, Pdu, Wire, cdb10, digested, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 
 DISK_BYTES = 4 << 20
@@ -98,6 +98,9 @@ class Rig:
         self.executor.usual.clear()
 
     def ask(self, *requests: bytes) -> list[Pdu]:
+        return parse_pdus(self.exchange(*requests))
+
+    def exchange(self, *requests: bytes) -> bytes:
         rest, received = memoryview(b"".join(requests)), b""
         for _ in range(1000):
             if rest:
@@ -106,12 +109,15 @@ class Rig:
             self.reactor.turn()
             while True:
                 try:
-                    received += self.peer.recv(1 << 20)
+                    piece = self.peer.recv(1 << 20)
                 except BlockingIOError:
                     break
+                if not piece:
+                    return received
+                received += piece
             if not rest and not self.connection._unsent and not self.connection._turn_is_due:
                 break
-        return parse_pdus(received)
+        return received
 
     def close(self) -> None:
         self.peer.close()
@@ -509,9 +515,34 @@ def test_a_thin_unit_that_is_written_to_is_watched(rig: Rig, monkeypatch: pytest
     assert seen == [1536]
 
 
-def test_a_connection_with_digests_has_no_express_path() -> None:
-    rig = Rig(DataDigest="CRC32C")
+def test_a_connection_with_a_header_digest_has_no_express_path() -> None:
+    rig = Rig(HeaderDigest="CRC32C")
     assert rig.connection._express is None
+    rig.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_with_a_data_digest_reads_are_taken_and_writes_are_checked_first(pieces: int) -> None:
+    rig = Rig(DataDigest="CRC32C")
+    (attention,) = parse_pdus(rig.exchange(rig.end.command(cdb10(TEST_UNIT_READY, 0, 0))), data_digest=True)
+    assert attention.status == 2
+    rig.executor.usual.clear()
+    requests = [
+        digested(rig.end.write(4, 2, pattern(4, 1024)), header_digest=False),
+        rig.end.read(4, 2),
+        rig.end.read(4, 1),
+    ]
+    stream, received = b"".join(requests), b""
+    for number in range(pieces):
+        received += rig.exchange(stream[number * len(stream) // pieces : (number + 1) * len(stream) // pieces])
+    written, *reads = parse_pdus(received, data_digest=True)
+    assert written.status == 0
+    assert [read.data for read in reads] == [pattern(4, 1024), pattern(4, 1024)[:512]]
+    assert rig.executor.usual == [0x2A]
+    damaged = bytearray(digested(rig.end.write(4, 1, pattern(9, 512)), header_digest=False))
+    damaged[60] ^= 1
+    rig.exchange(bytes(damaged))
+    assert rig.disk.written == [(4 * 512, 1024)]
     rig.close()
 
 
