@@ -406,10 +406,6 @@ class ServerConnection(Outgoing):
 
     # End
 
-    def abort(self) -> None:
-        """Close the socket now."""
-        self.connectionLost(CONNECTION_DONE)
-
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's name
         """The connection is gone: its session ends, and its answers with it."""
         if self.disconnected:

@@ -340,11 +340,9 @@ class Express:
                 break
             if lba * block_bytes != end_bytes or len(pieces) >= MERGED_WRITES:
                 if pieces:
-                    if not write_nowait(pieces, offset_bytes):
-                        self.disk_waits = True
+                    if not self._put(pieces, offset_bytes, tags, durable, write_nowait):
                         pieces.clear()
                         break
-                    self._written(tags, durable)
                     count += len(tags)
                     written_bytes += end_bytes - offset_bytes
                     receiver.start = start
@@ -356,14 +354,10 @@ class Express:
             end_bytes += expected
             exp_cmd_sn += 1
             start = behind
-        if pieces:
-            if write_nowait(pieces, offset_bytes):
-                self._written(tags, durable)
-                count += len(tags)
-                written_bytes += end_bytes - offset_bytes
-                receiver.start = start
-            else:
-                self.disk_waits = True
+        if pieces and self._put(pieces, offset_bytes, tags, durable, write_nowait):
+            count += len(tags)
+            written_bytes += end_bytes - offset_bytes
+            receiver.start = start
         if count:
             assert road is not None
             if durable is None:
@@ -381,13 +375,24 @@ class Express:
         room = min(self._session.queue_depth - len(self._session.tasks), FLUSHED_WRITES)
         return DurableWrites(self._executor, self._connection, road.server, road.row), room
 
-    def _written(self, tags: list[int], durable: DurableWrites | None) -> None:
-        """WRITEs are in the page cache: answer them in their order (RFC 7143 section 11.4), or have them wait."""
+    def _put(
+        self,
+        pieces: list[memoryview],
+        offset_bytes: int,
+        tags: list[int],
+        durable: DurableWrites | None,
+        write_nowait: Callable[[Any, int], bool],
+    ) -> bool:
+        """Write adjacent WRITEs as one, and answer them in their order (RFC 7143 section 11.4) or have them wait; gives
+        whether the disk took them at once."""
+        if not write_nowait(pieces, offset_bytes):
+            self.disk_waits = True
+            return False
         session, engine, scratch = self._session, self._engine, self.scratch
         if durable is not None:
             durable.take(self.receiver.view, self.receiver.start, len(tags))
             session.exp_cmd_sn += len(tags)
-            return
+            return True
         out, place = scratch.buffer, scratch.used
         exp_cmd_sn, max_cmd_sn, stat_sn = session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn
         for tag in tags:
@@ -398,3 +403,4 @@ class Express:
             place += BHS_BYTES
         session.exp_cmd_sn, session.max_cmd_sn, engine.stat_sn = exp_cmd_sn, max_cmd_sn, stat_sn
         scratch.used = place
+        return True

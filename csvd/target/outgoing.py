@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_DONE
 
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.payload import Piece, sliceable
@@ -48,7 +49,7 @@ class Outgoing(FileDescriptor):
 
     def abort(self) -> None:
         """Close the socket now."""
-        raise NotImplementedError
+        self.connectionLost(CONNECTION_DONE)
 
     def _outgoing_is_large(self) -> bool:
         output = self.engine.output
