@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +13,7 @@ import pytest
 from csvd.iscsi import text
 from csvd.iscsi.codes import BHS_BYTES, Opcode
 from csvd.iscsi.keys import KEYS
+from tests.integration.served import Daemon, serving
 from tests.iscsi_wire import ISID, READ10, TEST_UNIT_READY, WRITE10, Pdu, cdb10, parse_pdus, pdu
 
 INITIATOR = "iqn.2026-11.test:several"
@@ -26,36 +23,10 @@ NAMES = {"InitiatorName": INITIATOR, "SessionType": "Normal", "TargetName": TARG
 DATA = bytes(range(256)) * 2
 
 
-class Daemon:
-    """A `csvd serve` with one disk of 64 MiB."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "csvd", "serve", str(folder / "a.img"), "--create", "64M", "--iqn", TARGET]
-        self.process = subprocess.Popen(
-            [*command, "--portal", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        host, _, port = line.removeprefix("ready iscsi://").partition("/")[0].rpartition(":")
-        self.address = (host, int(port))
-        self.log = folder / "log"
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=TIMEOUT_S)
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    started = Daemon(tmp_path)
-    try:
+    with serving(tmp_path, target=TARGET, create="64M", timeout_s=TIMEOUT_S) as started:
         yield started
-        started.process.send_signal(signal.SIGTERM)
-        assert started.process.wait(TIMEOUT_S) == 0
-        assert "Traceback" not in started.log.read_text()
-    finally:
-        if started.process.poll() is None:
-            started.process.kill()
-            started.process.wait()
 
 
 class Connection:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +13,7 @@ import pytest
 
 from csvd.iscsi import text
 from csvd.iscsi.codes import BHS_BYTES, RESERVED_TAG, Opcode
+from tests.integration.served import Daemon, serving
 from tests.iscsi_wire import Pdu, parse_pdus, pdu
 
 TARGET = "iqn.2026-11.test:memory"
@@ -27,38 +25,10 @@ DEPTH = 32
 SEGMENT_BYTES = 262144
 
 
-class Daemon:
-    """A `csvd serve` with one disk."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "csvd", "serve", str(folder / "a.img"), "--create", "256M", "--iqn", TARGET]
-        self.process = subprocess.Popen(
-            [*command, "--portal", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        host, _, port = line.removeprefix("ready iscsi://").partition("/")[0].rpartition(":")
-        self.address = (host, int(port))
-        self.log = folder / "log"
-
-    def memory_mib(self, what: str) -> float:
-        """`VmRSS`: now; `VmHWM`: the most that there ever was."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition(f"{what}:")[2].split()[0]) / 1024
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    started = Daemon(tmp_path)
-    try:
+    with serving(tmp_path, target=TARGET, create="256M", timeout_s=TIMEOUT_S) as started:
         yield started
-        started.process.send_signal(signal.SIGTERM)
-        assert started.process.wait(TIMEOUT_S) == 0
-        assert "Traceback" not in started.log.read_text()
-    finally:
-        if started.process.poll() is None:
-            started.process.kill()
-            started.process.wait()
 
 
 class Session:
