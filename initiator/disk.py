@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from initiator.engine.requests import BUSY, CHECK_CONDITION, GOOD, TASK_SET_FULL, Buffer, Command, flat
 from initiator.errors import CommandFailed, InitiatorError, MalformedAnswer, ResidualMismatch
+from initiator.road import Road, submit
 from initiator.scsi import answers, cdb, inquiry, sense
 from initiator.scsi import lun as luns
 from initiator.scsi.answers import Capacity
@@ -39,14 +40,14 @@ _Builder = Callable[[int, int], bytes]
 class Disk:
     """One LUN of a target. Made by :func:`initiator.connect` or :meth:`Disk.open`.
 
-    Every call takes ``timeout_s``, for the call as a whole; without it the session's holds. Every call raises
+    Every call takes ``timeout_s``, for the call as a whole; without it the road's holds. Every call raises
     CommandFailed when the target refuses, TimedOut at its deadline and SessionLost when the session ends under it:
     after the last two it is unknown whether the target did what was asked. A command that meets a unit attention, BUSY
     or TASK SET FULL was not executed (SAM-5 section 5.3), and is repeated within the deadline.
     """
 
-    def __init__(self, session: Session, lun: int) -> None:
-        self.session = session
+    def __init__(self, road: Road, lun: int) -> None:
+        self.road = road
         self.lun = lun
         self.capacity = Capacity(0, 512, 512)
         self.limits = BlockLimits()
@@ -55,18 +56,18 @@ class Disk:
         self._chunk_blocks = 1
 
     @classmethod
-    async def open(cls, session: Session, lun: int, *, timeout_s: float | None = None) -> Disk:
+    async def open(cls, road: Road, lun: int, *, timeout_s: float | None = None) -> Disk:
         """Make a LUN ready for use: clear its unit attentions, ask for its size and its limits.
 
         Raises:
             CommandFailed: there is no such LUN, or it does not become ready in time.
             InitiatorError: the LUN is no disk.
         """
-        disk = cls(session, lun)
+        disk = cls(road, lun)
         found = await disk.inquiry(timeout_s=timeout_s)
         if not found.connected or found.device_type not in (0x00, 0x14):
             what = "is not there" if not found.connected else f"is no disk but {found.device_type_name}"
-            raise InitiatorError(f"LUN {lun} {what}", where=session.target_name)
+            raise InitiatorError(f"LUN {lun} {what}", where=road.where)
         await disk.test_unit_ready(timeout_s=timeout_s)
         if 0xB0 in await disk._supported_pages(timeout_s):
             limits = await disk.vpd(0xB0, timeout_s=timeout_s)
@@ -84,11 +85,16 @@ class Disk:
         await self.close()
 
     async def close(self) -> None:
-        """Log out of the session, and so close all its disks. Nothing is flushed. Never raises."""
-        await self.session.close()
+        """Log out, and so close all disks of the road. Nothing is flushed. Never raises."""
+        await self.road.close()
 
     def __repr__(self) -> str:
-        return f"<Disk LUN {self.lun} of {self.size_bytes} bytes in {self.session!r}>"
+        return f"<Disk LUN {self.lun} of {self.size_bytes} bytes on {self.road!r}>"
+
+    @property
+    def session(self) -> Session:
+        """The session that the road has now, or had last."""
+        return self.road.session
 
     @property
     def block_bytes(self) -> int:
@@ -220,7 +226,7 @@ class Disk:
 
     async def nop(self, *, timeout_s: float | None = None) -> float:
         """Ping the target; give the seconds until its answer."""
-        return await self.session.nop(timeout_s=timeout_s)
+        return await self.road.nop(timeout_s=timeout_s)
 
     async def command(
         self,
@@ -237,7 +243,7 @@ class Disk:
         """
         buffer = bytearray(data_in_bytes) if data_in_bytes else None
         command = Command(self._lun_field, cdb_bytes, data_in=buffer, data_out=data_out)
-        await self.session.submit(command, timeout_s)
+        await submit(self.road, command, timeout_s)
         if command.status != GOOD or command.response:
             raise failure_of(command)
         return bytes(buffer[: command.received]) if buffer is not None else b""
@@ -245,9 +251,7 @@ class Disk:
     # --- how
 
     def _deadline(self, timeout_s: float | None) -> float:
-        return float(
-            self.session.reactor.seconds() + (self.session.options.timeout_s if timeout_s is None else timeout_s)
-        )
+        return float(self.road.reactor.seconds() + (self.road.options.timeout_s if timeout_s is None else timeout_s))
 
     def _check_range(self, lba: int, blocks: int) -> None:
         if lba < 0 or blocks < 0 or lba + blocks > self.block_count:
@@ -278,10 +282,10 @@ class Disk:
     ) -> Command:
         """Run a command until it has status GOOD; ``exact`` makes a residual an error."""
         attentions, backoff_s = 0, _FIRST_BACKOFF_S
-        reactor = self.session.reactor
+        reactor = self.road.reactor
         while True:
             command = Command(self._lun_field, cdb_bytes, data_in=data_in, data_out=data_out)
-            await self.session.submit(command, deadline_s - reactor.seconds())
+            await submit(self.road, command, deadline_s - reactor.seconds())
             if command.status == GOOD and not command.response:
                 if exact and command.residual:
                     left = f"{command.residual} of {command.length} bytes over"
@@ -326,7 +330,7 @@ class Disk:
                     stop = True
                     raise
 
-        workers = min(self.session.options.queue_depth, -(-blocks // self._chunk_blocks))
+        workers = min(self.road.options.queue_depth, -(-blocks // self._chunk_blocks))
         # All of them end before this call does: only then may the caller have its buffer back.
         running: list[Deferred[Any]] = [Deferred.fromCoroutine(work()) for _ in range(workers)]
         results = await DeferredList(running, consumeErrors=True)

@@ -1,8 +1,4 @@
-"""A session with a target: calls with deadlines over a link, queue depth, keepalive, logout.
-
-What a call asks stands in a request of the engine; the session gives it a Deferred and a deadline. That the requests
-outlive the link that carries them is what a later reconnect builds on.
-"""
+"""A session with a target: requests with deadlines over a link, queue depth, keepalive, logout."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from twisted.logger import Logger
 
 from csvd.iscsi.codes import AsyncEvent, TaskManagementFunction
 from csvd.iscsi.keys import OFFER, SessionParameters
+from initiator.deadlines import Deadlines
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.requests import (
     AsyncMessage,
@@ -36,7 +33,9 @@ from initiator.errors import (
     TaskManagementFailed,
     TimedOut,
 )
+from initiator.keepalive import Keepalive
 from initiator.link import Link
+from initiator.road import Finished, submit
 from initiator.scsi import cdb as cdbs
 from initiator.scsi import lun as luns
 from initiator.scsi import sense
@@ -66,7 +65,8 @@ class SessionOptions:
 
 
 class Session:
-    """An I_T nexus: the road to all LUNs of one target. Made by :func:`initiator.client.login`."""
+    """An I_T nexus: a :class:`Road <initiator.road.Road>` to the LUNs of one target, until it is lost. Made by
+    :func:`initiator.login`."""
 
     def __init__(self, portal: Portal, target_name: str, options: SessionOptions, *, reactor: Any) -> None:
         self.portal = portal
@@ -81,12 +81,15 @@ class Session:
         self._logged_in: Deferred[None] = Deferred()
         self._queue: deque[Command] = deque()
         self._in_flight = 0
-        self._deadlines: dict[Request, float] = {}
-        self._timer: Any = None
-        self._timer_at = 0.0
+        self._deadlines = Deadlines(reactor, self._expired)
         self._idle: list[Deferred[None]] = []
-        self._keepalive: Any = None
-        self._bytes_seen = 0
+        self._keepalive = Keepalive(
+            reactor,
+            options.nop_interval_s,
+            ping=lambda: self.nop(timeout_s=options.nop_timeout_s),
+            bytes_received=lambda: self._link.bytes_received if self._link is not None else 0,
+            deaf=self._deaf,
+        )
 
     # --- what it is
 
@@ -118,7 +121,7 @@ class Session:
     @property
     def _the_engine(self) -> InitiatorConnection:
         if self._engine is None:
-            raise SessionClosed("the session is not connected", where=self._where)
+            raise SessionClosed("the session is not connected", where=self.where)
         return self._engine
 
     @property
@@ -127,32 +130,39 @@ class Session:
         return self._engine is not None and self._engine.failed is None
 
     @property
-    def _where(self) -> str:
+    def session(self) -> Session:
+        """This one."""
+        return self
+
+    @property
+    def where(self) -> str:
+        """Portal and target, for messages."""
         return f"{self.portal} {self.target_name}".strip()
 
     def __repr__(self) -> str:
         state = "alive" if self.alive else "ended"
-        return f"<Session {self._where} {state} under way={self._in_flight} waiting={len(self._queue)}>"
+        return f"<Session {self.where} {state} under way={self._in_flight} waiting={len(self._queue)}>"
 
     # --- calls
 
-    def submit(self, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
-        """Send a command when there is room for it. The Deferred fires with it at its status, whichever that is.
-
-        Cancelling the Deferred aborts the command. The buffers of the command belong to the session until the Deferred
-        has fired; what a write may send must stay as it is until then.
-
-        Errors: TimedOut, SessionLost, CommandRejected, CommandAborted; SessionClosed when it was not sent at all.
-        """
-        done: Deferred[Command] = Deferred(partial(self._cancelled, command))
-        if not self.alive:
-            done.errback(self._closed_error())
-            return done
-        command.context = done
-        self._set_deadline(command, timeout_s)
+    def start(self, command: Command, deadline_s: float, finished: Finished) -> None:
+        """Send a command when there is room for it: :meth:`Road.start <initiator.road.Road.start>`."""
+        if self._ended is not None or self._closing is not None or not self._usable:
+            raise self._closed_error()
+        command.finished = finished
+        self._deadlines.set(command, deadline_s)
         self._queue.append(command)
         self._issue()
-        return done
+
+    def cancel(self, command: Command) -> None:
+        """Abort a command that nobody waits for any more."""
+        command.finished = None
+        self._deadlines.at.pop(command, None)
+        self._take_back(command)
+
+    def submit(self, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
+        """Start a command and give a Deferred for it: :func:`initiator.road.submit`."""
+        return submit(self, command, timeout_s)
 
     async def nop(self, data: bytes = b"", *, timeout_s: float | None = None) -> float:
         """Ping the target by NOP-Out; give the seconds until its answer.
@@ -196,7 +206,7 @@ class Session:
             await _follow(self._closing)
             return
         self._closing = Deferred()
-        self._stop_keepalive()
+        self._keepalive.stop()
         try:
             if self._in_flight or self._queue:
                 idle: Deferred[None] = Deferred()
@@ -204,14 +214,14 @@ class Session:
                 await idle
             await self._ask(Logout(), LOGOUT_TIMEOUT_S, closing=True)
         except InitiatorError as error:
-            self.log.info("{where}: logout: {error}", where=self._where, error=str(error))
+            self.log.info("{where}: logout: {error}", where=self.where, error=str(error))
         finally:
             self.abort()
             self._closing.callback(None)
 
     def abort(self) -> None:
         """Close the connection at once, without a logout; calls under way fail with SessionLost."""
-        self._end(SessionClosed("this side has closed the session", where=self._where))
+        self._end(SessionClosed("this side has closed the session", where=self.where))
 
     # --- the link
 
@@ -232,10 +242,11 @@ class Session:
         finally:
             if late.active():
                 late.cancel()
-        self._schedule_keepalive()
+        if self.alive:
+            self._keepalive.start()
 
     def _login_late(self) -> None:
-        self._end(TimedOut(f"the login took more than {self.options.timeout_s:g} s", where=self._where))
+        self._end(TimedOut(f"the login took more than {self.options.timeout_s:g} s", where=self.where))
 
     def link_events(self, events: list[Event]) -> None:
         """Take what happened (link.LinkOwner)."""
@@ -253,55 +264,60 @@ class Session:
 
     def link_lost(self, reason: str) -> None:
         """The connection broke (link.LinkOwner)."""
-        self._end(SessionLost("the connection to the target broke", where=self._where, why=reason))
+        self._end(SessionLost("the connection to the target broke", where=self.where, why=reason))
 
     def _end(self, error: InitiatorError) -> None:
         """End the session for good: every call that waits fails."""
         if self._ended is not None:
             return
         self._ended = error
-        error.where = error.where or self._where
-        self._stop_keepalive()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        error.where = error.where or self.where
+        self._keepalive.stop()
         if self._link is not None:
             self._link.close()
         if self._engine is not None:
             self._engine.close(error)
             self._engine.session.waiting.clear()
             self._engine.session.outstanding.clear()
-        waiting, self._deadlines = list(self._deadlines), {}
+        waiting = self._deadlines.stop()
         self._queue.clear()
         self._in_flight = 0
         if not self._logged_in.called:
             self._logged_in.errback(error)
         elif not isinstance(error, SessionClosed):
-            self.log.warn("{where}: session lost: {error}", where=self._where, error=str(error))
+            self.log.warn("{where}: session lost: {error}", where=self.where, error=str(error))
         for request in waiting:
-            self._fire(request, self._lost_error(error))
+            self._fail(request, self._lost_error(error))
         self._check_idle()
 
     def _lost_error(self, error: InitiatorError) -> SessionLost:
-        lost = SessionLost("the session with the target is lost", where=self._where, why=str(error))
+        lost = SessionLost("the session with the target is lost", where=self.where, why=str(error))
         lost.__cause__ = error
         return lost
 
     def _closed_error(self) -> SessionClosed:
         why = self._ended or (self._engine.failed if self._engine is not None else None)
-        return SessionClosed("the session is closed", where=self._where, why=str(why or ""))
+        return SessionClosed("the session is closed", where=self.where, why=str(why or ""))
 
     # --- requests
 
     async def _ask(self, request: _Asked, timeout_s: float | None, *, closing: bool = False) -> _Asked:
         if not (self.alive or (closing and self._usable)):
             raise self._closed_error()
-        done: Deferred[_Asked] = Deferred(partial(self._cancelled, request))
-        request.context = done
+        done: Deferred[_Asked] = Deferred(partial(self._forget, request))
+        request.context, request.finished = done, _answer
         self._the_engine.send(request)
-        self._set_deadline(request, timeout_s)
+        self._deadlines.set(request, self._deadline(timeout_s))
         self._wake()
         return await done
+
+    def _forget(self, request: Request, _done: Deferred[Any]) -> None:
+        """The caller waits no more; an answer is ignored."""
+        request.finished = None
+        self._deadlines.at.pop(request, None)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return float(self.reactor.seconds() + (self.options.timeout_s if timeout_s is None else timeout_s))
 
     def _issue(self) -> None:
         """Send the commands that have waited longest, as far as the queue depth goes."""
@@ -328,23 +344,17 @@ class Session:
                 done.callback(None)
 
     def _answered(self, request: Request) -> None:
-        self._deadlines.pop(request, None)
-        self._fire(request, request.error)
+        self._deadlines.at.pop(request, None)
+        finished = request.finished
+        if finished is not None:  # else timed out or cancelled before: nobody waits
+            request.finished = None
+            finished(request)
 
-    def _fire(self, request: Request, error: InitiatorError | None) -> None:
-        done, request.context = request.context, None
-        if done is None:
-            return  # timed out or cancelled before: nobody waits
-        if error is None:
-            done.callback(request)
-        else:
-            done.errback(error)
-
-    def _cancelled(self, request: Request, done: Deferred[Any]) -> None:
-        """The caller waits no more; the Deferred itself fails with CancelledError."""
-        request.context = None
-        self._deadlines.pop(request, None)
-        self._take_back(request)
+    def _fail(self, request: Request, error: InitiatorError) -> None:
+        finished, request.finished = request.finished, None
+        if finished is not None:
+            request.error = error
+            finished(request)
 
     def _take_back(self, request: Request) -> None:
         """Stop a request that nobody waits for any more: a command is aborted, other answers are ignored."""
@@ -356,7 +366,7 @@ class Session:
             return
         abort = self._the_engine.abort(request)
         if abort is not None:
-            self._set_deadline(abort, self.options.abort_timeout_s)
+            self._deadlines.set(abort, self._deadline(self.options.abort_timeout_s))
             self._wake()
         elif request.error is not None:  # it waited for the target's window, and was never sent
             self._in_flight -= 1
@@ -365,78 +375,39 @@ class Session:
 
     # --- time
 
-    def _set_deadline(self, request: Request, timeout_s: float | None) -> None:
-        at = self.reactor.seconds() + (self.options.timeout_s if timeout_s is None else timeout_s)
-        self._deadlines[request] = at
-        # One timer for all: with one timeout for most calls it seldom moves, and costs a call nothing.
-        if self._timer is None or at < self._timer_at:
-            self._schedule(at)
-
-    def _schedule(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self.reactor.callLater(max(0.0, at - self.reactor.seconds()), self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        now = self.reactor.seconds()
-        for request in [request for request, at in self._deadlines.items() if at <= now]:
-            if self._deadlines.pop(request, None) is not None:
-                self._expired(request)
-        if self._deadlines and self._timer is None:
-            self._schedule(min(self._deadlines.values()))
-
     def _expired(self, request: Request) -> None:
         if isinstance(request, TaskManagement) and request.referenced is not None:
-            self._end(TimedOut("the target answers neither a command nor its ABORT TASK", where=self._where))
+            self._end(TimedOut("the target answers neither a command nor its ABORT TASK", where=self.where))
             return
         self._take_back(request)
         name = cdbs.name_of(request.cdb) if isinstance(request, Command) else type(request).__name__
-        self._fire(request, TimedOut(f"{name} has no answer within its time", where=self._where))
+        self._fail(request, TimedOut(f"{name} has no answer within its time", where=self.where))
 
-    def _schedule_keepalive(self) -> None:
-        if self.options.nop_interval_s and self.alive:
-            self._keepalive = self.reactor.callLater(self.options.nop_interval_s, self._keep_alive)
-
-    def _stop_keepalive(self) -> None:
-        if self._keepalive is not None and self._keepalive.active():
-            self._keepalive.cancel()
-        self._keepalive = None
-
-    def _keep_alive(self) -> None:
-        self._keepalive = None
-        seen = self._link.bytes_received if self._link is not None else 0
-        if seen != self._bytes_seen:
-            self._bytes_seen = seen
-            self._schedule_keepalive()
-            return
-        Deferred.fromCoroutine(self.nop(timeout_s=self.options.nop_timeout_s)).addCallbacks(
-            self._pinged, self._deaf, callbackArgs=(None,)
-        )
-
-    def _pinged(self, _seconds: float, _: None) -> None:
-        self._bytes_seen = self._link.bytes_received if self._link is not None else 0
-        self._schedule_keepalive()
-
-    def _deaf(self, failure: Any) -> None:
-        failure.trap(InitiatorError)
-        if failure.check(TimedOut):
-            why = f"no answer to a ping for {self.options.nop_timeout_s:g} s"
-            self._end(SessionLost("the target is deaf", where=self._where, why=why))
+    def _deaf(self) -> None:
+        why = f"no answer to a ping for {self.options.nop_timeout_s:g} s"
+        self._end(SessionLost("the target is deaf", where=self.where, why=why))
 
     # --- what the target says by itself
 
     def _async_message(self, message: AsyncMessage) -> None:
         detail = str(sense.parse(message.sense) or "")
-        self.log.info("{where}: the target says: {name} {detail}", where=self._where, name=message.name, detail=detail)
+        self.log.info("{where}: the target says: {name} {detail}", where=self.where, name=message.name, detail=detail)
         if message.event in (AsyncEvent.CONNECTION_DROP, AsyncEvent.SESSION_DROP):
-            self._end(SessionLost("the target drops the session", where=self._where, why=message.name))
+            self._end(SessionLost("the target drops the session", where=self.where, why=message.name))
         elif message.event in (AsyncEvent.LOGOUT_REQUEST, AsyncEvent.NEGOTIATION_REQUEST):
             Deferred.fromCoroutine(self.close()).addErrback(self._log_failure)
 
     def _log_failure(self, failure: Any) -> None:
-        self.log.failure("{where}: logout on the target's demand", failure, where=self._where)
+        self.log.failure("{where}: logout on the target's demand", failure, where=self.where)
+
+
+def _answer(request: Request) -> None:
+    done: Deferred[Any] = request.context
+    request.context = None
+    if request.error is None:
+        done.callback(request)
+    else:
+        done.errback(request.error)
 
 
 async def _follow(original: Deferred[None]) -> None:

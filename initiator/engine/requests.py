@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from csvd.iscsi.codes import RESERVED_TAG, AsyncEvent, LogoutReason, TaskManagementFunction
@@ -26,12 +27,14 @@ def flat(buffer: Buffer) -> memoryview:
 class Request:
     """Root of the requests.
 
-    ``context`` is the caller's own; ``error`` is set where the request came to no answer.
+    ``finished`` is what the session calls when it ends, ``context`` is that function's own. ``error`` is set where the
+    request came to no answer.
     """
 
-    __slots__ = ("context", "error", "tag")
+    __slots__ = ("context", "error", "finished", "tag")
 
     def __init__(self) -> None:
+        self.finished: Callable[[Any], None] | None = None
         self.context: Any = None
         self.error: InitiatorError | None = None
         self.tag = RESERVED_TAG
@@ -47,6 +50,7 @@ class Command(Request):
     """
 
     __slots__ = (
+        "above",
         "cdb",
         "cmd_sn",
         "data_in",
@@ -54,6 +58,7 @@ class Command(Request):
         "data_sn",
         "detached",
         "done",
+        "idempotent",
         "length",
         "lun",
         "r2t_open",
@@ -69,7 +74,12 @@ class Command(Request):
 
     def __init__(self, lun: int, cdb: bytes, *, data_in: Buffer | None = None, data_out: Buffer | None = None) -> None:
         # No super().__init__: one of these is made for each command.
+        self.finished = None
         self.context = None
+        self.above: Any = None
+        """What a road over several sessions keeps of it."""
+        self.idempotent: bool | None = None
+        """Whether it may be sent twice; None: as its CDB says."""
         self.error = None
         self.tag = RESERVED_TAG
         self.lun = lun
@@ -99,6 +109,11 @@ class Command(Request):
         """The offset up to which Data-Out was sent unasked or asked for: where the next R2T must begin."""
         self.r2t_sn = 0
         self.r2t_open = 0
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether any of it was given to the connection's output. What was not, the target has not executed."""
+        return self.tag != RESERVED_TAG
 
     def __repr__(self) -> str:
         return f"<Command {self.tag:#x} lun={self.lun:#x} cdb={self.cdb.hex()} length={self.length}>"
