@@ -170,7 +170,7 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
         undo.push_async_callback(opener.close_all)
         units = []
         for number, url in enumerate(settings.disks):
-            unit = opener.open(unit_settings(number, url, settings.units))
+            unit = await opener.open(unit_settings(number, url, settings.units))
             if keeper is not None:
                 keeper.attach(unit)
             units.append(unit)

@@ -21,7 +21,7 @@ from csvd.exports.faces import lun_face, origins_of, section_face, target_face
 from csvd.exports.local import Run
 from csvd.exports.serving import Serving, plan_of
 from csvd.iscsi.names import check_iscsi_name
-from csvd.target.units import place_of
+from csvd.storage.open import place_of
 
 Json = dict[str, Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -18,7 +17,7 @@ from csvd.exports.faces import unit_face
 from csvd.exports.serving import Plan
 from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import LogicalUnit
-from csvd.storage.open import create_file
+from csvd.storage.open import create_disk, is_there
 from csvd.target.kept_state import KeptState
 from csvd.target.service import DRAIN_S, Export, TargetService, Tell
 from csvd.target.units import Units
@@ -184,7 +183,7 @@ class LocalServing:
         try:
             for name, lun in wanted:
                 await self._create(lun)
-                unit = opened[name, lun.number] = self._units.open(settings_of(lun))
+                unit = opened[name, lun.number] = await self._units.open(settings_of(lun))
                 if name not in later:
                     self._keeper.attach(unit)
             added = [
@@ -231,11 +230,11 @@ class LocalServing:
             self._service.add_unit(name, opened[name, lun.number])
 
     async def _create(self, lun: LunSection) -> None:
-        """Make the file of a logical unit, in a thread: to allocate a large one takes its time."""
-        create_bytes, path = lun.create, lun.disk
-        if create_bytes is not None and not Path(path).exists():
+        """Make the disk of a logical unit, in a thread: to allocate a large file takes its time."""
+        create_bytes, url = lun.create, lun.disk
+        if create_bytes is not None and not is_there(url):
             full = lun.provisioning == "full"
-            await self._run(lambda: create_file(path, create_bytes, block_bytes=lun.block_bytes, full=full))
+            await self._run(lambda: create_disk(url, create_bytes, block_bytes=lun.block_bytes, full=full))
 
     async def _close_all(self, units: Collection[LogicalUnit]) -> None:
         for unit in units:

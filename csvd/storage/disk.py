@@ -146,6 +146,35 @@ class ResizableDisk(Protocol):
         allocate what is added."""
 
 
+@runtime_checkable
+class FencingDisk(Protocol):
+    """A disk from which a node can be kept off: one that is dead, or that nobody hears of any more.
+
+    Nodes are known by their names (``node.name``), the same name on every node. A node joins before it writes what
+    others write, too. Failures are `StorageError`s, of the Deferred: after one it is unknown whether the node is
+    fenced, and asking again does no harm.
+    """
+
+    def join(self, node: str) -> Deferred[None]:
+        """Take the place of a node on the disk: from now on this process writes as that node. Fires when the place is
+        taken and others are kept off who have none.
+
+        Joining anew under the same name is no error. It ends a fence of this node: the caller must know that whoever
+        fenced it agrees.
+        """
+
+    def fence(self, node: str) -> Deferred[None]:
+        """Keep a node off. Fires when none of its writes can land any more, also none that it has sent already, and
+        whatever it is at: stopped, cut off, or alive. Its reads may go on.
+
+        To fence one that is fenced, or that never joined, is no error. This process must have joined.
+        """
+
+    def leave(self) -> Deferred[None]:
+        """Give the place up; nobody need fence this node any more. Others stay kept off who have none. Leaving twice,
+        or without having joined, is no error."""
+
+
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:
     """The error of a range that is not within a disk of this size, None for one that is."""
     if 0 <= offset_bytes <= offset_bytes + length_bytes <= size_bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from csvd.errors import ConfigError
-from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import MAX_RUNS, Buffer, Disk, DiskCapabilities, StorageError, check_range
+from csvd.storage.kind import Opening, check_size
 
 _SIZE: Final = re.compile(r"(\d{1,19})([KMGTP]?)(?:iB)?", re.IGNORECASE)
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
@@ -26,6 +27,38 @@ def null_size_bytes(url: str) -> int:
     if size is None:
         raise ConfigError("is not the size of a null disk", where=url, hint="null: and a size, as in null:10G")
     return int(size[1]) << _UNITS[size[2].upper()]
+
+
+def open_disk(opening: Opening) -> Deferred[Disk]:
+    """Open a null disk; fires at once.
+
+    Raises:
+        ConfigError: its name has no size of whole blocks, or it is to be created.
+    """
+    if opening.create_bytes is not None:
+        create_disk(opening.url, opening.create_bytes, block_bytes=opening.block_bytes, full=opening.full)
+    size_bytes = null_size_bytes(opening.url)
+    check_size(opening.url, size_bytes, opening.block_bytes)
+    return succeed(NullDisk(size_bytes, url=opening.url, read_only=opening.read_only))
+
+
+def is_there(_url: str) -> bool:
+    """There is nothing to make."""
+    return False
+
+
+def create_disk(url: str, _size_bytes: int, *, block_bytes: int, full: bool) -> NoReturn:
+    """Refuse.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError("a null disk can not be created", where=url, hint="leave out --create: its name has its size")
+
+
+def place_of(url: str) -> str:
+    """Its name: null disks of one name are one."""
+    return url
 
 
 class NullDisk:

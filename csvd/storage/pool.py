@@ -190,7 +190,8 @@ class DiskPool:
         thread_pool: Threads | None = None,
     ) -> None:
         self.stopped = False
-        self._reactor = reactor
+        self.reactor: Any = reactor
+        """The node's: a disk that talks over a network needs more of it than the pool does."""
         self._calls: PoolReactor = reactor
         self._back: deque[tuple[Lane[Any], Manner, list[Any]]] = deque()
         """Batches that are done; the threads add to it."""
@@ -253,9 +254,9 @@ class DiskPool:
         self._ready[lane] = None
         if not self._dispatch_is_due:
             self._dispatch_is_due = True
-            if self._calls is self._reactor:
+            if self._calls is self.reactor:
                 # Not before: perhaps the loop does not run yet.
-                self._calls = loop_calls(self._reactor) or self._reactor
+                self._calls = loop_calls(self.reactor) or self.reactor
             self._calls.callLater(0, self._dispatch_now)
         if self._unfinished >= self._queue_limit and not self._under_pressure:
             self._set_pressure(under_pressure=True)

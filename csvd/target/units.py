@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from twisted.internet.defer import Deferred, DeferredLock
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.range_locks import RangeLocks
-from csvd.storage.disk import Disk, ResizableDisk
-from csvd.storage.open import open_disk
+from csvd.storage.disk import Disk, ResizableDisk, StorageError
+from csvd.storage.open import is_there, open_disk, place_of
 from csvd.storage.pool import DiskPool
 
 
@@ -61,46 +63,80 @@ class _OpenDisk:
     """A disk that is open, and the units over it."""
 
     disk: Disk
-    locks: RangeLocks
     units: set[LogicalUnit] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """What is open of one store, whatever names and options it was opened by.
+
+    Args:
+        disks: by what they differ in: whether they are read-only, and whether they go past the page cache.
+        turn: who opens or closes one of them; the others wait, and find what the first has opened.
+        waiting: how many have it or wait for it.
+    """
+
+    locks: RangeLocks = field(default_factory=RangeLocks)
+    disks: dict[tuple[bool, bool], _OpenDisk] = field(default_factory=dict)
+    turn: DeferredLock = field(default_factory=DeferredLock)
+    waiting: int = 0
 
 
 class Units:
     """Opens disks as logical units, and closes them again.
 
     A disk that is open is opened no second time: units over the same file, of one target or of several, share one disk
-    and its claims on ranges, so that COMPARE AND WRITE is atomic across all of them.
+    and its claims on ranges, so that COMPARE AND WRITE is atomic across all of them. Who opens a disk that is just
+    being opened or closed waits for that.
     """
 
     def __init__(self, pool: DiskPool) -> None:
         self._pool = pool
-        self._disks: dict[tuple[str, bool, bool], _OpenDisk] = {}
-        self._locks: dict[str, RangeLocks] = {}
+        self._places: dict[str, _Place] = {}
 
-    def open(self, settings: UnitSettings) -> LogicalUnit:
+    async def open(self, settings: UnitSettings) -> LogicalUnit:
         """Open a disk as a logical unit.
 
         Raises:
             ConfigError: the disk can not be opened, is of another size than asked for, or a setting does not fit it.
+            StorageError: the disk can not be reached, or failed.
         """
-        key = (place_of(settings.disk), settings.read_only, settings.direct)
-        opened = self._disks.get(key)
-        is_new = opened is None
-        if opened is None:
-            opened = _OpenDisk(self._open_disk(settings), self._locks.setdefault(key[0], RangeLocks()))
-        try:
-            _check_size(settings, opened.disk)
-            unit = _unit(settings, opened.disk, opened.locks)
-        except ConfigError:
-            if is_new:
-                opened.disk.close()
-            raise
-        self._disks[key] = opened
-        opened.units.add(unit)
-        return unit
+        async with self._turn(place_of(settings.disk)) as place:
+            key = (settings.read_only, settings.direct)
+            opened = place.disks.get(key)
+            is_new = opened is None
+            if opened is None:
+                opened = _OpenDisk(await self._open_disk(settings))
+            try:
+                _check_size(settings, opened.disk)
+                unit = _unit(settings, opened.disk, place.locks)
+            except ConfigError:
+                if is_new:
+                    with contextlib.suppress(StorageError):
+                        await opened.disk.close()
+                raise
+            place.disks[key] = opened
+            opened.units.add(unit)
+            return unit
 
-    def _open_disk(self, settings: UnitSettings) -> Disk:
-        missing = settings.create_bytes is not None and not Path(settings.disk).exists()
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[_Place]:
+        """Have a place for oneself."""
+        place = self._places.setdefault(name, _Place())
+        place.waiting += 1
+        try:
+            await place.turn.acquire()
+            try:
+                yield place
+            finally:
+                place.turn.release()
+        finally:
+            place.waiting -= 1
+            if not place.waiting and not place.disks:
+                del self._places[name]
+
+    def _open_disk(self, settings: UnitSettings) -> Deferred[Disk]:
+        missing = settings.create_bytes is not None and not is_there(settings.disk)
         return open_disk(
             settings.disk,
             pool=self._pool,
@@ -117,30 +153,40 @@ class Units:
         Raises:
             StorageError: what was written could not be made durable.
         """
-        for key, opened in self._disks.items():
-            if unit not in opened.units:
-                continue
-            opened.units.remove(unit)
-            if not opened.units:
-                del self._disks[key]
-                if not any(place == key[0] for place, _, _ in self._disks):
-                    self._locks.pop(key[0], None)
-                await opened.disk.close()
+        name = self._name_of(unit)
+        if name is None:
             return
+        async with self._turn(name) as place:
+            for key, opened in place.disks.items():
+                if unit not in opened.units:
+                    continue
+                opened.units.remove(unit)
+                if not opened.units:
+                    del place.disks[key]
+                    await opened.disk.close()
+                return
+
+    def _name_of(self, unit: LogicalUnit) -> str | None:
+        for name, place in self._places.items():
+            if any(unit in opened.units for opened in place.disks.values()):
+                return name
+        return None
 
     async def close_all(self) -> None:
         """Close every disk."""
-        for opened in list(self._disks.values()):
-            for unit in list(opened.units):
-                await self.close(unit)
+        for place in list(self._places.values()):
+            for opened in list(place.disks.values()):
+                for unit in list(opened.units):
+                    await self.close(unit)
 
     def sharing(self, unit: LogicalUnit) -> list[LogicalUnit]:
         """All units over the disk of a unit, this one included."""
         return [each for opened in self._sharing(unit) for each in opened.units]
 
     def _sharing(self, unit: LogicalUnit) -> list[_OpenDisk]:
-        place = next(place for (place, _, _), opened in self._disks.items() if unit in opened.units)
-        return [opened for (other, _, _), opened in self._disks.items() if other == place]
+        name = self._name_of(unit)
+        assert name is not None, "the unit is closed"
+        return list(self._places[name].disks.values())
 
     async def resize(self, unit: LogicalUnit, size_bytes: int | None, *, full: bool = False) -> None:
         """Give the disk of a unit another size; ``block_count`` of all units over it is the caller's to set.
@@ -166,11 +212,6 @@ class Units:
             other = opened.disk
             if isinstance(other, ResizableDisk) and other is not disk:
                 await other.resize(None)
-
-
-def place_of(url: str) -> str:
-    """What two names of the same file have in common."""
-    return os.path.realpath(url.removeprefix("file://"))
 
 
 def _check_size(settings: UnitSettings, disk: Disk) -> None:

@@ -18,10 +18,10 @@ from csvd.exports.local import Portals
 from csvd.exports.serving import Plan
 from csvd.iscsi.portals import PortRedirect, join_address, split_address
 from csvd.scsi.logical_unit import naa_of
+from csvd.storage.open import place_of
 from csvd.target.listener import listening_socket
 from csvd.target.service import DRAIN_S, Export, TargetService
 from csvd.target.statistics import bounds_s
-from csvd.target.units import place_of
 from csvd.workers.assignment import Demand, assign
 from csvd.workers.ledger import Ledger
 from csvd.workers.protocol import DropSession, Resize

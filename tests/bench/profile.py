@@ -47,6 +47,7 @@ from tests.bench.wire import (
     write_command,
 )
 from tests.iscsi_wire import TARGET, TEST_UNIT_READY, End, Wire, cdb10
+from tests.unit.storage.pool_doubles import result_now
 from tests.unit.target.fake_reactor import FakeReactor
 
 BLOCK_BYTES: Final = 4096
@@ -94,7 +95,7 @@ class Bench:
         self.depth, self.writes = depth, writes
         self.reactor = Reactor()
         self.pool = DiskPool(self.reactor)
-        self.disk = open_disk(str(disk), pool=self.pool)
+        self.disk = result_now(open_disk(str(disk), pool=self.pool))
         unit = LogicalUnit(0, self.disk, SECTOR_BYTES, self.disk.size_bytes // SECTOR_BYTES, Identity(serial="profile"))
         device = TargetDevice({0: unit})
         executor = Executor(device, StepRunner(self.reactor, None, lambda _unit, _nexuses, done: done()))

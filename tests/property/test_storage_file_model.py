@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred
 
 from csvd.storage.disk import Disk
 from csvd.storage.memory import MemoryDisk
-from csvd.storage.open import open_disk
 from tests.unit.storage.pool_doubles import InlinePool
 
 SIZE = 64 << 10
@@ -29,7 +28,7 @@ class DisksAgreeWithABytearray(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = str(Path(self.folder.name) / "disk.img")
         self.model = bytearray(SIZE)
-        file: Disk = open_disk(self.path, pool=self.inline.pool, create_bytes=SIZE)
+        file: Disk = self.inline.open(self.path, create_bytes=SIZE)
         self.disks: list[Disk] = [file, MemoryDisk(SIZE)]
         self.seed = 0
 
@@ -83,7 +82,7 @@ class DisksAgreeWithABytearray(RuleBasedStateMachine):
     def flush_and_open_anew(self) -> None:
         self.inline.settle(self.disks[0].flush())
         self.inline.settle(self.disks[0].close())
-        self.disks[0] = open_disk(self.path, pool=self.inline.pool)
+        self.disks[0] = self.inline.open(self.path)
 
     @invariant()
     def the_file_has_the_size_and_content_of_the_model(self) -> None:

@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from csvd.storage.disk import Disk
+from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 
 T = TypeVar("T")
@@ -75,16 +77,27 @@ class InlinePool:
         self.threads = InlineThreads()
         self.pool = DiskPool(self.clock, threads=4, thread_pool=self.threads)
 
+    def open(self, url: str, **options: Any) -> Disk:
+        """Open a disk over this pool."""
+        return self.settle(open_disk(url, pool=self.pool, **options))
+
     def settle(self, deferred: Deferred[T]) -> T:
         """The result of a Deferred, after all work is done; raises what it failed with."""
-        results: list[Any] = []
-        deferred.addBoth(results.append)
+        outcome: Deferred[T] = Deferred()
+        deferred.addBoth(outcome.callback)
         self.clock.run()
-        assert results, "nothing fired"
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-        result: T = results[0]
-        return result
+        return result_now(outcome)
+
+
+def result_now(deferred: Deferred[T]) -> T:
+    """The result of a Deferred that has fired; raises what it failed with."""
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    assert results, "it has not fired"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    result: T = results[0]
+    return result
 
 
 def outcomes_of(*deferreds: Deferred[Any]) -> list[Any]:

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred
 
 from csvd.storage.disk import MAX_RUNS, StorageError
 from csvd.storage.file import FileDisk
-from csvd.storage.open import open_disk
 from tests.unit.storage.pool_doubles import InlinePool
 
 MIB = 1 << 20
@@ -27,7 +26,7 @@ def inline() -> InlinePool:
 
 @pytest.fixture
 def disk(tmp_path: Path, inline: InlinePool) -> Iterator[FileDisk]:
-    disk = open_disk(str(tmp_path / "disk.img"), pool=inline.pool, create_bytes=16 * MIB)
+    disk = inline.open(str(tmp_path / "disk.img"), create_bytes=16 * MIB)
     assert isinstance(disk, FileDisk)
     yield disk
     if disk.fileno() >= 0:
@@ -37,7 +36,7 @@ def disk(tmp_path: Path, inline: InlinePool) -> Iterator[FileDisk]:
 @pytest.fixture
 def tmpfs_disk(inline: InlinePool) -> Iterator[FileDisk]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        disk = open_disk(f"{folder}/disk.img", pool=inline.pool, create_bytes=16 * MIB)
+        disk = inline.open(f"{folder}/disk.img", create_bytes=16 * MIB)
         assert isinstance(disk, FileDisk)
         yield disk
         os.close(disk.fileno())

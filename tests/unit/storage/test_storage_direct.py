@@ -15,7 +15,6 @@ from csvd.errors import ConfigError
 from csvd.storage.direct import BounceBuffers, direct_unit_bytes, is_aligned, read_direct, write_direct
 from csvd.storage.disk import StorageError
 from csvd.storage.file import FileDisk
-from csvd.storage.open import open_disk
 from tests.unit.storage.pool_doubles import InlinePool, outcomes_of
 
 MIB = 1 << 20
@@ -36,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(path: Path, inline: InlinePool) -> Iterator[FileDisk]:
-    disk = open_disk(str(path), pool=inline.pool, block_bytes=4096, direct=True)
+    disk = inline.open(str(path), block_bytes=4096, direct=True)
     assert isinstance(disk, FileDisk)
     yield disk
     os.close(disk.fileno())
@@ -134,12 +133,12 @@ def test_the_unit_is_found_by_trying(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_blocks_smaller_than_the_unit_are_refused(
     path: Path, inline: InlinePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("csvd.storage.open.direct_unit_bytes", lambda fd: 4096)
+    monkeypatch.setattr("csvd.storage.open_file.direct_unit_bytes", lambda fd: 4096)
     with pytest.raises(ConfigError, match=r"direct I/O goes by 4096 bytes there.*use blocks of 4096 bytes"):
-        open_disk(str(path), pool=inline.pool, block_bytes=512, direct=True)
-    monkeypatch.setattr("csvd.storage.open.direct_unit_bytes", lambda fd: None)
+        inline.open(str(path), block_bytes=512, direct=True)
+    monkeypatch.setattr("csvd.storage.open_file.direct_unit_bytes", lambda fd: None)
     with pytest.raises(ConfigError, match="direct I/O is not possible"):
-        open_disk(str(path), pool=inline.pool, block_bytes=4096, direct=True)
+        inline.open(str(path), block_bytes=4096, direct=True)
 
 
 def test_a_transfer_of_no_whole_unit_fails_and_writes_nothing(inline: InlinePool, disk: FileDisk, path: Path) -> None:

@@ -15,7 +15,7 @@ from csvd.storage.filesystem import Store
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from csvd.storage.ranges import IOV_MAX
-from tests.unit.storage.pool_doubles import HeldThreads, InlinePool, PoolClock, outcomes_of
+from tests.unit.storage.pool_doubles import HeldThreads, InlinePool, PoolClock, outcomes_of, result_now
 from tests.unit.storage.reactor_loop import run_in_reactor
 
 SIZE = 1 << 20
@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 def a_disk(path: Path, pool: DiskPool, **options: Any) -> FileDisk:
     if not path.exists():
         options.setdefault("create_bytes", SIZE)
-    disk = open_disk(str(path), pool=pool, **options)
+    disk = result_now(open_disk(str(path), pool=pool, **options))
     assert isinstance(disk, FileDisk)
     return disk
 

@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred
 from csvd.errors import ConfigError
 from csvd.storage.disk import Disk, StorageError
 from csvd.storage.null import NullDisk
-from csvd.storage.open import open_disk
 from tests.unit.storage.pool_doubles import InlinePool
 
 
@@ -19,7 +18,7 @@ def inline() -> InlinePool:
 
 
 def a_null_disk(inline: InlinePool, url: str = "null:1M") -> Disk:
-    return open_disk(url, pool=inline.pool)
+    return inline.open(url)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_a_name_without_a_size_of_whole_blocks_is_one_clear_error(inline: Inline
 
 def test_it_is_not_created(inline: InlinePool) -> None:
     with pytest.raises(ConfigError, match="can not be created"):
-        open_disk("null:1M", pool=inline.pool, create_bytes=1 << 20)
+        inline.open("null:1M", create_bytes=1 << 20)
 
 
 def test_writes_vanish_and_its_capabilities_say_so(inline: InlinePool) -> None:
@@ -79,7 +78,7 @@ def test_what_is_not_within_it_fails(inline: InlinePool) -> None:
 
 
 def test_a_read_only_one_refuses_writes_and_a_closed_one_everything(inline: InlinePool) -> None:
-    disk = open_disk("null:1M", pool=inline.pool, read_only=True)
+    disk = inline.open("null:1M", read_only=True)
     with pytest.raises(StorageError) as failed:
         inline.settle(disk.write_from((b"x",), 0))
     assert failed.value.errno == errno.EROFS
@@ -94,4 +93,4 @@ def test_a_write_without_waiting_vanishes_at_once(inline: InlinePool) -> None:
     disk = a_null_disk(inline)
     assert disk.write_nowait((b"x" * 4096,), 0)
     assert not disk.write_nowait((b"x" * 4096,), disk.size_bytes - 512)
-    assert not open_disk("null:1M", pool=inline.pool, read_only=True).write_nowait((b"x" * 512,), 0)
+    assert not inline.open("null:1M", read_only=True).write_nowait((b"x" * 512,), 0)

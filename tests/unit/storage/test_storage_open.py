@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from csvd.errors import ConfigError
-from csvd.storage import open as opening
-from csvd.storage.open import identity_of_path, open_disk
+from csvd.storage import open_file as opening
+from csvd.storage.open_file import identity_of_path
 from tests.unit.storage.pool_doubles import InlinePool
 
 
@@ -21,7 +21,7 @@ def inline() -> InlinePool:
 
 def refusal(inline: InlinePool, url: object, **options: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        open_disk(str(url), pool=inline.pool, **options)
+        inline.open(str(url), **options)
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -29,7 +29,7 @@ def refusal(inline: InlinePool, url: object, **options: Any) -> str:
 
 def test_a_created_disk_is_sparse_private_and_of_its_size(inline: InlinePool, tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
-    disk = open_disk(str(path), pool=inline.pool, create_bytes=10 << 30)
+    disk = inline.open(str(path), create_bytes=10 << 30)
     assert disk.size_bytes == 10 << 30
     assert path.stat().st_size == 10 << 30
     assert path.stat().st_blocks * 512 < 1 << 20
@@ -163,7 +163,7 @@ def test_a_file_url_and_a_colon_in_a_name(inline: InlinePool, tmp_path: Path) ->
     path = tmp_path / "a b:c.img"
     path.write_bytes(bytes(512))
     for url in (str(path), f"file://{tmp_path}/a%20b:c.img"):
-        disk = open_disk(url, pool=inline.pool)
+        disk = inline.open(url)
         assert disk.size_bytes == 512
         assert disk.identity() == identity_of_path(str(path))
         inline.settle(disk.close())
@@ -178,18 +178,18 @@ def test_the_identity_is_the_serial_or_stands_for_the_real_path(
     monkeypatch.chdir(tmp_path)
     names = set()
     for url in (str(path), str(tmp_path / "link"), "disk.img", "./link"):
-        disk = open_disk(url, pool=inline.pool)
+        disk = inline.open(url)
         names.add(disk.identity())
         inline.settle(disk.close())
     assert names == {identity_of_path(str(path))}
     assert len(names.pop()) == 32
-    disk = open_disk(str(path), pool=inline.pool, serial="S1")
+    disk = inline.open(str(path), serial="S1")
     assert disk.identity() == "S1"
     inline.settle(disk.close())
 
 
 def test_what_a_file_can_do(inline: InlinePool, tmp_path: Path) -> None:
-    disk = open_disk(str(tmp_path / "disk.img"), pool=inline.pool, create_bytes=8192, block_bytes=4096)
+    disk = inline.open(str(tmp_path / "disk.img"), create_bytes=8192, block_bytes=4096)
     capabilities = disk.capabilities
     assert capabilities.volatile_cache
     assert capabilities.fence == "none"

@@ -11,7 +11,6 @@ from csvd.storage.disk import Disk
 from csvd.storage.file import FileDisk
 from csvd.storage.memory import MemoryDisk
 from csvd.storage.null import NullDisk
-from csvd.storage.open import open_disk
 from csvd.storage.ranges import punch_range
 from csvd.storage.resident import Residency
 from tests.unit.storage.pool_doubles import InlinePool
@@ -41,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def disk(path: Path, inline: InlinePool) -> Iterator[FileDisk]:
     """A disk of which the page cache has all, in pages of their own: a larger folio is kept or forgotten as one."""
-    opened = open_disk(str(path), pool=inline.pool, create_bytes=SIZE)
+    opened = inline.open(str(path), create_bytes=SIZE)
     assert isinstance(opened, FileDisk)
     for at in range(0, SIZE, 4096):
         os.pwrite(opened.fileno(), bytes([1]) * 4096, at)
@@ -132,7 +131,7 @@ def test_a_system_that_refuses_is_asked_once(disk: FileDisk, monkeypatch: pytest
 
 
 def test_disks_without_a_page_cache_have_nothing_in_it(disk: FileDisk, inline: InlinePool, path: Path) -> None:
-    direct = open_disk(str(path), pool=inline.pool, direct=True, block_bytes=4096)
+    direct = inline.open(str(path), direct=True, block_bytes=4096)
     others: list[Disk] = [direct, MemoryDisk(SIZE), NullDisk(SIZE)]
     assert not any(other.cached(0, 4096) for other in others)
     inline.settle(direct.close())

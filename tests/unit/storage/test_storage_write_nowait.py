@@ -15,7 +15,7 @@ from csvd.storage.file import FileDisk
 from csvd.storage.filesystem import Store
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
-from tests.unit.storage.pool_doubles import HeldThreads, InlinePool, PoolClock, outcomes_of
+from tests.unit.storage.pool_doubles import HeldThreads, InlinePool, PoolClock, outcomes_of, result_now
 
 SIZE = 1 << 20
 PAGE = bytes(range(256)) * 16
@@ -70,7 +70,7 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
     disks: list[FileDisk] = []
 
     def opened(pool: Any, **options: Any) -> FileDisk:
-        disk = open_disk(str(tmp_path / "disk.img"), pool=pool, **options)
+        disk = result_now(open_disk(str(tmp_path / "disk.img"), pool=pool, **options))
         assert isinstance(disk, FileDisk)
         disk._calm = Calm(clock_ns=lambda: 1, room_bytes=lambda: 1 << 30)
         disks.append(disk)

@@ -15,7 +15,7 @@ from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from csvd.target.service import Export, TargetService
 from tests.iscsi_wire import BLOCK_BYTES, TARGET, WRITE10, cdb10
-from tests.unit.storage.pool_doubles import HeldThreads
+from tests.unit.storage.pool_doubles import HeldThreads, result_now
 from tests.unit.target.turns_rig import Client, FairReactor
 
 SIZE_BYTES = 4 << 20
@@ -53,7 +53,7 @@ class Rig:
         self.pool = DiskPool(self.reactor, threads=8, thread_pool=self.threads)
         self.disks = []
         for number in range(2):
-            disk = open_disk(str(folder / f"{number}.img"), pool=self.pool, create_bytes=SIZE_BYTES)
+            disk = result_now(open_disk(str(folder / f"{number}.img"), pool=self.pool, create_bytes=SIZE_BYTES))
             assert isinstance(disk, FileDisk)
             self.disks.append(disk)
         self.threads.cold = self.disks[0]._lane

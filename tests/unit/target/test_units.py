@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import LogicalUnit
-from csvd.storage.disk import StorageError
+from csvd.storage.disk import Disk, StorageError
+from csvd.storage.memory import MemoryDisk
 from csvd.target.units import Units, UnitSettings
 from tests.unit.storage.pool_doubles import InlinePool, outcomes_of
 
@@ -27,7 +28,8 @@ class Opener:
 
     def open(self, path: Path, **settings: Any) -> LogicalUnit:
         settings.setdefault("number", 0)
-        return self.units.open(UnitSettings(disk=str(path), **settings))
+        unit: LogicalUnit = self.settle(self.units.open(UnitSettings(disk=str(path), **settings)))
+        return unit
 
     def settle(self, coroutine: Any) -> Any:
         return self.inline.settle(Deferred.fromCoroutine(coroutine))
@@ -182,3 +184,78 @@ def test_a_resize_that_fails_leaves_the_size_as_it_was(
     with pytest.raises(StorageError, match="resize at byte 0 failed: No space left"):
         opener.settle(opener.units.resize(unit, SIZE // 2))
     assert unit.device.size_bytes == SIZE
+
+
+class LateDisks:
+    """Disks that open and close when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.openings: list[Deferred[Disk]] = []
+        self.cancelled = 0
+        monkeypatch.setattr("csvd.target.units.open_disk", self._open)
+
+    def _open(self, _url: str, **_options: object) -> Deferred[Disk]:
+        def cancel(_: object) -> None:
+            self.cancelled += 1
+
+        self.openings.append(Deferred(cancel))
+        return self.openings[-1]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> LateDisks:
+    return LateDisks(monkeypatch)
+
+
+def opening_of(opener: Opener, disk: Path, **settings: Any) -> Deferred[LogicalUnit]:
+    return Deferred.fromCoroutine(opener.units.open(UnitSettings(disk=str(disk), **settings)))
+
+
+def test_two_who_open_a_disk_at_the_same_time_share_it(opener: Opener, disk: Path, late: LateDisks) -> None:
+    outcomes = outcomes_of(opening_of(opener, disk, number=0), opening_of(opener, disk, number=1))
+    assert outcomes == []
+    late.openings[0].callback(MemoryDisk(SIZE))
+    assert len(late.openings) == 1
+    assert sorted(unit.number for unit in outcomes) == [0, 1]
+    assert outcomes[0].device is outcomes[1].device
+    assert outcomes[0].locks is outcomes[1].locks
+
+
+def test_who_waits_for_an_opening_that_fails_tries_it_himself(opener: Opener, disk: Path, late: LateDisks) -> None:
+    outcomes = outcomes_of(opening_of(opener, disk, number=0), opening_of(opener, disk, number=1))
+    late.openings[0].errback(StorageError("open", 5, where="disk"))
+    assert isinstance(outcomes[0], StorageError)
+    late.openings[1].callback(MemoryDisk(SIZE))
+    assert outcomes[1].number == 1
+
+
+def test_an_opening_that_is_given_up_takes_nothing_from_who_waits_for_it(
+    opener: Opener, disk: Path, late: LateDisks
+) -> None:
+    first, second = opening_of(opener, disk, number=0), opening_of(opener, disk, number=1)
+    outcomes = outcomes_of(first, second)
+    first.cancel()
+    assert late.cancelled == 1
+    assert isinstance(outcomes[0], CancelledError)
+    late.openings[1].callback(MemoryDisk(SIZE))
+    assert outcomes[1].number == 1
+
+
+def test_a_disk_is_opened_anew_only_when_it_has_closed(opener: Opener, disk: Path, late: LateDisks) -> None:
+    outcomes = outcomes_of(opening_of(opener, disk, number=0))
+    memory = MemoryDisk(SIZE)
+    late.openings[0].callback(memory)
+    closed: Deferred[None] = Deferred()
+    memory.close = lambda: closed  # type: ignore[method-assign]
+    closing = Deferred.fromCoroutine(opener.units.close(outcomes[0]))
+    opening = outcomes_of(opening_of(opener, disk, number=1))
+    assert len(late.openings) == 1
+    closed.callback(None)
+    late.openings[1].callback(MemoryDisk(SIZE))
+    assert opener.inline.settle(closing) is None
+    assert opening[0].device is not memory
+
+
+def test_what_is_no_file_is_not_created(opener: Opener) -> None:
+    with pytest.raises(ConfigError, match="a null disk can not be created"):
+        opener.open(Path("null:1M"), create_bytes=SIZE)
