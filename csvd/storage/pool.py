@@ -139,7 +139,6 @@ class Lane(Generic[JobT]):
 
     def finished(self, manner: Manner, batch: Sequence[JobT]) -> None:
         """A batch came back; `settle` follows."""
-        self._unfinished -= len(batch)
         if self.holding_up:
             self.holding_up -= sum(job.holds_up for job in batch)
         if manner is Manner.SINGLE_FILE:
@@ -152,6 +151,8 @@ class Lane(Generic[JobT]):
                 job.deferred.callback(None)
             else:
                 job.deferred.errback(job.error)
+        # Not before: what was told to of these jobs may have submitted others, as a write that must be durable does.
+        self._unfinished -= len(batch)
         if not self._unfinished:
             waiters, self._idle = self._idle, []
             for waiter in waiters:

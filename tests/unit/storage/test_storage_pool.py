@@ -299,6 +299,27 @@ def test_when_idle_fires_after_the_last_job() -> None:
     assert idle == [None]
 
 
+def test_a_lane_is_not_idle_before_all_that_came_back_was_told() -> None:
+    # Two batches in one pass: who is told of the second may submit more.
+    bench = Bench()
+    lane = bench.lane()
+    order: list[str] = []
+    (first,) = bench.jobs(lane, 1)
+    bench.end_pass()
+    (second,) = bench.jobs(lane, 1)
+    second.deferred.addCallback(lambda _: lane.submit(Job(), Manner.TOGETHER))
+    second.deferred.addCallback(lambda _: order.append("more"))
+    lane.when_idle().addCallback(lambda _: order.append("idle"))
+    bench.end_pass()
+    while bench.threads.held:
+        bench.threads.run_one()
+    bench.end_pass()
+    assert first.deferred.called
+    assert order == []
+    bench.run_all()
+    assert order == ["more", "idle"]
+
+
 def test_stop_waits_for_what_was_submitted_and_refuses_more() -> None:
     bench = Bench()
     lane = bench.lane()
