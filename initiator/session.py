@@ -277,8 +277,6 @@ class Session:
             self._link.close()
         if self._engine is not None:
             self._engine.close(error)
-            self._engine.session.waiting.clear()
-            self._engine.session.outstanding.clear()
         waiting = self._deadlines.stop()
         self._queue.clear()
         self._in_flight = 0

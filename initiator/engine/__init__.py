@@ -3,7 +3,7 @@
 - ``framing``: the byte stream into PDUs; Data-In goes straight to the buffer of its command.
 - ``negotiation``, ``login``: the login phase.
 - ``requests``: what an initiator asks: commands, pings, task management, text, logout.
-- ``session``: what connections of a session share: CmdSN window, task tags, the commands that wait.
+- ``session``: what the connections of a session share: CmdSN window and task tags.
 - ``connection``: one connection: it ties the others together.
 - ``discovery``: the answer to SendTargets.
 """

@@ -64,13 +64,18 @@ class InitiatorConnection:
         self.failed: InitiatorError | None = None
         """Why the connection can not go on; set once."""
         self.logged_in = False
+        self.parameters = session.parameters
+        """What holds for this connection: the session's, with digests and MaxRecvDataSegmentLength of its own."""
+        self.outstanding: dict[int, Request] = {}
+        """Requests that were sent and have no answer yet, by task tag."""
         self._settings = settings
         self._events: list[Event] = []
         self._receiver = Receiver(self, segment_limit=LOGIN_SEGMENT_BYTES, staging_bytes=staging_bytes)
-        self._output = Output(session)
-        self._tasks = TaskSet(session, self._output, self._events.append)
+        self._output = Output(session, self.outstanding)
+        self._tasks = TaskSet(session, self._output, self.outstanding, self._events.append)
         self._login = LoginExchange(session, settings)
         self._output.control.extend(self._login.start())
+        session.connections.append(self)
         self._handlers: dict[int, _Handler] = {
             Opcode.NOP_IN: self._nop_in,
             Opcode.TASK_MANAGEMENT_RESPONSE: self._task_management_response,
@@ -108,6 +113,17 @@ class InitiatorConnection:
         """Give the next batch of output: headers, and views of the callers' buffers. Call again until it is empty."""
         return self._output.take()
 
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` has anything to give now. The window is the session's: what the target says on
+        another connection may open it for the commands that wait here."""
+        return self._output.ready()
+
+    @property
+    def load(self) -> int:
+        """Requests that this connection has to bring to their end: by it a session chooses the next one's."""
+        return len(self.outstanding) + len(self._output.waiting)
+
     def _take_events(self) -> list[Event]:
         events = self._events[:]
         self._events.clear()
@@ -118,8 +134,16 @@ class InitiatorConnection:
         self._events.append(ConnectionFailed(error))
 
     def close(self, error: InitiatorError) -> None:
-        """End the connection: buffers are let go, nothing more goes out, input is ignored."""
+        """End the connection: buffers are let go, nothing more goes out, input is ignored.
+
+        What it had taken in CmdSN order and not sent leaves a hole that no other connection of the session can fill: at
+        ErrorRecoveryLevel 0 the session ends with any of its connections (RFC 7143 section 7.1.4.1), unless that one
+        was logged out of.
+        """
         self.failed = error
+        if self in self.session.connections:
+            self.session.connections.remove(self)
+        self.outstanding.clear()
         self._receiver.discard_placed()
         self._output.close()
 
@@ -134,24 +158,25 @@ class InitiatorConnection:
         if self.failed is not None or not self.logged_in:
             raise SessionClosed("the connection takes no requests", why=str(self.failed or "the login is not done"))
         if isinstance(request, Command):
-            self.session.waiting.append(request)
+            request.connection = self
+            self._output.waiting.append(request)
             return
         request.tag = self.session.new_tag()
-        self.session.outstanding[request.tag] = request
+        self.outstanding[request.tag] = request
         self._output.control.append(self._build(request))
 
     def abort(self, command: Command) -> TaskManagement | None:
-        """Abort a command: from now on its Data-In buffer is the caller's again.
+        """Abort a command of this connection: from now on its Data-In buffer is the caller's again.
 
         Gives the ABORT TASK that is sent; the command still comes back as an event. None where none is needed: it has
         ended, or it was never sent and is ``done`` with an ``error`` now.
         """
-        if command in self.session.waiting:
-            self.session.waiting.remove(command)
+        if command in self._output.waiting:
+            self._output.waiting.remove(command)
             command.done = True
             command.error = CommandAborted("the command was taken back before it was sent")
             return None
-        if command.done or self.session.outstanding.get(command.tag) is not command:
+        if command.done or self.outstanding.get(command.tag) is not command:
             return None
         if self._tasks.detach(command):
             self._receiver.discard_placed()
@@ -211,7 +236,7 @@ class InitiatorConnection:
         self._output.control.extend(login.answer(header, at, data))
         self._output.exp_stat_sn = login.exp_stat_sn
         if login.done:
-            parameters = self.session.parameters
+            self.parameters = parameters = login.parameters
             self.logged_in = True
             self._receiver.segment_limit = self._settings.offer.max_recv_data_segment_length
             of_headers, of_data = parameters.header_digest == CRC32C, parameters.data_digest == CRC32C
@@ -258,7 +283,7 @@ class InitiatorConnection:
             return
         if transfer_tag == RESERVED_TAG:
             raise ProtocolViolation("a text response that continues, without a target transfer tag")
-        self.session.outstanding[tag] = exchange
+        self.outstanding[tag] = exchange
         more = (FINAL, 0, lun, tag, transfer_tag, self.session.cmd_sn, self._output.exp_stat_sn)
         self._output.control.append(_pdu(Opcode.TEXT_REQUEST, more))
 
@@ -273,7 +298,12 @@ class InitiatorConnection:
         asked.response = response
         for command in self._ended_by(asked):
             command.error = CommandAborted(f"the command was ended by {asked.function.name.replace('_', ' ')}")
-            self._tasks.finish(command)
+            if command.connection is not None and command.connection is not self:
+                command.connection._let_go(command)
+                command.done = True
+                self._events.append(command)
+            else:
+                self._tasks.finish(command)
         self._events.append(asked)
 
     def _ended_by(self, asked: TaskManagement) -> list[Command]:
@@ -283,13 +313,14 @@ class InitiatorConnection:
             return []
         if referenced is not None:
             # "Task does not exist" too: on one connection its response would have come before this one.
-            under_way = self.session.outstanding.get(referenced.tag) is referenced
+            under_way = self.outstanding.get(referenced.tag) is referenced
             return [referenced] if under_way else []
         if asked.response != 0 or asked.function not in (*_WHOLE_UNIT, *_WHOLE_TARGET):
             return []
         return [
             request
-            for request in self.session.outstanding.values()
+            for connection in self.session.connections
+            for request in connection.outstanding.values()
             if isinstance(request, Command)
             and (asked.function in _WHOLE_TARGET or request.lun == asked.lun)
             and 0 < (asked.cmd_sn - request.cmd_sn) & SERIAL_MASK < _SERIAL_HALF
@@ -321,22 +352,27 @@ class InitiatorConnection:
         if len(data) < 48:
             raise ProtocolViolation("a Reject without the header that it rejects")
         tag = int.from_bytes(data[16:20], "big")
-        request = self.session.outstanding.pop(tag, None)
+        request = self.outstanding.get(tag)
         if request is None:
             return  # our answer to a ping, or Data-Out of a command that has ended
-        self._tasks.gone.append(tag)
         request.error = CommandRejected(f"the target rejects {type(request).__name__} {tag:#x}", reason)
+        self._let_go(request)
         if isinstance(request, Command):
-            if self._tasks.detach(request):
-                self._receiver.discard_placed()
             request.done = True
         self._events.append(request)
 
+    def _let_go(self, request: Request) -> None:
+        """Take out a request that ends otherwise than by its own response, which may come yet, and is ignored then."""
+        del self.outstanding[request.tag]
+        self._tasks.gone.append(request.tag)
+        if isinstance(request, Command) and self._tasks.detach(request):
+            self._receiver.discard_placed()
+
     def _asked(self, tag: int, kind: type[_Asked]) -> _Asked | None:
         """Take the request that is answered; None when it was rejected before."""
-        request = self.session.outstanding.get(tag)
+        request = self.outstanding.get(tag)
         if isinstance(request, kind):
-            del self.session.outstanding[tag]
+            del self.outstanding[tag]
             return request
         if tag in self._tasks.gone:
             return None

@@ -86,7 +86,8 @@ class _Expect(Enum):
 
 
 class LoginExchange:
-    """The initiator's side of one login.
+    """The initiator's side of one login: the first one of a session, or, where the session has a handle (TSIH)
+    already, one that adds a connection to it (RFC 7143 section 6.3.1).
 
     :meth:`start` gives the first request; :meth:`answer` takes each response and gives the requests that follow. When
     ``done`` is set, the outcome stands in the session.
@@ -97,7 +98,11 @@ class LoginExchange:
         self.exp_stat_sn = 0
         self._session = session
         self._settings = settings
-        self._proposal = Proposal(settings.offer, discovery=settings.discovery)
+        self._joins = session.tsih != 0
+        agreed = session.parameters if self._joins else None
+        self._proposal = Proposal(settings.offer, discovery=settings.discovery, session=agreed)
+        self.parameters = session.parameters
+        """What holds for the connection, when it is ``done``."""
         self._tag = session.new_tag()
         self._text = bytearray()
         self._rounds = 0
@@ -118,7 +123,9 @@ class LoginExchange:
         pairs = [("InitiatorName", settings.initiator_name)]
         if settings.initiator_alias:
             pairs.append(("InitiatorAlias", settings.initiator_alias))
-        if settings.discovery:
+        if self._joins:
+            pairs.append(("TargetName", settings.target_name))  # the session has its type
+        elif settings.discovery:
             pairs.append(("SessionType", "Discovery"))
         else:
             pairs += [("SessionType", "Normal"), ("TargetName", settings.target_name)]
@@ -211,7 +218,8 @@ class LoginExchange:
                 number = parse_number(tag)
             except ValueError:
                 number = -1
-            if not 0 <= number <= 0xFFFF:
+            joined = self._session.portal_group_tag if self._joins else None
+            if not 0 <= number <= 0xFFFF or joined not in (None, number):
                 raise ProtocolViolation(f"the target's portal group tag is {tag[:20]!r}")
             self._session.portal_group_tag = number
 
@@ -283,8 +291,12 @@ class LoginExchange:
         replies = [pair for pair in replies if pair[1] not in ("Irrelevant", "NotUnderstood")]
         if replies:
             raise ProtocolViolation(f"the target proposes {replies[0][0]} in the PDU that ends the login")
-        self._session.tsih = tsih
-        self._session.parameters = self._proposal.outcome()
+        self.parameters = self._proposal.outcome()
+        if not self._joins:
+            self._session.tsih = tsih
+            self._session.parameters = self.parameters
+        elif tsih != self._session.tsih:
+            raise ProtocolViolation(f"the target took the connection into session {tsih:#06x}, not ours")
         self.done = True
         return []
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from csvd.iscsi.keys import KEYS, BadValue, Key, Negotiation, Rule, SessionParameters, agree, parse_number, text_of
+from csvd.iscsi.keys import (
+    KEYS,
+    BadValue,
+    Key,
+    Negotiation,
+    Rule,
+    SessionParameters,
+    Use,
+    agree,
+    parse_number,
+    text_of,
+)
 from initiator.errors import ProtocolViolation
 
 DEFAULTS: Final = SessionParameters()
@@ -32,17 +43,24 @@ _NO_VALUE: Final = ("Irrelevant", "Reject", "NotUnderstood")
 
 
 class Proposal:
-    """What we propose, what the target answers, and what holds in the end."""
+    """What we propose, what the target answers, and what holds in the end.
 
-    def __init__(self, offer: SessionParameters, *, discovery: bool) -> None:
+    Args:
+        offer: what this side wants.
+        discovery: of a discovery session.
+        session: what holds in the session that the connection joins: only what is a connection's own is negotiated.
+    """
+
+    def __init__(self, offer: SessionParameters, *, discovery: bool, session: SessionParameters | None = None) -> None:
         self._offer = offer
         self._open: dict[str, Key] = {}
         for name in PROPOSED:
-            if not (discovery and KEYS[name].normal_only):
-                self._open[name] = KEYS[name]
+            key = KEYS[name]
+            if not (discovery and key.normal_only) and not (session and key.use is Use.LEADING):
+                self._open[name] = key
         self._proposed = frozenset(self._open)
         self._agreed: dict[str, Any] = {}
-        self._responder = Negotiation(offer, discovery=discovery)
+        self._responder = Negotiation(offer, discovery=discovery, session=session)
 
     def pairs(self) -> list[tuple[str, str]]:
         """Give the text of the proposal."""

@@ -13,7 +13,7 @@ from csvd.iscsi.codes import BHS_BYTES, FINAL, RESERVED_TAG, CommandFlag, Opcode
 from csvd.iscsi.digests import CRC32C, digest_of, padding_and_digest
 from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING, PADDING
-from initiator.engine.requests import Buffer, Command
+from initiator.engine.requests import Buffer, Command, Request
 from initiator.engine.session import SERIAL_MASK, SessionState
 from initiator.errors import ProtocolViolation
 
@@ -46,14 +46,17 @@ class DataOutSequence:
 class Output:
     """The output of one connection."""
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: SessionState, outstanding: dict[int, Request]) -> None:
         self.exp_stat_sn = 0
+        self.waiting: deque[Command] = deque()
+        """Commands that were not sent yet: the window or the output has no room."""
         self.control: deque[bytes] = deque()
         """Whole PDUs that go first."""
         self.replies: deque[bytes] = deque()
         """Answers to the target's pings; they go right after."""
         self.sequences: deque[DataOutSequence] = deque()
         self._session = session
+        self._outstanding = outstanding
         self._open = False
         self._header_digest = self._data_digest = False
         self._segment_bytes = 0
@@ -86,6 +89,13 @@ class Output:
         self.control.clear()
         self.replies.clear()
         self.sequences.clear()
+        self.waiting.clear()
+
+    def ready(self) -> bool:
+        """Whether there is anything to send now."""
+        if self.control or self.replies or self.sequences:
+            return True
+        return bool(self.waiting) and self._open and self._session.window_open()
 
     def take(self) -> list[Buffer]:
         """Give the next batch of buffers, in order; empty when there is nothing to send now."""
@@ -102,9 +112,9 @@ class Output:
                 budget = self._advance(self.sequences[0], out, budget)
             if self.sequences or budget <= 0 or len(out) >= BATCH_BUFFERS:
                 return out
-            if not (session.waiting and session.window_open()):
+            if not (self.waiting and session.window_open()):
                 return out
-            budget -= self._command(session.waiting.popleft(), out)
+            budget -= self._command(self.waiting.popleft(), out)
 
     def _whole(self, pdu: bytes, out: list[Buffer]) -> None:
         """Send a whole PDU that was built without digests."""
@@ -126,7 +136,7 @@ class Output:
         command.tag = tag = session.new_tag()
         command.cmd_sn = cmd_sn = session.cmd_sn
         session.cmd_sn = (cmd_sn + 1) & SERIAL_MASK
-        session.outstanding[tag] = command
+        self._outstanding[tag] = command
         length = command.length
         immediate = 0
         if command.data_in is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from csvd.iscsi.codes import RESERVED_TAG, AsyncEvent, LogoutReason, TaskManagementFunction
 from initiator.errors import InitiatorError
+
+if TYPE_CHECKING:
+    from initiator.engine.connection import InitiatorConnection
 
 Buffer = bytes | bytearray | memoryview
 
@@ -53,6 +56,7 @@ class Command(Request):
         "above",
         "cdb",
         "cmd_sn",
+        "connection",
         "data_in",
         "data_out",
         "data_sn",
@@ -94,6 +98,8 @@ class Command(Request):
             self.data_out = flat(data_out)
             self.length = len(self.data_out)
         self.cmd_sn = 0
+        self.connection: InitiatorConnection | None = None
+        """The one that it was handed to: all that is sent and answered for it goes there."""
         self.done = False
         self.detached = False
         """Nobody waits for it any more: an abort is under way, and its buffer must not be touched."""

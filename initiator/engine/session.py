@@ -1,14 +1,20 @@
-"""What the connections of a session share (RFC 7143 sections 4.2.2 and 4.4): window, tags, commands that wait."""
+"""What the connections of a session share (RFC 7143 sections 4.2.2 and 4.4): the CmdSN window and the task tags.
+
+A command belongs to the connection that it was handed to: its data, R2Ts and status go and come there alone (section
+4.2.5.1). Its CmdSN is given when the transport of that connection takes it, so a connection that is slow to send never
+leaves a hole in the numbers that the others would wait behind.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from csvd.iscsi.codes import RESERVED_TAG
 from csvd.iscsi.keys import SessionParameters
-from initiator.engine.requests import Command, Request
 from initiator.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from initiator.engine.connection import InitiatorConnection
 
 SERIAL_MASK: Final = 0xFFFFFFFF
 _SERIAL_HALF: Final = 1 << 31
@@ -29,18 +35,19 @@ class SessionState:
         self.cmd_sn = first_cmd_sn
         self.exp_cmd_sn = first_cmd_sn
         self.max_cmd_sn = (first_cmd_sn - 1) & SERIAL_MASK
-        self.waiting: deque[Command] = deque()
-        """Commands that were not sent yet: the window or the output has no room."""
-        self.outstanding: dict[int, Request] = {}
-        """Requests that were sent and have no answer yet, by task tag."""
+        self.connections: list[InitiatorConnection] = []
+        """Those that are logged in or about to be."""
         self._next_tag = 1
+        self._tags_repeat = False
 
     def new_tag(self) -> int:
-        """Give a task tag that no outstanding request has."""
+        """Give a task tag that no outstanding request has, on any connection."""
         while True:
             tag = self._next_tag
             self._next_tag = (tag + 1) & SERIAL_MASK
-            if tag != RESERVED_TAG and tag not in self.outstanding:
+            if tag == RESERVED_TAG:
+                self._tags_repeat = True
+            elif not (self._tags_repeat and any(tag in connection.outstanding for connection in self.connections)):
                 return tag
 
     def window_open(self) -> bool:

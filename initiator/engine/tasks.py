@@ -11,12 +11,13 @@ from csvd.iscsi.keys import SessionParameters
 from csvd.iscsi.layouts import PACKING
 from initiator.engine.framing import SKIP
 from initiator.engine.output import DataOutSequence, Output
-from initiator.engine.requests import GOOD, Command, Event
+from initiator.engine.requests import GOOD, Command, Event, Request
 from initiator.engine.session import SessionState
 from initiator.errors import ProtocolViolation
 
-REMEMBERED: Final = 64
-"""Tags of requests that ended by a Reject: what the target may still say of them is no violation."""
+REMEMBERED: Final = 1024
+"""Tags of requests that ended by a Reject, or by a function on another connection: what the target may still say of
+them is no violation."""
 
 _DATA_IN: Final = PACKING[Opcode.DATA_IN].unpack_from
 _RESPONSE: Final = PACKING[Opcode.SCSI_RESPONSE].unpack_from
@@ -29,9 +30,16 @@ _OVERFLOW: Final = int(DataInFlag.OVERFLOW)
 class TaskSet:
     """The commands of a connection, from the moment they are sent to their status."""
 
-    def __init__(self, session: SessionState, output: Output, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        session: SessionState,
+        output: Output,
+        outstanding: dict[int, Request],
+        emit: Callable[[Event], None],
+    ) -> None:
         self.gone: deque[int] = deque(maxlen=REMEMBERED)
         self._session = session
+        self._outstanding = outstanding
         self._output = output
         self._emit = emit
         self._placing: Command | None = None
@@ -131,8 +139,8 @@ class TaskSet:
         self._output.sequences.append(DataOutSequence(command, transfer_tag, offset, offset + length))
 
     def _command(self, tag: int) -> Command | None:
-        """Find a command; None when it ended by a Reject, and what comes for it still is to be ignored."""
-        request = self._session.outstanding.get(tag)
+        """Find a command; None when it has ended already, and what comes for it still is to be ignored."""
+        request = self._outstanding.get(tag)
         if isinstance(request, Command):
             return request
         if tag in self.gone:
@@ -163,7 +171,7 @@ class TaskSet:
 
     def finish(self, command: Command) -> None:
         """Take a command out and give it back to the caller."""
-        del self._session.outstanding[command.tag]
+        del self._outstanding[command.tag]
         command.done = True
         self._emit(command)
 

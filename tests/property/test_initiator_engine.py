@@ -59,7 +59,7 @@ class Conversation:
         assert self.room[:64] == GUARD
         assert self.room[-64:] == GUARD
         engine = self.script.engine
-        assert len(engine.session.outstanding) <= len(self.requests) + 1
+        assert len(engine.outstanding) <= len(self.requests) + 1
         assert len(self.text_answer()) <= 20000 + 262144
         for buffer in engine.buffers():
             assert len(buffer) <= 262144
