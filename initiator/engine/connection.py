@@ -163,6 +163,9 @@ class InitiatorConnection:
             return
         request.tag = self.session.new_tag()
         self.outstanding[request.tag] = request
+        if isinstance(request, TaskManagement):
+            request.holds = request.referenced is None and len(self.session.connections) > 1
+            self.session.functions += request.holds
         self._output.control.append(self._build(request))
 
     def abort(self, command: Command) -> TaskManagement | None:
@@ -295,6 +298,7 @@ class InitiatorConnection:
         asked = self._asked(tag, TaskManagement)
         if asked is None:
             return
+        self.session.functions -= asked.holds
         asked.response = response
         for command in self._ended_by(asked):
             command.error = CommandAborted(f"the command was ended by {asked.function.name.replace('_', ' ')}")
@@ -367,6 +371,8 @@ class InitiatorConnection:
         self._tasks.gone.append(request.tag)
         if isinstance(request, Command) and self._tasks.detach(request):
             self._receiver.discard_placed()
+        elif isinstance(request, TaskManagement):
+            self.session.functions -= request.holds
 
     def _asked(self, tag: int, kind: type[_Asked]) -> _Asked | None:
         """Take the request that is answered; None when it was rejected before."""

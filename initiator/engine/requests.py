@@ -138,7 +138,7 @@ class Ping(Request):
 class TaskManagement(Request):
     """A task management function (RFC 7143 section 11.5); ``referenced`` is the command of ABORT TASK."""
 
-    __slots__ = ("cmd_sn", "function", "lun", "referenced", "response")
+    __slots__ = ("cmd_sn", "function", "holds", "lun", "referenced", "response")
 
     def __init__(self, function: TaskManagementFunction, lun: int = 0, referenced: Command | None = None) -> None:
         super().__init__()
@@ -146,6 +146,8 @@ class TaskManagement(Request):
         self.lun = lun
         self.referenced = referenced
         self.cmd_sn = 0
+        self.holds = False
+        """No command of the session goes out before this has its answer."""
         self.response = 0
 
 

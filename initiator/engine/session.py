@@ -37,6 +37,9 @@ class SessionState:
         self.max_cmd_sn = (first_cmd_sn - 1) & SERIAL_MASK
         self.connections: list[InitiatorConnection] = []
         """Those that are logged in or about to be."""
+        self.functions = 0
+        """Task management functions under way before whose answer no command goes out. A command with a later CmdSN on
+        another connection could reach the target before the function does, and targets end it with the others."""
         self._next_tag = 1
         self._tags_repeat = False
 
@@ -51,8 +54,8 @@ class SessionState:
                 return tag
 
     def window_open(self) -> bool:
-        """Whether the target takes one more command (RFC 7143 section 4.2.2.1)."""
-        return (self.max_cmd_sn - self.cmd_sn) & SERIAL_MASK < _SERIAL_HALF
+        """Whether one more command may go out (RFC 7143 section 4.2.2.1)."""
+        return not self.functions and (self.max_cmd_sn - self.cmd_sn) & SERIAL_MASK < _SERIAL_HALF
 
     def window_moved(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
         """Take ExpCmdSN and MaxCmdSN of a PDU; neither ever moves back.
