@@ -1,0 +1,1 @@
+"""A load put on a LUN, and what it measures: rates, and latencies in a histogram."""
