@@ -20,13 +20,12 @@ from initiator.engine.login import LoginSettings
 from initiator.engine.session import SessionState
 from initiator.errors import AuthenticationFailed, LoginRedirected
 from initiator.link import Link
+from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.session import Session, SessionOptions
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
 
 NAME_PREFIX: Final = "iqn.2026-11.org.csvd:initiator."
 MAX_REDIRECTS: Final = 4
-CHALLENGE_BYTES: Final = 1 + 32
-"""CHAP_I and CHAP_C for a target that has to prove itself."""
 DEFAULTS: Final = SessionOptions()
 
 
@@ -164,7 +163,18 @@ async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions
 async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
     sock = await dial(portal, reactor=reactor, timeout_s=options.timeout_s)
     session = Session(portal, settings.target_name, options, reactor=reactor)
-    settings = replace(settings, target_challenge=os.urandom(CHALLENGE_BYTES))  # fresh at every portal
+    connections = min(max(options.connections, 1), MOST_CONNECTIONS)
+    settings = replace(
+        settings,
+        target_challenge=os.urandom(CHALLENGE_BYTES),  # fresh at every portal
+        offer=replace(settings.offer, max_connections=connections),
+    )
     engine = InitiatorConnection(SessionState(new_isid()), settings)
     await session.attach(engine, Link(sock, engine, session, reactor=reactor))
+    if connections > 1 and not settings.discovery:
+        try:
+            await join_more(session, settings, reactor)
+        except BaseException:
+            session.abort()
+            raise
     return session

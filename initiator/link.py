@@ -37,9 +37,9 @@ class Link:
 
     def __init__(self, sock: socket.socket, engine: InitiatorConnection, owner: LinkOwner, *, reactor: Any) -> None:
         self.engine = engine
+        self.owner = owner
         self.bytes_received = 0
         self._sock = sock
-        self._owner = owner
         self._reactor = reactor
         self._unsent: list[Buffer] = []
         self._reading = False
@@ -103,7 +103,7 @@ class Link:
     def _lost(self, reason: str) -> None:
         if not self._closed:
             self.close()
-            self._owner.link_lost(reason)
+            self.owner.link_lost(reason)
 
     # --- IReadWriteDescriptor
 
@@ -145,7 +145,7 @@ class Link:
             return False
         self.bytes_received += count
         room = sum(map(len, buffers))
-        self._owner.link_events(self.engine.received(count))
+        self.owner.link_events(self.engine.received(count))
         return count == room
 
     def doWrite(self) -> None:  # noqa: N802 - the name of IWriteDescriptor

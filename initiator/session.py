@@ -26,6 +26,7 @@ from initiator.engine.requests import (
     TaskManagement,
     TextExchange,
 )
+from initiator.engine.session import SessionState
 from initiator.errors import (
     InitiatorError,
     SessionClosed,
@@ -35,6 +36,7 @@ from initiator.errors import (
 )
 from initiator.keepalive import Keepalive
 from initiator.link import Link
+from initiator.more_links import MoreLinks
 from initiator.road import Finished, submit
 from initiator.scsi import cdb as cdbs
 from initiator.scsi import lun as luns
@@ -62,6 +64,8 @@ class SessionOptions:
     """An ABORT TASK without an answer for so long ends the session."""
     offer: SessionParameters = field(default=OFFER)
     """What is proposed in the login."""
+    connections: int = 1
+    """TCP connections of the session (RFC 7143 section 4.2); the target may take fewer."""
 
 
 class Session:
@@ -90,6 +94,7 @@ class Session:
             bytes_received=lambda: self._link.bytes_received if self._link is not None else 0,
             deaf=self._deaf,
         )
+        self._more = MoreLinks(reactor, options.nop_interval_s, ping=self._ping_over, deaf=self._deaf)
 
     # --- what it is
 
@@ -127,7 +132,17 @@ class Session:
     @property
     def _usable(self) -> bool:
         # The engine knows of a failure some calls before the session does: first come the answers that came before it.
-        return self._engine is not None and self._engine.failed is None
+        return self._engine is not None and self._engine.failed is None and (not self._more.all or self._more.usable)
+
+    @property
+    def state(self) -> SessionState:
+        """What the engines of its connections share."""
+        return self._the_engine.session
+
+    @property
+    def connections(self) -> int:
+        """How many connections it has; 0 when it has ended."""
+        return 0 if self._ended is not None or self._link is None else 1 + len(self._more.all)
 
     @property
     def session(self) -> Session:
@@ -212,6 +227,7 @@ class Session:
                 idle: Deferred[None] = Deferred()
                 self._idle.append(idle)
                 await idle
+            self._more.stop()
             await self._ask(Logout(), LOGOUT_TIMEOUT_S, closing=True)
         except InitiatorError as error:
             self.log.info("{where}: logout: {error}", where=self.where, error=str(error))
@@ -245,6 +261,15 @@ class Session:
         if self.alive:
             self._keepalive.start()
 
+    def add(self, link: Link) -> None:
+        """Use one more connection, which has logged in to this session."""
+        if self.alive:
+            self._more.add(link)
+            self._issue()
+        else:
+            link.close()
+            link.engine.close(self._closed_error())
+
     def _login_late(self) -> None:
         self._end(TimedOut(f"the login took more than {self.options.timeout_s:g} s", where=self.where))
 
@@ -261,6 +286,8 @@ class Session:
                 self._end(event.error)
             else:
                 self._async_message(event)
+        if self._more.all and self._link is not None:
+            self._more.wake(self._link)
 
     def link_lost(self, reason: str) -> None:
         """The connection broke (link.LinkOwner)."""
@@ -277,6 +304,7 @@ class Session:
             self._link.close()
         if self._engine is not None:
             self._engine.close(error)
+        self._more.close(error)
         waiting = self._deadlines.stop()
         self._queue.clear()
         self._in_flight = 0
@@ -299,15 +327,22 @@ class Session:
 
     # --- requests
 
-    async def _ask(self, request: _Asked, timeout_s: float | None, *, closing: bool = False) -> _Asked:
+    async def _ask(
+        self, request: _Asked, timeout_s: float | None, *, closing: bool = False, over: Link | None = None
+    ) -> _Asked:
         if not (self.alive or (closing and self._usable)):
             raise self._closed_error()
         done: Deferred[_Asked] = Deferred(partial(self._forget, request))
         request.context, request.finished = done, _answer
-        self._the_engine.send(request)
+        (self._the_engine if over is None else over.engine).send(request)
         self._deadlines.set(request, self._deadline(timeout_s))
-        self._wake()
+        self._wake(over)
         return await done
+
+    async def _ping_over(self, link: Link) -> float:
+        began = self.reactor.seconds()
+        await self._ask(Ping(), self.options.nop_timeout_s, over=link)
+        return float(self.reactor.seconds() - began)
 
     def _forget(self, request: Request, _done: Deferred[Any]) -> None:
         """The caller waits no more; an answer is ignored."""
@@ -321,12 +356,18 @@ class Session:
         """Send the commands that have waited longest, as far as the queue depth goes."""
         while self._queue and self._in_flight < self.options.queue_depth and self._usable:
             self._in_flight += 1
-            self._the_engine.send(self._queue.popleft())
-            self._wake()
+            if self._more.all and self._link is not None:
+                link = self._more.least(self._link)
+                link.engine.send(self._queue.popleft())
+                link.wake()
+            else:
+                self._the_engine.send(self._queue.popleft())
+                self._wake()
 
-    def _wake(self) -> None:
-        if self._link is not None:
-            self._link.wake()
+    def _wake(self, link: Link | None = None) -> None:
+        link = link or self._link
+        if link is not None:
+            link.wake()
 
     def _command_done(self, command: Command) -> None:
         self._in_flight -= 1
@@ -362,10 +403,11 @@ class Session:
             self._queue.remove(request)
             self._check_idle()
             return
-        abort = self._the_engine.abort(request)
+        engine = request.connection or self._the_engine
+        abort = engine.abort(request)
         if abort is not None:
             self._deadlines.set(abort, self._deadline(self.options.abort_timeout_s))
-            self._wake()
+            self._wake(self._more.of(engine))
         elif request.error is not None:  # it waited for the target's window, and was never sent
             self._in_flight -= 1
             self._issue()

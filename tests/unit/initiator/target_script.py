@@ -63,8 +63,15 @@ def settings(**changes: Any) -> LoginSettings:
 class Script:
     """An engine and, by hand, the target at its other end."""
 
-    def __init__(self, login: LoginSettings | None = None, *, staging_bytes: int = 4096) -> None:
-        self.engine = InitiatorConnection(SessionState(ISID), login or settings(), staging_bytes=staging_bytes)
+    def __init__(
+        self,
+        login: LoginSettings | None = None,
+        *,
+        staging_bytes: int = 4096,
+        session: SessionState | None = None,
+    ) -> None:
+        state = session or SessionState(ISID)
+        self.engine = InitiatorConnection(state, login or settings(), staging_bytes=staging_bytes)
         self.stat_sn = 100
         self.exp_cmd_sn = 1
         self.max_cmd_sn = 64
