@@ -137,6 +137,61 @@ class CommandFailed(InitiatorError):
         return None if self.sense is None else self.sense.ascq
 
 
+class NotReady(CommandFailed):
+    """Sense key NOT READY: the logical unit can not be reached now, at this port or at all."""
+
+
+class MediumError(CommandFailed):
+    """Sense key MEDIUM ERROR: blocks can not be read or written; ``sense.information`` is the first of them."""
+
+
+class HardwareError(CommandFailed):
+    """Sense key HARDWARE ERROR."""
+
+
+class IllegalRequest(CommandFailed):
+    """Sense key ILLEGAL REQUEST: the device does not take the command as it is; nothing was done."""
+
+
+class UnsupportedCommand(IllegalRequest):
+    """The device does not have the command, or not this service action of it or this field (20h, 24h)."""
+
+
+class WriteProtected(CommandFailed):
+    """Sense key DATA PROTECT: the disk may not be written."""
+
+
+class SpaceExhausted(WriteProtected):
+    """A thin disk has no room left behind it (27h/07h): after more was provided the write may be done again."""
+
+
+class AttentionPending(CommandFailed):
+    """Sense key UNIT ATTENTION: the command was not executed, for there is news of the unit."""
+
+
+class CommandAbortedByTarget(CommandFailed):
+    """Sense key ABORTED COMMAND, or status TASK ABORTED."""
+
+
+class CopyFailed(CommandFailed):
+    """Sense key COPY ABORTED: a third-party copy ended in the middle; ``sense`` says of which end."""
+
+
+class Miscompare(CommandFailed):
+    """Sense key MISCOMPARE: the blocks are not what the command says; nothing was written.
+
+    Attributes:
+        offset_bytes: where the first difference is in the data that the call was given; None where the target does not
+            say.
+    """
+
+    offset_bytes: int | None = None
+
+
+class ReservationConflict(CommandFailed):
+    """Status RESERVATION CONFLICT: a reservation of somebody else, or a key not registered here (SPC-4 5.13)."""
+
+
 class ResidualMismatch(InitiatorError):
     """The command ended with GOOD but moved other than the number of bytes that it names."""
 

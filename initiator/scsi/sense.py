@@ -63,6 +63,7 @@ MEANINGS: Final = {
     0x2C00: "command sequence error",
     0x2F00: "commands cleared by another initiator",
     0x3100: "medium format corrupted",
+    0x3807: "thin provisioning soft threshold reached",
     0x3A00: "medium not present",
     0x3F03: "inquiry data has changed",
     0x3F0E: "reported LUNs data has changed",
@@ -110,6 +111,21 @@ class Sense:
     def is_reset(self) -> bool:
         """Whether this is the unit attention of a power on, a reset or a lost nexus (29h)."""
         return self.key is SenseKey.UNIT_ATTENTION and self.asc == RESET_ASC
+
+    @property
+    def capacity_changed(self) -> bool:
+        """Whether this is the unit attention that the size of the disk is another (2Ah/09h)."""
+        return self.key is SenseKey.UNIT_ATTENTION and (self.asc, self.ascq) == (0x2A, 0x09)
+
+    @property
+    def threshold_reached(self) -> bool:
+        """Whether this is the unit attention that a thin disk has passed a threshold of its room (38h/07h)."""
+        return self.key is SenseKey.UNIT_ATTENTION and (self.asc, self.ascq) == (0x38, 0x07)
+
+    @property
+    def luns_changed(self) -> bool:
+        """Whether this is the unit attention that the target has other LUNs than before (3Fh/0Eh)."""
+        return self.key is SenseKey.UNIT_ATTENTION and (self.asc, self.ascq) == (0x3F, 0x0E)
 
 
 def parse(data: bytes) -> Sense | None:
