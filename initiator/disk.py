@@ -127,7 +127,7 @@ class Disk(BlockCommands):
         """Have the disk read its blocks and, where data is given, compare them with it (VERIFY, BYTCHK 00b and 01b).
 
         Raises:
-            Miscompare: they differ; its ``offset_bytes`` is that of the first difference, where the target tells.
+            Miscompare: they differ; its ``lba`` is the first block that does, where the target tells.
             MediumError: they can not be read.
             InitiatorError: the data is not of so many blocks, or the range is not on the disk.
         """
@@ -139,22 +139,23 @@ class Disk(BlockCommands):
             raise InitiatorError(f"{len(view)} bytes are not {blocks} blocks of {self.block_bytes}")
         self._check_range(lba, blocks)
         deadline_s = self._deadline(timeout_s)
-        differences: list[Miscompare] = []
+        differences: list[tuple[int, Miscompare]] = []
 
         async def compare(at: int, count: int, part: memoryview) -> None:
             try:
                 await self._run(cdb.verify(at, count, byte_check=True), deadline_s, data_out=part, exact=True)
             except Miscompare as found:
-                if found.offset_bytes is not None:
-                    found.offset_bytes += (at - lba) * self.block_bytes
-                differences.append(found)
+                first = None if found.sense is None else found.sense.information
+                if first is not None and at <= first < at + count:
+                    found.lba = first
+                differences.append((at, found))
                 raise
 
         try:
             await run_all((partial(compare, *part) for part in self._parts(lba, blocks, view)), self._workers(blocks))
         except Miscompare as any_of_them:
-            # All before one that differs were compared: the first difference of all is among those that are known.
-            raise min(differences, key=lambda found: found.offset_bytes or 0) from any_of_them
+            # All parts before one that differs were compared: the first difference of all is in the first of those.
+            raise min(differences, key=lambda found: found[0])[1] from any_of_them
 
     # --- size
 

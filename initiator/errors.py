@@ -181,11 +181,12 @@ class Miscompare(CommandFailed):
     """Sense key MISCOMPARE: the blocks are not what the command says; nothing was written.
 
     Attributes:
-        offset_bytes: where the first difference is in the data that the call was given; None where the target does not
-            say.
+        offset_bytes: of COMPARE AND WRITE: where the first difference is in the data to compare.
+        lba: of VERIFY: the first block that differs. Both are None where the target does not say.
     """
 
     offset_bytes: int | None = None
+    lba: int | None = None
 
 
 class ReservationConflict(CommandFailed):

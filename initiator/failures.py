@@ -26,6 +26,8 @@ from initiator.scsi.sense import Sense, SenseKey
 RESERVATION_CONFLICT: Final = 0x18
 TASK_ABORTED: Final = 0x40
 
+_COMPARE_AND_WRITE: Final = 0x89
+
 _BY_STATUS: Final[dict[int, type[CommandFailed]]] = {
     RESERVATION_CONFLICT: ReservationConflict,
     TASK_ABORTED: CommandAbortedByTarget,
@@ -53,7 +55,7 @@ def failure_of(command: Command) -> CommandFailed:
     found = sense.parse(command.sense) if command.status == CHECK_CONDITION else None
     kind = _BY_STATUS.get(command.status, CommandFailed) if found is None else _kind_of(found)
     failure = kind(cdb.name_of(command.cdb), command.status, found, response=command.response)
-    if isinstance(failure, Miscompare) and found is not None:
+    if isinstance(failure, Miscompare) and found is not None and command.cdb[0] == _COMPARE_AND_WRITE:
         failure.offset_bytes = found.information
     return failure
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from initiator.disk import Disk, failure_of
+from initiator.disk import Disk
 from initiator.engine.requests import BUSY, GOOD, TASK_SET_FULL, Command
 from initiator.errors import InitiatorError, ResidualMismatch, SessionClosed
+from initiator.failures import failure_of
 from initiator.load.histogram import Histogram
 from initiator.load.workload import Commands
 from initiator.scsi import cdb

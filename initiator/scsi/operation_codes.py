@@ -34,7 +34,10 @@ class SupportedCommand:
     @property
     def name(self) -> str:
         """The command's name."""
-        return cdb.name_of(bytes((self.operation_code, self.service_action or 0)))
+        action = self.service_action
+        if action is None or action > 0x1F:  # the service actions of operation code 7Fh are longer, and have no names
+            return cdb.name_of(bytes((self.operation_code,)))
+        return cdb.name_of(bytes((self.operation_code, action)))
 
 
 @dataclass(frozen=True, slots=True)

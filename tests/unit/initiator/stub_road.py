@@ -82,7 +82,7 @@ class StubRoad:
                 self.reactor.advance(0.05)
         return outcome.result
 
-    def _calls(self) -> list[Any]:
+    def _calls(self) -> Any:
         return self.reactor.getDelayedCalls()
 
     @property

@@ -207,13 +207,20 @@ def test_verify_without_data_sends_none_and_is_cut() -> None:
 def test_verify_with_data_tells_the_first_difference_of_all() -> None:
     def answer(command: Command) -> Any:
         lba = int.from_bytes(command.cdb[2:6], "big")
-        return refused(0xE, 0x1D, 0, 7) if lba >= 100 else good(command)
+        return refused(0xE, 0x1D, 0, lba + 7) if lba >= 100 else good(command)
 
     rig = Rig(answer, limits=BlockLimits(maximum_transfer_length=100))
     failure = rig.settle(rig.disk.verify(0, 1000, bytes(1000 * 512)))
     assert isinstance(failure, Miscompare)
-    assert failure.offset_bytes == 100 * 512 + 7
+    assert (failure.lba, failure.offset_bytes) == (107, None)
     assert all(cdb[1] == 0x02 for cdb in rig.road.cdbs)
+
+
+def test_an_lba_that_was_not_compared_is_not_believed() -> None:
+    rig = Rig(lambda _: refused(0xE, 0x1D, 0, 100))
+    failure = rig.settle(rig.disk.verify(0, 100, bytes(51200)))
+    assert isinstance(failure, Miscompare)
+    assert failure.lba is None
 
 
 def test_verify_wants_as_much_data_as_blocks() -> None:

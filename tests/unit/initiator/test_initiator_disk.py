@@ -7,13 +7,14 @@ import pytest
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 
-from initiator.disk import UNIT_ATTENTIONS, Disk
+from initiator.disk import Disk
 from initiator.engine.requests import Command
 from initiator.errors import CommandFailed, InitiatorError, MalformedAnswer, ResidualMismatch, SessionLost
 from initiator.road import Finished
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits, RawPage
 from initiator.session import SessionOptions
+from initiator.unit import UNIT_ATTENTIONS
 from tests.unit.initiator.session_script import Outcome
 
 BUSY, TASK_SET_FULL, RESERVATION_CONFLICT, CHECK_CONDITION = 0x08, 0x28, 0x18, 0x02
