@@ -88,7 +88,7 @@ def test_a_session_reads_more_than_one_lun(run: Run, target: TinyTarget) -> None
     assert target.logouts == 1
 
 
-def test_large_transfers_are_cut_at_the_limit_of_the_target(run: Run) -> None:
+def test_large_transfers_are_cut_at_the_limit_of_the_target_and_at_physical_blocks(run: Run) -> None:
     target = TinyTarget(maximum_blocks=16)
 
     async def work(reactor: Any) -> None:
@@ -100,7 +100,7 @@ def test_large_transfers_are_cut_at_the_limit_of_the_target(run: Run) -> None:
     run(work)
     target.close()
     lengths = [int.from_bytes(cdb[7:9], "big") for cdb in target.commands if cdb[0] in (0x28, 0x2A)]
-    assert sorted(lengths) == [4, 4] + [16] * 12
+    assert sorted(lengths) == [5, 5, 15, 15] + [16] * 10
 
 
 def test_many_calls_at_once_all_get_their_own_data(run: Run, target: TinyTarget) -> None:
