@@ -187,7 +187,7 @@ def test_a_read_that_leaves_something_over_fails() -> None:
 
 
 def test_unit_attentions_are_repeated_after() -> None:
-    answers: list[Any] = [(CHECK_CONDITION, fixed_sense(6, 0x29)), (CHECK_CONDITION, fixed_sense(6, 0x2A, 9))]
+    answers: list[Any] = [(CHECK_CONDITION, fixed_sense(6, 0x29)), (CHECK_CONDITION, fixed_sense(6, 0x2A, 1))]
     disk, session = disk_on(lambda command: answers.pop(0) if answers else bytes(command.length))
     assert Outcome(disk.read(0, 1)).result == bytes(512)
     assert len(session.commands) == 3
