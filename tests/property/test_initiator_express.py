@@ -83,7 +83,7 @@ changes = st.fixed_dictionaries(
         "initiator_task_tag": st.sampled_from((0, 2, 0xFFFFFFFF)),
     },
 )
-usual = st.just({})
+usual: st.SearchStrategy[dict[str, Any]] = st.just({})
 
 
 @given(st.lists(usual | usual | changes, max_size=READS + 3), st.lists(st.integers(0, 1 << 16), max_size=4))
