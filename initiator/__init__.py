@@ -12,6 +12,7 @@ Every failure is an :class:`InitiatorError` that says what, where and why. No ca
 """
 
 from csvd.iscsi.chap import Credentials
+from csvd.iscsi.codes import TaskManagementFunction
 from initiator.client import connect, default_initiator_name, discover, login
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
@@ -115,6 +116,7 @@ __all__ = [
     "SupportedPages",
     "TargetAddress",
     "TaskManagementFailed",
+    "TaskManagementFunction",
     "TimedOut",
     "UnitSerialNumber",
     "UnsupportedCommand",

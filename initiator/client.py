@@ -98,8 +98,12 @@ async def login(
     initiator_name: str = "",
     timeout_s: float | None = None,
     options: SessionOptions = DEFAULTS,
+    isid: bytes = b"",
 ) -> Session:
-    """Log in to the target of a URL; its LUNs are opened by :meth:`Disk.open`. Takes and raises what connect does."""
+    """Log in to the target of a URL; its LUNs are opened by :meth:`Disk.open`. Takes and raises what connect does.
+
+    ``isid`` is the initiator session ID, see :class:`LoginSettings`; by default one by chance.
+    """
     place = parse_url(url) if isinstance(url, str) else url
     if timeout_s is not None:
         options = replace(options, timeout_s=timeout_s)
@@ -110,6 +114,7 @@ async def login(
         target_credentials=target_credentials,
         target_challenge=os.urandom(CHALLENGE_BYTES),
         offer=options.offer,
+        isid=isid,
     )
     return await _open(place.portal, settings, options, reactor)
 
@@ -169,7 +174,7 @@ async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOp
         target_challenge=os.urandom(CHALLENGE_BYTES),  # fresh at every portal
         offer=replace(settings.offer, max_connections=connections),
     )
-    engine = InitiatorConnection(SessionState(new_isid()), settings)
+    engine = InitiatorConnection(SessionState(settings.isid or new_isid()), settings)
     await session.attach(engine, Link(sock, engine, session, reactor=reactor))
     if connections > 1 and not settings.discovery:
         try:

@@ -4,7 +4,6 @@ call costs two steps of a dict."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 from initiator.engine.requests import Request
@@ -19,19 +18,19 @@ class Deadlines:
         self._reactor = reactor
         self._expired = expired
         self._timer: Any = None
-        self._timer_at = inf
+        self._timer_at = 0.0
 
     def set(self, request: Request, deadline_s: float) -> None:
         """Have ``expired`` called with a request at its deadline, unless it is taken out before."""
         self.at[request] = deadline_s
-        if deadline_s < self._timer_at:
+        if self._timer is None or deadline_s < self._timer_at:
             self._schedule(deadline_s)
 
     def stop(self) -> list[Request]:
         """End the timer; give the requests that waited, oldest first."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer, self._timer_at = None, inf
+            self._timer = None
         waiting, self.at = list(self.at), {}
         return waiting
 
@@ -42,7 +41,7 @@ class Deadlines:
         self._timer = self._reactor.callLater(max(0.0, deadline_s - self._reactor.seconds()), self._on_time)
 
     def _on_time(self) -> None:
-        self._timer, self._timer_at = None, inf
+        self._timer = None
         now = self._reactor.seconds()
         for request in [request for request, at in self.at.items() if at <= now]:
             if self.at.pop(request, None) is not None:

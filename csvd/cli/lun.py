@@ -163,13 +163,15 @@ def lun_table(luns: Iterable[dict[str, Any]]) -> str:
 
 
 def _kind(one: dict[str, Any]) -> str:
-    words = ["thin" if one["thin"] else "full"]
+    words = [one["disk_kind"], "thin" if one["thin"] else "full"]
     words += [word for word, is_so in (("read-only", one["read_only"]), ("removable", one["removable"])) if is_so]
     return ", ".join(words)
 
 
 _SHOWN: Final = (
     "disk",
+    "disk_kind",
+    "fence",
     "size_bytes",
     "block_bytes",
     "physical_block_bytes",

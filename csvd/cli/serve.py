@@ -84,9 +84,9 @@ class ServeSettings:
 def serve(log_level: str, iqn: str | None, **options: Any) -> None:
     """Serve disks as LUNs 0, 1, … of one iSCSI target, until SIGINT or SIGTERM.
 
-    A DISK is a file, a block device, or null:SIZE, which keeps nothing. What is said of logical units holds for all of
-    them. Once it listens it prints a line "ready URL" for each LUN. At the end it answers what is under way, flushes,
-    and exits 0.
+    A DISK is a file, a block device, a LUN of another target (iscsi://[user@]host[:port]/name/0), or null:SIZE, which
+    keeps nothing. What is said of logical units holds for all of them. Once it listens it prints a line "ready URL" for
+    each LUN. At the end it answers what is under way, flushes, and exits 0.
 
     \b
     Examples:
@@ -97,6 +97,7 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
       csvd serve disk.img --chap-user joe --chap-secret-file secret
       csvd serve disk.img --chap-user joe --chap-secret-file secret --chap-target-user me --chap-target-secret-file mine
       csvd serve disk.img --state-directory state
+      csvd serve iscsi://joe@storage.example/iqn.2026-11.com.example:disks/0 --disk-secret-file secret
     """
     from csvd import runtime
 

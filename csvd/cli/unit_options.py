@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -52,7 +53,7 @@ _OPTIONS: Final = (
     click.option("--vendor", metavar="TEXT", help="1 to 8 characters.  [default: CSVD]"),
     click.option("--product", metavar="TEXT", help="1 to 16 characters.  [default: VOLUME]"),
     click.option("--revision", metavar="TEXT", help="1 to 4 characters.  [default: 1]"),
-    click.option("--serial", metavar="TEXT", help="Serial number.  [default: made of the disk's absolute path]"),
+    click.option("--serial", metavar="TEXT", help="Serial number.  [default: made of the disk's path or own name]"),
     click.option("--naa", metavar="HEX", help="NAA designator, 8 or 16 bytes.  [default: made of the serial number]"),
     click.option(
         "--direct/--cached",
@@ -77,6 +78,17 @@ _OPTIONS: Final = (
         help="Acknowledge writes before they are durable, or after.  [default: before, where the disk has a cache]",
     ),
     click.option("--max-transfer", type=SIZE, metavar="SIZE", help="The longest read or write.  [default: 8M]"),
+    click.option(
+        "--disk-secret-file",
+        type=click.Path(),
+        metavar="FILE",
+        help="The CHAP secret of the user in an iscsi:// URL, in a file that only you may read.",
+    ),
+    click.option(
+        "--disk-initiator-name",
+        metavar="NAME",
+        help="What to be called by the target of an iscsi:// disk.  [default: made of the host's name]",
+    ),
 )
 
 
@@ -97,6 +109,8 @@ UNIT_KEYS: Final = (
     "rotation_rate",
     "write_cache",
     "max_transfer",
+    "disk_secret_file",
+    "disk_initiator_name",
 )
 """The keys that the options give."""
 
@@ -114,6 +128,9 @@ def keys_of(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("block_bytes", "physical_block_bytes"):
         if name in keys:
             keys[name] = int(keys[name])
+    if "disk_secret_file" in keys:
+        # The daemon that is told of it may be elsewhere.
+        keys["disk_secret_file"] = os.path.abspath(keys["disk_secret_file"])
     return keys
 
 

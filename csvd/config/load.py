@@ -298,7 +298,14 @@ class _Completion:
                     f"{where}.create",
                     ConfigError(f"is {unit.create} bytes, no whole number of {unit.block_bytes}-byte blocks"),
                 )
-        return tuple(replace(unit, disk=self._disk(unit.disk)) for unit in units)
+        return tuple(self._unit(unit, f"{path}[{position}]") for position, unit in enumerate(units))
+
+    def _unit(self, unit: LunSection, path: str) -> LunSection:
+        secret_file = unit.disk_secret_file
+        if secret_file is not None:
+            secret_file = self._path(secret_file, f"{path}.disk_secret_file")
+            self._secret(secret_file, f"{path}.disk_secret_file", 12, 255)
+        return replace(unit, disk=self._disk(unit.disk), disk_secret_file=secret_file)
 
     def _acl(self, acl: Sequence[AclSection], path: str) -> tuple[AclSection, ...]:
         names: set[str] = set()

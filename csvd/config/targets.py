@@ -184,8 +184,31 @@ class LunSection:
         str,
         key(
             text("a path or a URL"),
-            "The disk behind it: a file or a block device; or null:SIZE, as null:10G, which keeps nothing.",
+            "The disk behind it: a file or a block device; a LUN of another target, as iscsi://[user@]host/name/0; or "
+            "null:SIZE, as null:10G, which keeps nothing.",
             example='"shared.img"',
+        ),
+    ]
+    disk_secret_file: Annotated[
+        Path | None,
+        key(
+            PATH,
+            "The CHAP secret of the user in the URL of an iscsi:// disk: 12 to 255 bytes, in a file of mode 0600.",
+            default=None,
+            default_words="there is no CHAP",
+            example='"backing.secret"',
+            off=True,
+        ),
+    ]
+    disk_initiator_name: Annotated[
+        str | None,
+        key(
+            _ISCSI_NAME,
+            "What this node calls itself to the target of an iscsi:// disk; another name on every node.",
+            default=None,
+            default_words="made of the host's name",
+            example='"iqn.2026-11.org.example:node1"',
+            off=True,
         ),
     ]
     create: Annotated[
@@ -265,7 +288,7 @@ class LunSection:
             "Its serial number, by which initiators know that they see the same disk through two nodes: give every "
             "node the same.",
             default=None,
-            default_words="made of the disk's absolute path",
+            default_words="made of the disk's absolute path, or the name that it has of itself",
             example='"shared-1"',
             off=True,
         ),

@@ -145,8 +145,15 @@ def _discovery_rules(accesses: Sequence[Access]) -> dict[str, InitiatorRule]:
     return rules
 
 
-def settings_of(section: LunSection, *, may_have_grown: bool = True) -> UnitSettings:
-    """What a section says of a logical unit."""
+def settings_of(
+    section: LunSection, read: ReadSecret = read_secret_file, *, may_have_grown: bool = True
+) -> UnitSettings:
+    """What a section says of a logical unit. Reads the secret of its disk.
+
+    Raises:
+        ConfigError: the secret can not be read.
+    """
+    secret_file = section.disk_secret_file
     return UnitSettings(
         number=section.number,
         disk=section.disk,
@@ -167,6 +174,8 @@ def settings_of(section: LunSection, *, may_have_grown: bool = True) -> UnitSett
         rotation_rate=section.rotation_rate,
         write_cache=section.write_cache,
         maximum_transfer_bytes=section.max_transfer,
+        disk_secret=None if secret_file is None else read(secret_file),
+        disk_initiator_name=section.disk_initiator_name,
     )
 
 

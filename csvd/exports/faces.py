@@ -10,6 +10,7 @@ from typing import Any
 from csvd.config.targets import LunSection, TargetSection
 from csvd.exports.changes import Changes, TargetEntry, lun_origin, origin_of
 from csvd.scsi.logical_unit import LogicalUnit
+from csvd.storage.open import kind_of
 
 Json = dict[str, Any]
 
@@ -65,6 +66,8 @@ def unit_face(unit: LogicalUnit) -> Json:
     return {
         "number": unit.number,
         "disk": unit.device.url,
+        "disk_kind": kind_of(unit.device.url),
+        "fence": unit.device.capabilities.fence,
         "size_bytes": unit.device.size_bytes,
         "block_bytes": unit.block_bytes,
         "physical_block_bytes": unit.physical_block_bytes,

@@ -183,7 +183,7 @@ class LocalServing:
         try:
             for name, lun in wanted:
                 await self._create(lun)
-                unit = opened[name, lun.number] = await self._units.open(settings_of(lun))
+                unit = opened[name, lun.number] = await self._units.open(settings_of(lun, plan.secret))
                 if name not in later:
                     self._keeper.attach(unit)
             added = [

@@ -50,6 +50,9 @@ def plan_of(config: Config) -> Plan:
 
     for section in config.target:
         access_of(section, read)
+        for lun in section.lun:
+            if lun.disk_secret_file is not None:
+                read(lun.disk_secret_file)
     return Plan(tuple(config.target), secrets, discovery_access_of(config))
 
 

@@ -326,7 +326,8 @@ class TargetDevice:
         Args:
             transfer: what `start` returned.
             error_number: errno. Of the medium: MEDIUM ERROR with the LBA. No space: DATA PROTECT, SPACE ALLOCATION
-                FAILED. Not permitted: DATA PROTECT, WRITE PROTECTED. Any other: HARDWARE ERROR.
+                FAILED. Not permitted, or fenced: DATA PROTECT, WRITE PROTECTED. A disk elsewhere that is not reached:
+                ABORTED COMMAND, LOGICAL UNIT COMMUNICATION FAILURE or TIME-OUT. Any other: HARDWARE ERROR.
             failed_offset_bytes: where on the disk it failed; None for the beginning of the transfer.
         """
         unit = transfer.logical_unit

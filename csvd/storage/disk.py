@@ -16,6 +16,9 @@ from csvd.errors import CsvdError
 MAX_RUNS: Final = 1024
 """Runs that one question about allocation is answered with."""
 
+FENCED: Final = error_numbers.EBADE
+"""The `errno` of what a node may not do to a disk: it was fenced, or others have joined it and this node has not."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 
@@ -156,23 +159,23 @@ class FencingDisk(Protocol):
     """
 
     def join(self, node: str) -> Deferred[None]:
-        """Take the place of a node on the disk: from now on this process writes as that node. Fires when the place is
-        taken and others are kept off who have none.
+        """Take the place of a node on the disk: from now on this process writes as that node.
 
         Joining anew under the same name is no error. It ends a fence of this node: the caller must know that whoever
-        fenced it agrees.
+        fenced it agrees. Fails with EINVAL where the process has joined under another name.
         """
 
     def fence(self, node: str) -> Deferred[None]:
         """Keep a node off. Fires when none of its writes can land any more, also none that it has sent already, and
-        whatever it is at: stopped, cut off, or alive. Its reads may go on.
+        whatever it is at: stopped, cut off, or alive. They fail with errno FENCED. Its reads may go on.
 
-        To fence one that is fenced, or that never joined, is no error. This process must have joined.
+        To fence one that is fenced, or that never joined, is no error. Fails with EINVAL where this process has not
+        joined, or would fence itself; with FENCED where it was fenced itself.
         """
 
     def leave(self) -> Deferred[None]:
-        """Give the place up; nobody need fence this node any more. Others stay kept off who have none. Leaving twice,
-        or without having joined, is no error."""
+        """Give the place up; nobody need fence this node any more. Who is fenced stays so. Leaving twice, or without
+        having joined, is no error."""
 
 
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:

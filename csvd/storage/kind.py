@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -25,6 +25,8 @@ class Opening:
         block_bytes: logical block length; the size must be a whole number of blocks.
         direct: go past the page cache.
         serial: its identity; None for the one that it has of itself.
+        secret: by what this node proves itself to where the disk is; as whom, the URL says.
+        initiator_name: what this node is called there; None for a name made of the host's.
     """
 
     url: str
@@ -35,6 +37,8 @@ class Opening:
     block_bytes: int = 512
     direct: bool = False
     serial: str | None = None
+    secret: bytes | None = field(default=None, repr=False)
+    initiator_name: str | None = None
 
     @property
     def reactor(self) -> Any:

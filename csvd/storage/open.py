@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -15,9 +16,18 @@ from csvd.storage.pool import DiskPool
 
 _SCHEME: Final = re.compile(r"((?:null|rbd)(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://)):")
 
-_KINDS: Final[dict[str, DiskKind]] = {
-    "file": open_file,
-    "null": null,
+
+def _iscsi() -> DiskKind:
+    # The initiator takes its time to be imported, and most nodes have no such disk.
+    from csvd.storage.iscsi import opening
+
+    return opening
+
+
+_KINDS: Final[dict[str, Callable[[], DiskKind]]] = {
+    "file": lambda: open_file,
+    "null": lambda: null,
+    "iscsi": _iscsi,
 }
 
 
@@ -31,12 +41,14 @@ def open_disk(
     block_bytes: int = 512,
     direct: bool = False,
     serial: str | None = None,
+    secret: bytes | None = None,
+    initiator_name: str | None = None,
 ) -> Deferred[Disk]:
     """Open a disk; see `Opening` for the arguments. Fires at once where there is nothing to wait for, as for a file.
 
     Args:
-        url: a path, or `file:///` and a path: a regular file or a block device; or `null:` and a size, as in
-            `null:10G`, for a disk that keeps nothing.
+        url: a path, or `file:///` and a path: a regular file or a block device; `iscsi://host/target/LUN`; or `null:`
+            and a size, as in `null:10G`, for a disk that keeps nothing.
 
     The Deferred fails with:
         ConfigError: it is missing, exists already, is a directory or no disk, is not permitted, or has a wrong size.
@@ -51,12 +63,14 @@ def open_disk(
         block_bytes=block_bytes,
         direct=direct,
         serial=serial,
+        secret=secret,
+        initiator_name=initiator_name,
     )
     return maybeDeferred(_open, opening)
 
 
 def _open(opening: Opening) -> Deferred[Disk]:
-    return _kind_of(opening.url).open_disk(opening)
+    return _named(opening.url).open_disk(opening)
 
 
 def is_there(url: str) -> bool:
@@ -65,7 +79,7 @@ def is_there(url: str) -> bool:
     Raises:
         ConfigError: there is no such kind of disk, or the URL is wrong.
     """
-    return _kind_of(url).is_there(url)
+    return _named(url).is_there(url)
 
 
 def create_disk(url: str, size_bytes: int, *, block_bytes: int = 512, full: bool = False) -> None:
@@ -74,7 +88,7 @@ def create_disk(url: str, size_bytes: int, *, block_bytes: int = 512, full: bool
     Raises:
         ConfigError: it exists already, is not permitted, there is no room, or it is of a kind that is not made.
     """
-    _kind_of(url).create_disk(url, size_bytes, block_bytes=block_bytes, full=full)
+    _named(url).create_disk(url, size_bytes, block_bytes=block_bytes, full=full)
 
 
 def place_of(url: str) -> str:
@@ -83,14 +97,21 @@ def place_of(url: str) -> str:
     Raises:
         ConfigError: there is no such kind of disk, or the URL is wrong.
     """
-    return _kind_of(url).place_of(url)
+    return _named(url).place_of(url)
 
 
-def _kind_of(url: str) -> DiskKind:
+def kind_of(url: str) -> str:
+    """The kind of a disk by its URL, as ``file`` and ``iscsi``."""
     scheme = _SCHEME.match(url)
-    kind = _KINDS.get("file" if scheme is None else scheme[1])
-    if kind is None:
-        assert scheme is not None
-        hint = "name a file or a block device by its path"
-        raise ConfigError(f"a disk of the kind {scheme[1]}: cannot be opened", where=url, hint=hint)
-    return kind
+    return "file" if scheme is None else scheme[1]
+
+
+def _named(url: str) -> DiskKind:
+    name = kind_of(url)
+    if name not in _KINDS:
+        raise ConfigError(
+            f"a disk of the kind {name}: cannot be opened",
+            where=url,
+            hint="name a file or a block device by its path, a LUN of another target by iscsi://",
+        )
+    return _KINDS[name]()

@@ -35,6 +35,7 @@ class UnitSettings:
         rotation_rate: MEDIUM ROTATION RATE: 0 not reported, 1 does not rotate, 1025 to 65534 revolutions a minute.
         write_cache: whether a write may be GOOD before it is durable; None for what the disk says of itself.
         maximum_transfer_bytes: a longer transfer is refused.
+        disk_secret, disk_initiator_name: how to log in to where the disk is; see `csvd.storage.kind.Opening`.
     """
 
     number: int
@@ -56,6 +57,8 @@ class UnitSettings:
     rotation_rate: int = 0
     write_cache: bool | None = None
     maximum_transfer_bytes: int = 8 << 20
+    disk_secret: bytes | None = field(default=None, repr=False)
+    disk_initiator_name: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +148,8 @@ class Units:
             read_only=settings.read_only,
             block_bytes=settings.block_bytes,
             direct=settings.direct,
+            secret=settings.disk_secret,
+            initiator_name=settings.disk_initiator_name,
         )
 
     async def close(self, unit: LogicalUnit) -> None:

@@ -315,6 +315,9 @@ def _secret_files(section: TargetSection) -> Iterator[Path]:
             yield chap.secret_file
             if chap.mutual_secret_file is not None:
                 yield chap.mutual_secret_file
+    for lun in section.lun:
+        if lun.disk_secret_file is not None:
+            yield lun.disk_secret_file
 
 
 async def _all(doings: Iterable[Deferred[Any]]) -> None:

@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 from csvd.iscsi.codes import CONTINUE, FINAL, IMMEDIATE, RESERVED_TAG, Opcode, TaskManagementFunction
 from csvd.iscsi.digests import CRC32C
 from csvd.iscsi.layouts import PACKING, PADDING
-from initiator.engine.express import Express
 from initiator.engine.framing import STAGING_BYTES, Receiver
 from initiator.engine.login import LOGIN_SEGMENT_BYTES, LoginExchange, LoginSettings
 from initiator.engine.output import Output
@@ -126,7 +125,7 @@ class InitiatorConnection:
         return len(self.outstanding) + len(self._output.waiting)
 
     def _take_events(self) -> list[Event]:
-        events = self._events[:]  # the list itself is known to those who fill it
+        events = self._events[:]
         self._events.clear()
         return events
 
@@ -158,7 +157,7 @@ class InitiatorConnection:
         """
         if self.failed is not None or not self.logged_in:
             raise SessionClosed("the connection takes no requests", why=str(self.failed or "the login is not done"))
-        if type(request) is Command:
+        if isinstance(request, Command):
             request.connection = self
             self._output.waiting.append(request)
             return
@@ -246,9 +245,6 @@ class InitiatorConnection:
             of_headers, of_data = parameters.header_digest == CRC32C, parameters.data_digest == CRC32C
             if of_headers or of_data:
                 self._receiver.begin_digests(of_headers=of_headers, of_data=of_data)
-            self._receiver.begin_express(
-                Express(self.session, self._output, self.outstanding, self._events.append).take
-            )
             self._output.open(parameters)
             self._tasks.open(parameters)
             self._events.append(LoggedIn())

@@ -46,6 +46,9 @@ class LoginSettings:
     initiator_name: str
     target_name: str = ""
     initiator_alias: str = ""
+    isid: bytes = b""
+    """The initiator session ID, 6 bytes (RFC 7143 section 11.12.5); empty for one by chance. With the same one a login
+    takes the place of the session that has it (section 6.3.5), and has the reservations that were made in it."""
     credentials: Credentials | None = None
     target_credentials: Credentials | None = None
     """By what the target has to prove itself (mutual CHAP); it wants ``credentials``, and ``target_challenge``."""

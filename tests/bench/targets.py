@@ -45,6 +45,7 @@ class Export:
         chap: what an initiator must prove; None: nothing.
         block_bytes: logical block length.
         port: TCP port on 127.0.0.1; 0 takes a free one.
+        urls: disks of `csvd serve` that are no files, with the LUNs after those.
         options: further options of `csvd serve`; tgtd knows none of them.
         digests: an initiator that wants CRC32C digests gets them, also from tgtd, which has to be told.
     """
@@ -55,6 +56,7 @@ class Export:
     chap: Chap | None = None
     block_bytes: int = 512
     port: int = 0
+    urls: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     digests: bool = False
 
@@ -160,7 +162,7 @@ def start_csvd(export: Export, folder: Path) -> Target:
     Raises:
         TargetFailed: it ended, or did not say `ready` for every disk within START_TIMEOUT_S.
     """
-    command = [str(Path(sys.executable).with_name("csvd")), "serve", *map(str, export.disks)]
+    command = [str(Path(sys.executable).with_name("csvd")), "serve", *map(str, export.disks), *export.urls]
     command += ["--portal", f"127.0.0.1:{export.port}", "--iqn", IQN]
     if export.create is not None:
         command += ["--create", export.create]
@@ -182,7 +184,7 @@ def start_csvd(export: Export, folder: Path) -> Target:
 
     def ready_urls() -> list[str] | None:
         urls = [line.removeprefix("ready ") for line in whole_lines(output) if line.startswith("ready ")]
-        return urls if len(urls) == len(export.disks) * portals else None
+        return urls if len(urls) == (len(export.disks) + len(export.urls)) * portals else None
 
     urls = wait_until(ready_urls, "csvd", process, log)
     return Target("csvd", process, urls, log, process.terminate)

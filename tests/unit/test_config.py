@@ -459,6 +459,7 @@ def test_the_example_passes_with_every_key_switched_on(tmp_path: Path) -> None:
     path = tmp_path / "csvd.toml"
     secret(tmp_path / "cluster.secret")
     secret(tmp_path / "chap.secret")
+    secret(tmp_path / "backing.secret")
     secret(tmp_path / "mutual.secret", b"another secret than that")
     path.write_text(re.sub(r"^#(?=[\[a-z])", "", example(), flags=re.MULTILINE))
     config = load(path)
@@ -473,6 +474,7 @@ def test_the_example_shows_defaults_as_they_are() -> None:
     chosen = {"listen", "socket", "create", "serial", "secret_file", "initiators", "directory", "portal_group_tag"}
     chosen |= {"mutual_user", "mutual_secret_file", "alias", "networks", "luns", "physical_block_bytes", "vendor"}
     chosen |= {"product", "revision", "naa", "write_cache", "portals", "portal_groups"}
+    chosen |= {"disk_secret_file", "disk_initiator_name"}
 
     def check(section: type[object]) -> None:
         for name, item in declarations(section).items():

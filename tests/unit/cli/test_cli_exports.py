@@ -19,6 +19,8 @@ LUN: dict[str, Any] = {
     "target": TARGET,
     "number": 1,
     "disk": "/srv/b.img",
+    "disk_kind": "file",
+    "fence": "none",
     "size_bytes": 1 << 30,
     "block_bytes": 512,
     "physical_block_bytes": 4096,

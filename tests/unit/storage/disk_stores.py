@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from csvd.storage.disk import Disk
+from csvd.storage.disk import Disk, StorageError
 from csvd.storage.memory import MemoryDisk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
@@ -44,6 +44,10 @@ class Store:
         """Open the disk, once more than it is open."""
         raise NotImplementedError
 
+    def open_as(self, pool: DiskPool, node: str) -> Deferred[Disk]:
+        """Open the disk as another node does: from another host, as far as the store can tell."""
+        raise NotImplementedError
+
     def run(self, body: Callable[[Opener], Coroutine[Deferred[Any], Any, None]]) -> None:
         """Run a test on a reactor of its own; whatever it opened is closed in the end."""
 
@@ -56,7 +60,9 @@ class Store:
                         await body(opener)
                     finally:
                         for disk in opener.opened:
-                            await disk.close()
+                            # One that was fenced can not flush.
+                            with suppress(StorageError):
+                                await disk.close()
             finally:
                 await pool.stop()
 
@@ -80,8 +86,9 @@ class Opener:
         self.opened: list[Disk] = []
         self._pool = pool
 
-    async def __call__(self, *, read_only: bool = False) -> Disk:
-        disk = await self.store.open(self._pool, read_only=read_only)
+    async def __call__(self, *, read_only: bool = False, node: str = "") -> Disk:
+        opening = self.store.open_as(self._pool, node) if node else self.store.open(self._pool, read_only=read_only)
+        disk = await opening
         self.opened.append(disk)
         return disk
 
