@@ -7,9 +7,11 @@ from typing import Final
 import click
 
 from initiator.cli.bench import bench
+from initiator.cli.copy import copy
 from initiator.cli.discover import discover
 from initiator.cli.info import info
 from initiator.cli.read import read
+from initiator.cli.verify import verify
 from initiator.cli.write import write
 
 PROGRAM: Final = "csv-initiator"
@@ -18,7 +20,7 @@ PROGRAM: Final = "csv-initiator"
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="csvd", prog_name=PROGRAM)
 def cli() -> None:
-    """Discover iSCSI targets, and read, write and measure their disks, without a kernel driver and without root.
+    """Discover iSCSI targets, and read, write, copy and measure their disks, without a kernel driver and without root.
 
     A URL is iscsi://[user[%secret]@]host[:port]/target-name[/lun], as libiscsi and QEMU have it. A secret on a command
     line can be seen by others: give it by --chap-secret-file.
@@ -29,14 +31,17 @@ def cli() -> None:
       csv-initiator info iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
       csv-initiator read iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --length 64M -o head.img
       csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 system.img
+      csv-initiator copy system.img iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --resume system.copy
       csv-initiator bench iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --block-size 256K
     """
 
 
 cli.add_command(bench)
+cli.add_command(copy)
 cli.add_command(discover)
 cli.add_command(info)
 cli.add_command(read)
+cli.add_command(verify)
 cli.add_command(write)
 
 

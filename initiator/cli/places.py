@@ -1,0 +1,131 @@
+"""The ends of a copy or a comparison on the command line: files, devices, pipes, LUNs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from csvd.iscsi.chap import Credentials
+from initiator import client
+from initiator.cli import options
+from initiator.images.end import Identity, SourceEnd, TargetEnd
+from initiator.images.file import open_source, open_target
+from initiator.images.lun import LunEnd
+from initiator.images.stream import StreamEnd
+from initiator.url import IscsiUrl
+
+Place = IscsiUrl | str
+"""The URL of a LUN, the path of a file or a device, or - for a pipe."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def place(value: str) -> Place:
+    """Kind of argument: a path, - or the URL of a LUN."""
+    if "://" in value and not os.path.exists(value):
+        return options.url(value)
+    if not value:
+        raise click.BadParameter("a path, a URL, or - for a pipe")
+    return value
+
+
+@dataclass
+class Places:
+    """Opens the ends; what the options say of sessions holds for both of them."""
+
+    chap: options.Chap
+    second_user: str | None
+    second_secret_file: Path | None
+    initiator_name: str
+    header_digest: bool
+    data_digest: bool
+    timeout_s: float
+    _depth: int = 1
+    _credentials: dict[str, tuple[Credentials | None, Credentials | None]] = field(default_factory=dict)
+
+    def settle(self, first: Place, second: Place, *, depth: int) -> None:
+        """Read the secrets, before anything is opened.
+
+        Raises:
+            click.UsageError, Failed: as :meth:`Chap.settle`.
+        """
+        self._depth = depth
+        if isinstance(first, IscsiUrl):
+            self._credentials["first"] = self.chap.settle(first.user)
+        if not isinstance(second, IscsiUrl):
+            return
+        if self.second_secret_file is None and self.second_user is None:
+            self._credentials["second"] = self.chap.settle(second.user)
+        else:
+            chap = replace(self.chap, user=self.second_user, secret_file=self.second_secret_file)
+            self._credentials["second"] = chap.settle(second.user)
+
+    async def open_source(self, reactor: Any, where: Place, *, which: str = "first") -> SourceEnd:
+        """Open what is read."""
+        if isinstance(where, IscsiUrl):
+            return await self._open_lun(reactor, where, which)
+        return StreamEnd("stdin", sys.stdin.fileno(), reactor) if where == "-" else open_source(where, reactor)
+
+    async def open_target(
+        self, reactor: Any, where: Place, *, size: int, keep: bool, avoid: Identity | None
+    ) -> TargetEnd:
+        """Open what is written: see :func:`initiator.images.file.open_target`."""
+        if isinstance(where, IscsiUrl):
+            return await self._open_lun(reactor, where, "second")
+        if where == "-":
+            return StreamEnd("stdout", sys.stdout.fileno(), reactor)
+        return open_target(where, reactor, size_bytes=size, keep=keep, avoid=avoid)
+
+    async def _open_lun(self, reactor: Any, where: IscsiUrl, which: str) -> LunEnd:
+        credentials, target_credentials = self._credentials[which]
+        disk = await client.connect(
+            where,
+            reactor=reactor,
+            credentials=credentials,
+            target_credentials=target_credentials,
+            initiator_name=self.initiator_name,
+            timeout_s=self.timeout_s,
+            options=replace(options.session_of(self.header_digest, self.data_digest), queue_depth=self._depth),
+        )
+        try:
+            return await LunEnd.open(str(where), disk)
+        except BaseException:
+            await disk.close()
+            raise
+
+
+def places_options(command: _Command) -> Callable[..., Any]:
+    """Have the options of sessions, and those of CHAP of a second LUN, come as one ``places``."""
+
+    @click.option("--to-chap-user", metavar="USER", help="The CHAP user of the second LUN, if it is another.")
+    @click.option(
+        "--to-chap-secret-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The secret of that user, in a file that only you may read.",
+    )
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        to_chap_user: str | None,
+        to_chap_secret_file: Path | None,
+        chap: options.Chap,
+        initiator_name: str | None,
+        header_digest: bool,
+        data_digest: bool,
+        timeout_s: float,
+        **others: Any,
+    ) -> Any:
+        places = Places(
+            chap, to_chap_user, to_chap_secret_file, initiator_name or "", header_digest, data_digest, timeout_s
+        )
+        return command(*args, places=places, **others)
+
+    return run
