@@ -44,6 +44,8 @@ from initiator.scsi import sense
 from initiator.url import Portal
 
 LOGOUT_TIMEOUT_S: Final = 5.0
+MESSAGES_LOGGED: Final = 64
+"""Messages of a target that are logged one by one; of more, those whose number is a power of two."""
 
 _Asked = TypeVar("_Asked", bound=Request)
 
@@ -85,6 +87,7 @@ class Session:
         self._logged_in: Deferred[None] = Deferred()
         self._queue: deque[Command] = deque()
         self._in_flight = 0
+        self._messages = 0
         self._deadlines = Deadlines(reactor, self._expired)
         self._idle: list[Deferred[None]] = []
         self._keepalive = Keepalive(
@@ -430,12 +433,25 @@ class Session:
     # --- what the target says by itself
 
     def _async_message(self, message: AsyncMessage) -> None:
-        detail = str(sense.parse(message.sense) or "")
-        self.log.info("{where}: the target says: {name} {detail}", where=self.where, name=message.name, detail=detail)
+        self._log_message(message)
         if message.event in (AsyncEvent.CONNECTION_DROP, AsyncEvent.SESSION_DROP):
             self._end(SessionLost("the target drops the session", where=self.where, why=message.name))
-        elif message.event in (AsyncEvent.LOGOUT_REQUEST, AsyncEvent.NEGOTIATION_REQUEST):
+        elif message.event in (AsyncEvent.LOGOUT_REQUEST, AsyncEvent.NEGOTIATION_REQUEST) and self._closing is None:
             Deferred.fromCoroutine(self.close()).addErrback(self._log_failure)
+
+    def _log_message(self, message: AsyncMessage) -> None:
+        """Log what the target says: all of it while it is little, ever less of it when there is no end."""
+        self._messages = count = self._messages + 1
+        if count > MESSAGES_LOGGED and count & (count - 1):
+            return
+        detail = str(sense.parse(message.sense) or "")
+        self.log.info(
+            "{where}: the target says: {name} {detail} ({count} so far)",
+            where=self.where,
+            name=message.name,
+            detail=detail,
+            count=count,
+        )
 
     def _log_failure(self, failure: Any) -> None:
         self.log.failure("{where}: logout on the target's demand", failure, where=self.where)

@@ -52,15 +52,19 @@ class TinyTarget:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
+    def connected(self, sock: socket.socket) -> TinyConnection:
+        """Give what serves a new connection."""
+        return TinyConnection(self, sock)
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
                 self._connections.append(sock)
-                threading.Thread(target=_Connection(self, sock).run, daemon=True).start()
+                threading.Thread(target=self.connected(sock).run, daemon=True).start()
 
 
-class _Connection:
+class TinyConnection:
     """One connection, served in order."""
 
     def __init__(self, target: TinyTarget, sock: socket.socket) -> None:
@@ -75,15 +79,16 @@ class _Connection:
     def run(self) -> None:
         with suppress(OSError), self.sock:
             while True:
-                request = self._receive()
+                request = self.receive()
                 answer = self.target.before(request) if self.target.before is not None else None
                 if request.opcode is Opcode.SCSI_COMMAND:
                     self.cmd_sn = request.cmd_sn + 1
-                self.sock.sendall(self._answer(request) if answer is None else answer)
+                self.sock.sendall(self.respond(request) if answer is None else answer)
                 if request.opcode is Opcode.LOGOUT_REQUEST:
                     return
 
-    def _receive(self) -> Pdu:
+    def receive(self) -> Pdu:
+        """Wait for a request."""
         header = self._exactly(BHS_BYTES)
         length = int.from_bytes(header[5:8], "big")
         (request,) = parse_pdus(header + self._exactly(length + 3 & ~3))
@@ -103,7 +108,7 @@ class _Connection:
         self.stat_sn += counts
         return pdu(opcode, data, **numbers | fields)
 
-    def _answer(self, request: Pdu) -> bytes:
+    def respond(self, request: Pdu) -> bytes:
         tag = {"initiator_task_tag": request.initiator_task_tag}
         match request.opcode:
             case Opcode.LOGIN_REQUEST:
