@@ -13,6 +13,7 @@ from csvd.storage import null, open_file
 from csvd.storage.disk import Disk
 from csvd.storage.kind import DiskKind, Opening
 from csvd.storage.pool import DiskPool
+from csvd.storage.rbd import opening as rbd
 
 _SCHEME: Final = re.compile(r"((?:null|rbd)(?=:)|[A-Za-z][A-Za-z0-9+.-]*(?=://)):")
 
@@ -27,6 +28,7 @@ def _iscsi() -> DiskKind:
 _KINDS: Final[dict[str, Callable[[], DiskKind]]] = {
     "file": lambda: open_file,
     "null": lambda: null,
+    "rbd": lambda: rbd,
     "iscsi": _iscsi,
 }
 
@@ -47,8 +49,9 @@ def open_disk(
     """Open a disk; see `Opening` for the arguments. Fires at once where there is nothing to wait for, as for a file.
 
     Args:
-        url: a path, or `file:///` and a path: a regular file or a block device; `iscsi://host/target/LUN`; or `null:`
-            and a size, as in `null:10G`, for a disk that keeps nothing.
+        url: a path, or `file:///` and a path: a regular file or a block device; `iscsi://host/target/LUN`;
+            `rbd:pool/image`, an image of a Ceph cluster; or `null:` and a size, as in `null:10G`, for a disk that keeps
+            nothing.
 
     The Deferred fails with:
         ConfigError: it is missing, exists already, is a directory or no disk, is not permitted, or has a wrong size.

@@ -9,10 +9,14 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from csvd.storage.rbd.library import is_installed
+
 TIMEOUT_S = 60
 SHOWN_CHARACTERS = 300
 # Debian's package of each program that the tests start.
 PACKAGES: Mapping[str, str] = {
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
     "iscsi-inq": "libiscsi-bin",
     "iscsi-ls": "libiscsi-bin",
     "iscsi-perf": "libiscsi-bin",
@@ -88,4 +92,7 @@ def missing_packages() -> list[str]:
     # QEMU's iSCSI driver is a module in a package of its own.
     if "qemu-utils" in missing or "iscsi" not in succeed("qemu-img", "--help").rpartition("formats:")[2].split():
         missing.add("qemu-block-extra")
+    for module in ("rados", "rbd"):
+        if not is_installed(module):
+            missing.add(f"python3-{module}")
     return sorted(missing)

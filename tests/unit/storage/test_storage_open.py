@@ -149,7 +149,7 @@ def test_created_and_read_only_is_a_contradiction(inline: InlinePool, tmp_path: 
     assert "not both created and read-only" in refusal(inline, tmp_path / "a", create_bytes=512, read_only=True)
 
 
-@pytest.mark.parametrize("url", ["rbd:pool/image", "https://example/disk"])
+@pytest.mark.parametrize("url", ["nbd://10.0.0.1/disk", "https://example/disk"])
 def test_a_kind_of_disk_that_is_not_there_yet(inline: InlinePool, url: str) -> None:
     assert refusal(inline, url).startswith(f"{url}: a disk of the kind {url.split(':')[0]}: cannot be opened")
 
