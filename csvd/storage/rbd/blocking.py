@@ -24,6 +24,8 @@ MOST_THREADS: Final = 16
 
 FENCED: Final = "this node was fenced: the cluster takes nothing more from it until the disk is opened anew"
 
+CAPS: Final = "a user of csvd has caps mon 'profile rbd' osd 'profile rbd pool=POOL'"
+
 _log = Logger()
 
 
@@ -31,6 +33,8 @@ def storage_error(operation: str, number: int, *, where: str, offset_bytes: int 
     """An error of librbd or librados as ours, by its errno; 108 (EBLOCKLISTED is ESHUTDOWN) is what a fence makes."""
     if number == errno.ESHUTDOWN:
         why = FENCED
+    elif number in (errno.EPERM, errno.EACCES):
+        why = f"{why or 'the user may not'}; {CAPS}"
     return StorageError(operation, number, where=where, offset_bytes=offset_bytes, why=why)
 
 

@@ -30,6 +30,8 @@ MOST_CALLS: Final = 128
 MOST_BYTES: Final = 64 << 20
 """What is under way of one disk at most; one call may be larger. The rest waits, and the callers keep its memory."""
 
+_NOTHING: Final = memoryview(b"")
+
 _log = Logger()
 
 OP_TIMEOUT_PART: Final = 0.9
@@ -71,6 +73,9 @@ class Call:
         """Take the result, zero or more. Returns an errno, 0 for none."""
         return 0
 
+    def let_go(self) -> None:
+        """Nobody waits any more: hold nothing of the caller's."""
+
     @property
     def held_bytes(self) -> int:
         """How much memory it takes while it is under way."""
@@ -101,6 +106,10 @@ class ReadCall(Call):
             return errno.EIO
         self._buffer[:] = data
         return 0
+
+    def let_go(self) -> None:
+        """Let go of the buffer."""
+        self._buffer = _NOTHING
 
 
 class WriteCall(Call):
@@ -314,6 +323,7 @@ class RbdCalls:
             late.append(call)
         for call in late:
             self._close(call)
+            call.let_go()
         # Calls that were never begun let go of the callers' memory.
         self._begin_waiting()
         if self._open:

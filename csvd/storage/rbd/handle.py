@@ -11,17 +11,15 @@ import errno
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from csvd.errors import ConfigError, CsvdError
 from csvd.storage.disk import StorageError
 from csvd.storage.kind import check_size
-from csvd.storage.rbd.blocking import errno_of, storage_error
+from csvd.storage.rbd.blocking import CAPS, errno_of, storage_error
 from csvd.storage.rbd.calls import OP_TIMEOUT_PART
 from csvd.storage.rbd.library import Library
 from csvd.storage.rbd.url import RbdName
-
-_CAPS: Final = "a user of csvd has caps mon 'profile rbd' osd 'profile rbd pool=POOL'"
 
 
 @dataclass(slots=True)
@@ -266,7 +264,7 @@ def _handle(library: Library, name: RbdName, cluster: Any, pool: Any, image: Any
 def _opening_error(name: RbdName, error: Exception, what: str) -> CsvdError:
     number = errno_of(error)
     if number in (errno.EPERM, errno.EACCES):
-        return ConfigError(what, where=name.url, why=f"client.{name.user} may not", hint=_CAPS)
+        return ConfigError(what, where=name.url, why=f"client.{name.user} may not", hint=CAPS)
     if number in (errno.ENOENT, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP):
         return ConfigError(what, where=name.url, why=str(error))
     if number == errno.ETIMEDOUT:

@@ -13,7 +13,9 @@ from twisted.python.failure import Failure
 TIME_LIMIT_S = 20.0
 
 
-def run_in_reactor(main: Callable[[Any], Coroutine[Deferred[Any], Any, None]]) -> None:
+def run_in_reactor(
+    main: Callable[[Any], Coroutine[Deferred[Any], Any, None]], *, time_limit_s: float = TIME_LIMIT_S
+) -> None:
     """Run `main(reactor)` to its end; raises what it raises, and fails when it takes too long."""
     loop = asyncio.new_event_loop()
     reactor: Any = AsyncioSelectorReactor(loop)
@@ -21,7 +23,7 @@ def run_in_reactor(main: Callable[[Any], Coroutine[Deferred[Any], Any, None]]) -
 
     def begin() -> None:
         done = Deferred.fromCoroutine(main(reactor))
-        done.addTimeout(TIME_LIMIT_S, reactor)
+        done.addTimeout(time_limit_s, reactor)
         done.addBoth(results.append)
         done.addBoth(lambda _: reactor.stop())
 
