@@ -84,9 +84,10 @@ class ServeSettings:
 def serve(log_level: str, iqn: str | None, **options: Any) -> None:
     """Serve disks as LUNs 0, 1, … of one iSCSI target, until SIGINT or SIGTERM.
 
-    A DISK is a file, a block device, a LUN of another target (iscsi://[user@]host[:port]/name/0), or null:SIZE, which
-    keeps nothing. What is said of logical units holds for all of them. Once it listens it prints a line "ready URL" for
-    each LUN. At the end it answers what is under way, flushes, and exits 0.
+    A DISK is a file, a block device, a LUN of another target (iscsi://[user@]host[:port]/name/0), an image of a Ceph
+    cluster (rbd:pool/image), or null:SIZE, which keeps nothing. What is said of logical units holds for all of them.
+    Once it listens it prints a line "ready URL" for each LUN. At the end it answers what is under way, flushes, and
+    exits 0.
 
     \b
     Examples:
@@ -98,6 +99,7 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
       csvd serve disk.img --chap-user joe --chap-secret-file secret --chap-target-user me --chap-target-secret-file mine
       csvd serve disk.img --state-directory state
       csvd serve iscsi://joe@storage.example/iqn.2026-11.com.example:disks/0 --disk-secret-file secret
+      csvd serve rbd:pool/image:id=csvd:keyring=/etc/ceph/ceph.client.csvd.keyring --create 10G
     """
     from csvd import runtime
 
@@ -111,7 +113,10 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
 
 def default_iqn(disk: str) -> str:
     """Make a target's name of a disk's."""
-    word = re.sub(r"[^a-z0-9.-]+", "-", Path(disk).stem.lower()).strip(".-")
+    from csvd.storage.rbd.url import parse_rbd_url
+
+    stem = parse_rbd_url(disk).image if disk.startswith("rbd:") else Path(disk).stem
+    word = re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip(".-")
     return f"{IQN_PREFIX}:{word or 'disk'}"
 
 
