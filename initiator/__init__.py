@@ -1,19 +1,21 @@
-"""An iSCSI initiator in Python: discover targets, read and write disks, on any Twisted reactor.
+"""An iSCSI initiator in Python: discover targets, read and write disks; on asyncio, or on any Twisted reactor.
 
 >>> import initiator
->>> async def copy_first_megabyte(reactor, source_url, target_url):
-...     async with await initiator.connect(source_url, reactor=reactor) as source:
+>>> async def copy_first_megabyte(source_url, target_url):
+...     async with initiator.connect(source_url) as source:
 ...         data = await source.read(0, 2048)
-...     async with await initiator.connect(target_url, reactor=reactor) as target:
+...     async with initiator.connect(target_url, secret_file="joe.secret") as target:
 ...         await target.write(0, data)
 ...         await target.flush()
 
-Every failure is an :class:`InitiatorError` that says what, where and why. No call waits longer than its deadline.
+With ``reactor=`` the same calls are for Twisted. Every failure is an :class:`InitiatorError` that says what, where and
+why. No call waits longer than its deadline. ``docs/initiator.md`` is the guide.
 """
 
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import TaskManagementFunction
-from initiator.client import connect, default_initiator_name, discover, login
+from initiator.asyncio_face import AsyncioDisk, AsyncioSession
+from initiator.client import Login, connect, default_initiator_name, discover, login
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
 from initiator.errors import (
@@ -46,6 +48,7 @@ from initiator.errors import (
     UrlError,
     WriteProtected,
 )
+from initiator.opening import Opening
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import (
     BlockDeviceCharacteristics,
@@ -67,6 +70,8 @@ from initiator.unit import LogicalUnit
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
 
 __all__ = [
+    "AsyncioDisk",
+    "AsyncioSession",
     "AttentionPending",
     "AuthenticationFailed",
     "BlockDeviceCharacteristics",
@@ -93,12 +98,14 @@ __all__ = [
     "LbaStatus",
     "LogicalBlockProvisioning",
     "LogicalUnit",
+    "Login",
     "LoginRedirected",
     "LoginRefused",
     "MalformedAnswer",
     "MediumError",
     "Miscompare",
     "NotReady",
+    "Opening",
     "Portal",
     "ProtocolViolation",
     "ProvisioningStatus",

@@ -7,20 +7,26 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack, overload
 
 from csvd.iscsi import text
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.names import check_iscsi_name
+from initiator import secrets
+from initiator.asyncio_face import AsyncioDisk, AsyncioSession
+from initiator.deferred_await import in_task
 from initiator.dial import dial
 from initiator.disk import Disk
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, parse_address, parse_targets
 from initiator.engine.login import LoginSettings
 from initiator.engine.session import SessionState
-from initiator.errors import AuthenticationFailed, LoginRedirected
+from initiator.errors import LoginRedirected
 from initiator.link import Link
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
+from initiator.loop_reactor import LoopReactor
+from initiator.opening import Opening
+from initiator.secrets import SecretPath
 from initiator.session import Session, SessionOptions
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
 
@@ -41,47 +47,97 @@ def new_isid(entropy: Callable[[int], bytes] = os.urandom) -> bytes:
     return b"\x80" + entropy(5)
 
 
-async def connect(
-    url: str | IscsiUrl,
-    *,
-    reactor: Any,
-    credentials: Credentials | None = None,
-    target_credentials: Credentials | None = None,
-    initiator_name: str = "",
-    timeout_s: float | None = None,
-    options: SessionOptions = DEFAULTS,
-) -> Disk:
+class Login(TypedDict, total=False):
+    """How to log in: what :func:`connect`, :func:`login` and :func:`discover` take beside the address.
+
+    Who we are (CHAP) is settled in this order: ``credentials``; ``secret_file``, with ``user`` or the user of the URL;
+    the URL; the environment (``LIBISCSI_CHAP_USERNAME``, ``LIBISCSI_CHAP_PASSWORD``, as libiscsi has them). By what the
+    target has to prove itself (mutual CHAP) likewise, with the ``target_`` names. The secret in a file is its bytes
+    without a line end; nobody else may read the file.
+    """
+
+    credentials: Credentials | None
+    user: str
+    secret_file: SecretPath | None
+    target_credentials: Credentials | None
+    target_user: str
+    target_secret_file: SecretPath | None
+    initiator_name: str
+    """What we are called; by default that of the URL, or :func:`default_initiator_name`."""
+    timeout_s: float | None
+    """The deadline of the login and of every call that names none; goes before that of ``options``."""
+    options: SessionOptions
+    """Queue depth, keepalive and what is proposed to the target."""
+    isid: bytes
+    """The initiator session ID, see :class:`LoginSettings`; by default one by chance."""
+
+
+@overload
+def connect(url: str | IscsiUrl, **how: Unpack[Login]) -> Opening[AsyncioDisk]: ...
+@overload
+def connect(url: str | IscsiUrl, *, reactor: Any, **how: Unpack[Login]) -> Opening[Disk]: ...
+def connect(url: str | IscsiUrl, *, reactor: Any = None, **how: Unpack[Login]) -> Opening[Disk] | Opening[AsyncioDisk]:
     """Log in to the target of a URL and open its LUN. Closing the disk logs out.
 
+    Without ``reactor`` it is for asyncio: it runs on the running loop and gives an :class:`AsyncioDisk`. With one, any
+    Twisted reactor with addReader and addWriter, it gives a :class:`Disk`. What it gives is awaited, or entered by
+    ``async with``.
+
     Args:
-        url: ``iscsi://[user[%secret]@]host[:port]/target-name[/lun]``.
-        reactor: any reactor with addReader and addWriter.
-        credentials: CHAP user and secret; they go before those of the URL.
-        target_credentials: by what the target has to prove itself (mutual CHAP).
-        initiator_name: what we are called; by default :func:`default_initiator_name`.
-        timeout_s: the deadline of the login and of every call that names none; goes before that of ``options``.
-        options: queue depth, keepalive and what is proposed to the target.
+        url: ``iscsi://[user[%secret]@]host[:port]/target-name[/lun][?options]``; see :func:`parse_url`.
+        reactor: a Twisted reactor; None for asyncio.
+        how: see :class:`Login`.
 
     Raises:
-        UrlError: the URL is malformed, or names a user without a secret.
+        UrlError: the URL is malformed.
+        ConfigError: a secret can not be read, or a user and a secret do not go together.
         ConnectFailed, LoginRefused (AuthenticationFailed), ProtocolViolation, TimedOut, SessionLost: no session.
         CommandFailed: there is no such LUN, or it is not ready.
 
     >>> from initiator import connect
-    >>> async def first_block(reactor):
-    ...     async with await connect("iscsi://127.0.0.1:3260/iqn.2026-11.example:disk/0", reactor=reactor) as disk:
+    >>> async def first_block():
+    ...     async with connect("iscsi://127.0.0.1:3260/iqn.2026-11.example:disk/0") as disk:
     ...         return await disk.read(0, 1)
     """
+    if reactor is None:
+        return Opening(_connect_in_loop(url, how))
+    return Opening(_connect(url, reactor, how))
+
+
+@overload
+def login(url: str | IscsiUrl, **how: Unpack[Login]) -> Opening[AsyncioSession]: ...
+@overload
+def login(url: str | IscsiUrl, *, reactor: Any, **how: Unpack[Login]) -> Opening[Session]: ...
+def login(
+    url: str | IscsiUrl, *, reactor: Any = None, **how: Unpack[Login]
+) -> Opening[Session] | Opening[AsyncioSession]:
+    """Log in to the target of a URL; its LUNs are opened by :meth:`Disk.open`, or :meth:`AsyncioDisk.open`. Takes and
+    raises what :func:`connect` does."""
+    if reactor is None:
+        return Opening(_login_in_loop(url, how))
+    return Opening(_login(url, reactor, how))
+
+
+async def discover(portal: str | Portal, *, reactor: Any = None, **how: Unpack[Login]) -> list[DiscoveredTarget]:
+    """Ask a portal for its targets, by SendTargets in a discovery session; without ``reactor`` for asyncio. Takes and
+    raises what :func:`connect` does."""
+    place = IscsiUrl(parse_portal(portal) if isinstance(portal, str) else portal, "")
+    if reactor is None:
+        return await in_task(_discover(place, LoopReactor(), how))
+    return await _discover(place, reactor, how)
+
+
+async def _connect_in_loop(url: str | IscsiUrl, how: Login) -> AsyncioDisk:
+    return AsyncioDisk(await in_task(_connect(url, LoopReactor(), how)))
+
+
+async def _login_in_loop(url: str | IscsiUrl, how: Login) -> AsyncioSession:
+    return AsyncioSession(await in_task(_login(url, LoopReactor(), how)))
+
+
+async def _connect(url: str | IscsiUrl, reactor: Any, how: Login) -> Disk:
     place = parse_url(url) if isinstance(url, str) else url
-    session = await login(
-        place,
-        reactor=reactor,
-        credentials=credentials,
-        target_credentials=target_credentials,
-        initiator_name=initiator_name,
-        timeout_s=timeout_s,
-        options=options,
-    )
+    session = await _login(place, reactor, how)
     try:
         return await Disk.open(session, place.lun)
     except BaseException:
@@ -89,58 +145,13 @@ async def connect(
         raise
 
 
-async def login(
-    url: str | IscsiUrl,
-    *,
-    reactor: Any,
-    credentials: Credentials | None = None,
-    target_credentials: Credentials | None = None,
-    initiator_name: str = "",
-    timeout_s: float | None = None,
-    options: SessionOptions = DEFAULTS,
-    isid: bytes = b"",
-) -> Session:
-    """Log in to the target of a URL; its LUNs are opened by :meth:`Disk.open`. Takes and raises what connect does.
-
-    ``isid`` is the initiator session ID, see :class:`LoginSettings`; by default one by chance.
-    """
+async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
     place = parse_url(url) if isinstance(url, str) else url
-    if timeout_s is not None:
-        options = replace(options, timeout_s=timeout_s)
-    settings = LoginSettings(
-        initiator_name=check_iscsi_name(initiator_name or default_initiator_name()),
-        target_name=place.target_name,
-        credentials=_credentials(place, credentials),
-        target_credentials=target_credentials,
-        target_challenge=os.urandom(CHALLENGE_BYTES),
-        offer=options.offer,
-        isid=isid,
-    )
-    return await _open(place.portal, settings, options, reactor)
+    return await _open(place.portal, *_settle(place, how), reactor)
 
 
-async def discover(
-    portal: str | Portal,
-    *,
-    reactor: Any,
-    credentials: Credentials | None = None,
-    target_credentials: Credentials | None = None,
-    initiator_name: str = "",
-    timeout_s: float | None = None,
-    options: SessionOptions = DEFAULTS,
-) -> list[DiscoveredTarget]:
-    """Ask a portal for its targets, by SendTargets in a discovery session. Raises what connect does."""
-    if timeout_s is not None:
-        options = replace(options, timeout_s=timeout_s)
-    settings = LoginSettings(
-        initiator_name=check_iscsi_name(initiator_name or default_initiator_name()),
-        credentials=credentials,
-        target_credentials=target_credentials,
-        target_challenge=os.urandom(CHALLENGE_BYTES),
-        offer=options.offer,
-    )
-    place = parse_portal(portal) if isinstance(portal, str) else portal
-    session = await _open(place, settings, options, reactor)
+async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:
+    session = await _open(place.portal, *_settle(place, how), reactor)
     try:
         answer = await session.text(text.build([("SendTargets", "All")]), limit_bytes=ANSWER_BYTES)
     finally:
@@ -148,11 +159,27 @@ async def discover(
     return parse_targets(answer)
 
 
-def _credentials(place: IscsiUrl, given: Credentials | None) -> Credentials | None:
-    found = given or place.credentials
-    if found is None and place.user:
-        raise AuthenticationFailed(f"there is no secret for the user {place.user}", hint="give credentials with it")
-    return found
+def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]:
+    """Settle what the caller gives, what the URL says and what is the default."""
+    options, timeout_s = how.get("options", DEFAULTS), how.get("timeout_s")
+    if timeout_s is not None:
+        options = replace(options, timeout_s=timeout_s)
+    ours = how.get("credentials") or secrets.our_credentials(
+        place, user=how.get("user", ""), secret_file=how.get("secret_file")
+    )
+    settings = LoginSettings(
+        initiator_name=check_iscsi_name(how.get("initiator_name") or default_initiator_name()),
+        target_name=place.target_name,
+        credentials=ours,
+        target_credentials=how.get("target_credentials")
+        or secrets.target_credentials(
+            place, user=how.get("target_user", ""), secret_file=how.get("target_secret_file"), proved=ours is not None
+        ),
+        target_challenge=os.urandom(CHALLENGE_BYTES),
+        offer=options.offer,
+        isid=how.get("isid", b""),
+    )
+    return settings, options
 
 
 async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:

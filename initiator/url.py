@@ -50,6 +50,9 @@ class IscsiUrl:
     user: str = ""
     credentials: Credentials | None = field(default=None, compare=False)
     """User and secret, where the URL has both."""
+    target_user: str = ""
+    target_credentials: Credentials | None = field(default=None, compare=False)
+    """User and secret of the target (mutual CHAP), where the URL has both."""
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""

@@ -19,10 +19,11 @@ from csvd.config.schema import (
     GuestsSection,
     KeepaliveSection,
 )
-from csvd.config.secrets import CREDENTIALS_VARIABLE, read_secret_file
+from csvd.config.secrets import read_secret_file
 from csvd.config.sections import Report, read_section
 from csvd.config.targets import DEFAULT_PORTAL, AclSection, ChapSection, LunSection, TargetSection, portal_groups
 from csvd.errors import ConfigError
+from csvd.secret_file import secret_path
 
 MAX_FILE_BYTES: Final = 2**20
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -163,16 +164,13 @@ class _Completion:
         )
 
     def _path(self, value: Any, key: str) -> Path:
-        text = str(value)
-        variable = f"${{{CREDENTIALS_VARIABLE}}}/"
-        if text.startswith(variable):
-            credentials = os.environ.get(CREDENTIALS_VARIABLE)
-            if not credentials:
-                self._report(key, ConfigError(f"the environment has no {CREDENTIALS_VARIABLE}", hint="systemd sets it"))
-                return Path(text)
-            return Path(credentials, text.removeprefix(variable))
+        try:
+            path = secret_path(str(value))
+        except ConfigError as error:
+            self._report(key, ConfigError(error.what, hint=error.hint))
+            return Path(str(value))
         # Not resolve(): a symbolic link is followed when the file is used, not when the configuration is read.
-        return Path(os.path.normpath(self._directory / text))
+        return Path(os.path.normpath(self._directory / path))
 
     def _secret(self, path: Path, key: str, least: int, most: int) -> None:
         try:

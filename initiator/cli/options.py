@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +19,9 @@ from csvd.iscsi.keys import OFFER
 from csvd.iscsi.names import check_iscsi_name
 from initiator.cli.runtime import Failed
 from initiator.errors import UrlError
+from initiator.secrets import chap_secret
 from initiator.session import SessionOptions
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
-
-MAX_SECRET_BYTES: Final = 255
 
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _SIZE: Final = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
@@ -89,7 +86,7 @@ class Chap:
         if self.user is None and not url_user:
             raise click.UsageError("a target proves itself only to who proves himself: give --chap-user, too")
         try:
-            return ours, Credentials(self.target_user, read_secret(self.target_secret_file))
+            return ours, Credentials(self.target_user, chap_secret(self.target_secret_file))
         except ConfigError as error:
             raise Failed(str(error)) from error
 
@@ -194,34 +191,9 @@ def credentials_of(user: str | None, secret_file: Path | None, url_user: str = "
     if user is None:
         raise click.UsageError("--chap-secret-file wants --chap-user, or a user in the URL")
     try:
-        return Credentials(user, read_secret(secret_file))
+        return Credentials(user, chap_secret(secret_file))
     except ConfigError as error:
         raise Failed(str(error)) from error
-
-
-def read_secret(path: Path) -> bytes:
-    """Read a CHAP secret: the bytes of a file without a line end.
-
-    Raises:
-        ConfigError: it can not be read, others may read it, or it has not 1 to 255 bytes.
-    """
-    try:
-        # O_NONBLOCK: a pipe in its place must not hang the program.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError("the secret is not in a file", where=str(path))
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                raise ConfigError("others may read this secret", where=str(path), hint=f"chmod 600 {path}")
-            secret = os.read(descriptor, MAX_SECRET_BYTES + 3).rstrip(b"\r\n")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise ConfigError("can not read the secret", where=str(path), why=error.strerror or "") from error
-    if not 0 < len(secret) <= MAX_SECRET_BYTES:
-        raise ConfigError(f"a CHAP secret has 1 to {MAX_SECRET_BYTES} bytes", where=str(path))
-    return secret
 
 
 def echo_json(value: Any) -> None:

@@ -386,7 +386,7 @@ def test_a_credential_of_systemd_may_carry_the_group_right_of_its_acl(
     assert config.cluster.secret_file == tmp_path / "cluster.secret"
     assert read_secret_file(tmp_path / "cluster.secret") == b"0123456789abcdef"
     (tmp_path / "cluster.secret").chmod(0o444)
-    with pytest.raises(ConfigError, match="others may read this credential"):
+    with pytest.raises(ConfigError, match="others may read this secret"):
         read_secret_file(tmp_path / "cluster.secret")
     secret(tmp_path / "other.secret", b"\n", mode=0o440)
     with pytest.raises(ConfigError, match="a secret has 1 to 4096 bytes"):

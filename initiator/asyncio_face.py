@@ -1,0 +1,154 @@
+"""The asyncio face: the disks and sessions of this package for programs that run on asyncio, or on uvloop.
+
+Every method is that of :class:`Disk` or :class:`Session`, with its arguments, results and errors; it is one line here,
+and a test holds that none is missing. ``asyncio.timeout``, ``TaskGroup`` and ``Task.cancel`` work as ever: a call that
+is cancelled aborts its command (ABORT TASK), and has given its buffers back when it ends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from csvd.iscsi.keys import SessionParameters
+from initiator.deferred_await import in_task
+from initiator.disk import Disk
+from initiator.scsi.answers import Capacity
+from initiator.scsi.inquiry import BlockLimits
+from initiator.session import Session, SessionOptions
+from initiator.url import Portal
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
+_Value = TypeVar("_Value")
+
+
+def _of_disk(
+    method: Callable[Concatenate[Disk, _P], Awaitable[_Result]],
+) -> Callable[Concatenate[AsyncioDisk, _P], Coroutine[Any, Any, _Result]]:
+    @functools.wraps(method)
+    async def call(self: AsyncioDisk, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
+        return await in_task(method(self.disk, *args, **kwargs))
+
+    return call
+
+
+def _of_session(
+    method: Callable[Concatenate[Session, _P], Awaitable[_Result]],
+) -> Callable[Concatenate[AsyncioSession, _P], Coroutine[Any, Any, _Result]]:
+    @functools.wraps(method)
+    async def call(self: AsyncioSession, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
+        return await in_task(method(self.session, *args, **kwargs))
+
+    return call
+
+
+class _Fact(Generic[_Value]):
+    """An attribute that is read from what stands behind."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, face: _Face[Any] | None, owner: type) -> _Value:
+        if face is None:
+            return self  # type: ignore[return-value] # as with a property: for documentation and introspection
+        value: _Value = getattr(face._behind, self._name)
+        return value
+
+
+_Behind = TypeVar("_Behind")
+
+
+class _Face(Generic[_Behind]):
+    def __init__(self, behind: _Behind) -> None:
+        self._behind = behind
+
+    def __repr__(self) -> str:
+        return f"<asyncio face of {self._behind!r}>"
+
+
+class AsyncioSession(_Face[Session]):
+    """An I_T nexus for asyncio: the road to all LUNs of one target. Made by :func:`initiator.login`."""
+
+    @property
+    def session(self) -> Session:
+        """The session behind, for what Twisted code does with it."""
+        return self._behind
+
+    alive = _Fact[bool]()
+    options = _Fact[SessionOptions]()
+    parameters = _Fact[SessionParameters]()
+    portal = _Fact[Portal]()
+    portal_group_tag = _Fact["int | None"]()
+    target_alias = _Fact[str]()
+    target_name = _Fact[str]()
+    tsih = _Fact[int]()
+    where = _Fact[str]()
+
+    close = _of_session(Session.close)
+    nop = _of_session(Session.nop)
+    task_management = _of_session(Session.task_management)
+    text = _of_session(Session.text)
+
+    def abort(self) -> None:
+        """Close the connection at once, without a logout; calls under way fail with SessionLost."""
+        self._behind.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncioDisk(_Face[Disk]):
+    """One LUN of a target, for asyncio. Made by :func:`initiator.connect` without a reactor, or by
+    :meth:`AsyncioDisk.open`."""
+
+    @property
+    def disk(self) -> Disk:
+        """The disk behind, for what Twisted code does with it."""
+        return self._behind
+
+    @property
+    def session(self) -> AsyncioSession:
+        """The session that carries its commands."""
+        return AsyncioSession(self._behind.session)
+
+    @classmethod
+    async def open(cls, session: AsyncioSession, lun: int, *, timeout_s: float | None = None) -> Self:
+        """Make a LUN ready for use; as :meth:`Disk.open`."""
+        return cls(await in_task(Disk.open(session.session, lun, timeout_s=timeout_s)))
+
+    block_bytes = _Fact[int]()
+    block_count = _Fact[int]()
+    capacity = _Fact[Capacity]()
+    limits = _Fact[BlockLimits]()
+    lun = _Fact[int]()
+    size_bytes = _Fact[int]()
+
+    close = _of_disk(Disk.close)
+    command = _of_disk(Disk.command)
+    flush = _of_disk(Disk.flush)
+    inquiry = _of_disk(Disk.inquiry)
+    nop = _of_disk(Disk.nop)
+    read = _of_disk(Disk.read)
+    read_capacity = _of_disk(Disk.read_capacity)
+    read_into = _of_disk(Disk.read_into)
+    report_luns = _of_disk(Disk.report_luns)
+    test_unit_ready = _of_disk(Disk.test_unit_ready)
+    vpd = _of_disk(Disk.vpd)
+    write = _of_disk(Disk.write)
+    write_cache_enabled = _of_disk(Disk.write_cache_enabled)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
