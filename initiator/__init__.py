@@ -4,7 +4,7 @@
 >>> async def copy_first_megabyte(source_url, target_url):
 ...     async with initiator.connect(source_url) as source:
 ...         data = await source.read(0, 2048)
-...     async with initiator.connect(target_url, secret_file="joe.secret") as target:
+...     async with initiator.connect(target_url) as target:
 ...         await target.write(0, data)
 ...         await target.flush()
 

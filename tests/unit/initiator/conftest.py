@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from tests.unit.initiator.tiny_target import TinyTarget
@@ -24,7 +24,7 @@ def run() -> Run:
         outcome: list[Any] = []
 
         def begin() -> None:
-            Deferred.fromCoroutine(work(reactor)).addBoth(ended)
+            maybeDeferred(lambda: Deferred.fromCoroutine(work(reactor))).addBoth(ended)
 
         def ended(result: Any) -> None:
             outcome.append(result)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import doctest
 import socket
 import time
@@ -336,22 +337,22 @@ def examples_of(documentation: str | None) -> dict[str, Any]:
     return names
 
 
-def test_the_examples_of_the_package_are_true(run: Run, target: TinyTarget) -> None:
+def test_the_examples_of_the_package_are_true(target: TinyTarget) -> None:
     other = TinyTarget()
     target.disk[: 1 << 20] = bytes(range(256)) * 4096
     copy = examples_of(initiator.__doc__)["copy_first_megabyte"]
-    run(lambda reactor: copy(reactor, target.url, other.url))
+    asyncio.run(copy(target.url, other.url))
     assert other.disk[: 1 << 20] == target.disk[: 1 << 20]
     assert any(cdb[0] == 0x35 for cdb in other.commands)
     other.close()
 
 
-def test_the_example_of_connect_is_true(run: Run, target: TinyTarget) -> None:
+def test_the_example_of_connect_is_true(target: TinyTarget) -> None:
     target.disk[:512] = b"x" * 512
     documentation = (initiator.connect.__doc__ or "").replace(
         "iscsi://127.0.0.1:3260/iqn.2026-11.example:disk/0", target.url
     )
-    assert run(examples_of(documentation)["first_block"]) == b"x" * 512
+    assert asyncio.run(examples_of(documentation)["first_block"]()) == b"x" * 512
 
 
 def test_our_own_name_is_an_iscsi_name() -> None:
