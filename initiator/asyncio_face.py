@@ -78,6 +78,7 @@ class AsyncioSession(_Face[Session]):
         return self._behind
 
     alive = _Fact[bool]()
+    connections = _Fact[int]()
     options = _Fact[SessionOptions]()
     parameters = _Fact[SessionParameters]()
     portal = _Fact[Portal]()

@@ -23,8 +23,8 @@ from initiator.engine.login import LoginSettings
 from initiator.engine.session import SessionState
 from initiator.errors import LoginRedirected
 from initiator.link import Link
-from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.loop_reactor import LoopReactor
+from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.opening import Opening
 from initiator.secrets import SecretPath
 from initiator.session import Session, SessionOptions

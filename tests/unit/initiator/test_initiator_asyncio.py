@@ -305,7 +305,9 @@ def test_no_reactor_of_twisted_is_installed(target: TinyTarget) -> None:
 
 
 FACES = [(Disk, AsyncioDisk), (Session, AsyncioSession)]
-OF_TWISTED = {"log", "reactor", "road", "session", "start", "cancel", "submit", "attach", "link_events", "link_lost"}
+OF_TWISTED = {"log", "reactor", "road", "session", "state"} | {
+    *("start", "cancel", "submit", "attach", "add", "link_events", "link_lost")
+}
 """What the classes have for the parts of this package, and for Twisted code."""
 
 
