@@ -17,6 +17,7 @@ from initiator.deferred_await import in_task
 from initiator.disk import Disk
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
+from initiator.scsi.sense import Sense
 from initiator.session import Session, SessionOptions
 from initiator.url import Portal
 
@@ -130,21 +131,31 @@ class AsyncioDisk(_Face[Disk]):
     capacity = _Fact[Capacity]()
     limits = _Fact[BlockLimits]()
     lun = _Fact[int]()
+    on_unit_attention = _Fact[list[Callable[[Sense], None]]]()
     size_bytes = _Fact[int]()
 
     close = _of_disk(Disk.close)
     command = _of_disk(Disk.command)
+    command_support = _of_disk(Disk.command_support)
+    compare_and_write = _of_disk(Disk.compare_and_write)
     flush = _of_disk(Disk.flush)
+    get_lba_status = _of_disk(Disk.get_lba_status)
     inquiry = _of_disk(Disk.inquiry)
     nop = _of_disk(Disk.nop)
     read = _of_disk(Disk.read)
     read_capacity = _of_disk(Disk.read_capacity)
     read_into = _of_disk(Disk.read_into)
     report_luns = _of_disk(Disk.report_luns)
+    supported_commands = _of_disk(Disk.supported_commands)
+    supported_pages = _of_disk(Disk.supported_pages)
     test_unit_ready = _of_disk(Disk.test_unit_ready)
+    unmap = _of_disk(Disk.unmap)
+    verify = _of_disk(Disk.verify)
     vpd = _of_disk(Disk.vpd)
     write = _of_disk(Disk.write)
     write_cache_enabled = _of_disk(Disk.write_cache_enabled)
+    write_same = _of_disk(Disk.write_same)
+    write_zeroes = _of_disk(Disk.write_zeroes)
 
     async def __aenter__(self) -> Self:
         return self
