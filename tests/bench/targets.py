@@ -247,6 +247,10 @@ def _tgtadm_steps(export: Export) -> list[list[str]]:
         user = ["--mode", "account", "--user", export.chap.user]
         steps.append(["--op", "new", *user, "--password", export.chap.secret])
         steps.append(["--op", "bind", *user, "--tid", "1"])
+        if export.chap.target_user:
+            own = ["--mode", "account", "--user", export.chap.target_user]
+            steps.append(["--op", "new", *own, "--password", export.chap.target_secret])
+            steps.append(["--op", "bind", *own, "--tid", "1", "--outgoing"])
     if export.digests:
         update = ["--op", "update", "--mode", "target", "--tid", "1"]
         steps += [[*update, "--name", name, "--value", "CRC32C,None"] for name in ("HeaderDigest", "DataDigest")]

@@ -67,6 +67,9 @@ MODULES: Final = (
     "dm_service_time",
     "crc32c_intel",
     "xfs",
+    "sha3_generic",  # LIO takes it for CHAP whether the kernel has it or not
+    "target_core_file",
+    "iscsi_target_mod",
 )
 EMPTY_FOLDERS: Final = ("dev", "proc", "sys", "tmp", "run", "mnt", "root", "etc/multipath", "var/lib")
 

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import textwrap
@@ -83,7 +84,8 @@ class Job:
 class Guest:
     """A booted guest.
 
-    Its network reaches the host's loopback as 127.0.0.1 and as 10.0.2.2. iscsid and udevd run; multipathd does not.
+    Its network reaches the host's loopback as 127.0.0.1 and as 10.0.2.2; what listens on its port 3260 is reached from
+    the host at `portal`. iscsid and udevd run; multipathd does not.
 
     Args:
         kit: what to boot.
@@ -98,11 +100,13 @@ class Guest:
         self._steps = 0
         self._lost = False
         self._received = b""
+        port = _free_port()
+        self.portal = f"127.0.0.1:{port}"
         # Should the tests themselves be killed, the kernel ends the guest, too.
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         self._process = subprocess.Popen(
-            [*guard, *_qemu(kit, self._console)],
+            [*guard, *_qemu(kit, self._console, port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -198,13 +202,24 @@ class Guest:
         return (self._received[-2000:] + last_words).decode(errors="replace")
 
 
-def _qemu(kit: Kit, console: Path) -> list[str]:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _qemu(kit: Kit, console: Path, port: int) -> list[str]:
     # No ROM for the network card, for its package need not be there, and no display, disk or monitor.
     return [
         "qemu-system-x86_64",
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB)),
         *("-kernel", str(kit.kernel), "-initrd", str(kit.initramfs), "-append", KERNEL_ARGUMENTS),
-        *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *(
+            "-netdev",
+            f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:3260",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+        ),
         *("-serial", f"file:{console}", "-serial", "stdio"),
     ]
