@@ -89,6 +89,12 @@ _OPTIONS: Final = (
         metavar="NAME",
         help="What to be called by the target of an iscsi:// disk.  [default: made of the host's name]",
     ),
+    click.option(
+        "--disk-timeout-s",
+        type=float,
+        metavar="SECONDS",
+        help="What a call to an iscsi:// disk may take, and wait for a lost session.  [default: 30]",
+    ),
 )
 
 
@@ -111,6 +117,7 @@ UNIT_KEYS: Final = (
     "max_transfer",
     "disk_secret_file",
     "disk_initiator_name",
+    "disk_timeout_s",
 )
 """The keys that the options give."""
 

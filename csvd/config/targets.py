@@ -20,6 +20,7 @@ from csvd.config.values import (
     hexadecimal,
     list_of,
     matching,
+    number,
     one_of_numbers,
     size,
     text,
@@ -209,6 +210,15 @@ class LunSection:
             default_words="made of the host's name",
             example='"iqn.2026-11.org.example:node1"',
             off=True,
+        ),
+    ]
+    disk_timeout_s: Annotated[
+        float,
+        key(
+            number(0, 3600),
+            "How long a call to an iscsi:// disk may take, and wait for a session that was lost, before it fails.",
+            default=30.0,
+            example="30.0",
         ),
     ]
     create: Annotated[

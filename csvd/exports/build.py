@@ -176,6 +176,7 @@ def settings_of(
         maximum_transfer_bytes=section.max_transfer,
         disk_secret=None if secret_file is None else read(secret_file),
         disk_initiator_name=section.disk_initiator_name,
+        disk_timeout_s=section.disk_timeout_s,
     )
 
 

@@ -27,6 +27,7 @@ class Opening:
         serial: its identity; None for the one that it has of itself.
         secret: by what this node proves itself to where the disk is; as whom, the URL says.
         initiator_name: what this node is called there; None for a name made of the host's.
+        timeout_s: what a call may take where it goes over a network.
     """
 
     url: str
@@ -39,6 +40,7 @@ class Opening:
     serial: str | None = None
     secret: bytes | None = field(default=None, repr=False)
     initiator_name: str | None = None
+    timeout_s: float = 30.0
 
     @property
     def reactor(self) -> Any:

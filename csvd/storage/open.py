@@ -45,6 +45,7 @@ def open_disk(
     serial: str | None = None,
     secret: bytes | None = None,
     initiator_name: str | None = None,
+    timeout_s: float = 30.0,
 ) -> Deferred[Disk]:
     """Open a disk; see `Opening` for the arguments. Fires at once where there is nothing to wait for, as for a file.
 
@@ -68,6 +69,7 @@ def open_disk(
         serial=serial,
         secret=secret,
         initiator_name=initiator_name,
+        timeout_s=timeout_s,
     )
     return maybeDeferred(_open, opening)
 

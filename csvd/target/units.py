@@ -35,7 +35,8 @@ class UnitSettings:
         rotation_rate: MEDIUM ROTATION RATE: 0 not reported, 1 does not rotate, 1025 to 65534 revolutions a minute.
         write_cache: whether a write may be GOOD before it is durable; None for what the disk says of itself.
         maximum_transfer_bytes: a longer transfer is refused.
-        disk_secret, disk_initiator_name: how to log in to where the disk is; see `csvd.storage.kind.Opening`.
+        disk_secret, disk_initiator_name, disk_timeout_s: how to reach a disk that is somewhere else; see
+            `csvd.storage.kind.Opening`.
     """
 
     number: int
@@ -59,6 +60,7 @@ class UnitSettings:
     maximum_transfer_bytes: int = 8 << 20
     disk_secret: bytes | None = field(default=None, repr=False)
     disk_initiator_name: str | None = None
+    disk_timeout_s: float = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -150,6 +152,7 @@ class Units:
             direct=settings.direct,
             secret=settings.disk_secret,
             initiator_name=settings.disk_initiator_name,
+            timeout_s=settings.disk_timeout_s,
         )
 
     async def close(self, unit: LogicalUnit) -> None:

@@ -1,8 +1,8 @@
-"""The calls of an IscsiDisk that are under way, and what becomes of them when the node is fenced.
+"""The calls of an IscsiDisk that are under way, and what becomes of them when another node has them aborted.
 
-PREEMPT AND ABORT ends the commands of the node that is fenced, and where TAS is 0 the target says nothing of them any
-more (SAM-5 section 5.6): they would wait for their timeout. Only the unit attention REGISTRATIONS PREEMPTED tells, with
-the next command that the node sends. So a node that has joined and waits for long sends one.
+PREEMPT AND ABORT ends the commands of the node that is fenced, a LOGICAL UNIT RESET those of all, and where TAS is 0
+the target says nothing of them any more (SAM-5 section 5.6): they would wait for their timeout. Only a unit attention
+tells, with the next command that the node sends. So a node that has joined and waits for long sends one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from initiator import InitiatorError
 T = TypeVar("T")
 
 ASK_S: Final = 2.0
-"""After so long a call is waited for no longer without asking whether the node was fenced."""
+"""After so long a call is waited for no longer without asking whether it was aborted."""
 ANSWERS_S: Final = 1.0
-"""Within so long after a fence was told of, a target answers what it has not aborted."""
+"""Within so long after it has told of it, a target answers what it has not aborted."""
 
 _CHANGES: Final = ("write", "unmap", "write zeroes")
 
@@ -31,13 +31,13 @@ _CHANGES: Final = ("write", "unmap", "write zeroes")
 class _Call:
     """One of them."""
 
-    __slots__ = ("deferred", "given_up", "offset_bytes", "operation", "started_s")
+    __slots__ = ("deferred", "given_up", "offset_bytes", "operation", "started_s", "was_fenced")
 
     def __init__(self, operation: str, offset_bytes: int, started_s: float) -> None:
         self.operation = operation
         self.offset_bytes = offset_bytes
         self.started_s = started_s
-        self.given_up = False
+        self.given_up = self.was_fenced = False
         self.deferred: Deferred[Any]
 
 
@@ -49,7 +49,7 @@ class Calls:
         where: the disk, for messages; ``block_bytes`` is that of its LUN.
 
     Attributes:
-        watching: whether the node can be fenced.
+        watching: whether other nodes may have them aborted.
     """
 
     def __init__(self, reactor: Any, ask: Callable[[], None], *, where: str, block_bytes: int) -> None:
@@ -80,14 +80,18 @@ class Calls:
         self._idle.append(waiter)
         return waiter
 
-    def fenced(self) -> None:
-        """The node was fenced: what is under way will be answered soon, or never."""
-        self._reactor.callLater(ANSWERS_S, self._give_up, list(self._under_way))
+    def aborted(self, *, was_fenced: bool) -> None:
+        """Another node has aborted what was under way: it will be answered soon, or never.
 
-    def _give_up(self, calls: list[_Call]) -> None:
+        Args:
+            was_fenced: by keeping this node off.
+        """
+        self._reactor.callLater(ANSWERS_S, self._give_up, list(self._under_way), was_fenced)
+
+    def _give_up(self, calls: list[_Call], was_fenced: bool) -> None:
         for call in calls:
             if call in self._under_way:
-                call.given_up = True
+                call.given_up, call.was_fenced = True, was_fenced
                 call.deferred.cancel()
 
     def _look_at_the_oldest(self) -> None:
@@ -117,7 +121,7 @@ class Calls:
             size, offset_bytes = self._block_bytes, call.offset_bytes
             raise storage_error(call.operation, error, where=where, offset_bytes=offset_bytes, block_bytes=size)
         if call.given_up and isinstance(error, CancelledError):
-            number = FENCED if call.operation in _CHANGES else errno.EAGAIN
-            why = "this node was fenced meanwhile"
+            number = FENCED if call.was_fenced and call.operation in _CHANGES else errno.EAGAIN
+            why = "this node was fenced meanwhile" if call.was_fenced else "another node had it aborted"
             raise StorageError(call.operation, number, where=self._where, offset_bytes=call.offset_bytes, why=why)
         return result

@@ -238,7 +238,11 @@ class IscsiDisk:
 
     def leave(self) -> Deferred[None]:
         """Give the place up; see `FencingDisk`."""
-        return self._call("leave", 0, self._fence.leave())
+        return self._call("leave", 0, self._leave())
+
+    async def _leave(self) -> None:
+        await self._fence.leave()
+        self._calls.watching = False
 
     # The end
 
@@ -307,6 +311,12 @@ class IscsiDisk:
             case (0x2A, 0x03 | 0x05) if self._fence.node:  # RESERVATIONS PREEMPTED, REGISTRATIONS PREEMPTED
                 node = self._fence.node
                 self.log.critical("{url}: {node} was fenced: {sense}", url=self.url, node=node, sense=str(sense))
-                self._calls.fenced()
+                self._calls.aborted(was_fenced=True)
+            case (0x29, 0x03) | (
+                0x2F,
+                0x00,
+            ):  # a reset, or tasks cleared, by another initiator
+                self.log.warn("{url}: {sense}", url=self.url, sense=str(sense))
+                self._calls.aborted(was_fenced=False)
             case _:
                 self.log.info("{url}: {sense}", url=self.url, sense=str(sense))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.internet.defer import Deferred
 
@@ -16,9 +15,6 @@ from csvd.storage.iscsi.errors import opening_error
 from csvd.storage.kind import Opening, check_size
 from initiator import Credentials, InitiatorError, IscsiUrl, SessionOptions, login, parse_url
 from initiator import Disk as Unit
-
-TIMEOUT_S = 30.0
-"""How long a call may take, and wait for a session that was lost."""
 
 
 def open_disk(opening: Opening) -> Deferred[Disk]:
@@ -65,38 +61,39 @@ def _parsed(url: str) -> IscsiUrl:
     return place
 
 
-@dataclass(frozen=True, slots=True)
 class _Roads:
-    """How to log in."""
+    """Logs in as a disk is to be opened."""
 
-    reactor: Any
-    place: IscsiUrl
-    credentials: Credentials | None
-    initiator_name: str | None
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._place = _parsed(opening.url)
+        self._credentials = _credentials(self._place, opening.secret)
 
     async def __call__(self, who: str = "") -> Unit:
-        """Open the LUN. The sessions of a node, or of a caretaker, have the same initiator session ID every time."""
-        isid = b"\x80" + hashlib.sha256(f"{place_of(str(self.place))}\0{who}".encode()).digest()[:5] if who else b""
+        """Open the LUN in a session of its own; of the caretaker, in one that has the same name every time."""
         session = await login(
-            self.place,
-            reactor=self.reactor,
-            credentials=self.credentials,
-            initiator_name=self.initiator_name or "",
-            options=SessionOptions(timeout_s=TIMEOUT_S),
-            isid=isid,
+            self._place,
+            reactor=self._opening.reactor,
+            credentials=self._credentials,
+            initiator_name=self._opening.initiator_name or "",
+            options=SessionOptions(timeout_s=self._opening.timeout_s),
+            isid=self._isid(who) if who else b"",
         )
         try:
-            return await Unit.open(session, self.place.lun)
+            return await Unit.open(session, self._place.lun)
         except BaseException:
             await session.close()
             raise
+
+    def _isid(self, who: str) -> bytes:
+        """An initiator session ID of the random kind (RFC 7143 section 11.12.5), made of a name."""
+        return b"\x80" + hashlib.sha256(f"{place_of(self._opening.url)}\0{who}".encode()).digest()[:5]
 
 
 async def _open(opening: Opening) -> Disk:
     if opening.create_bytes is not None:
         create_disk(opening.url, opening.create_bytes, block_bytes=opening.block_bytes, full=opening.full)
-    place = _parsed(opening.url)
-    roads = _Roads(opening.reactor, place, _credentials(place, opening.secret), opening.initiator_name)
+    roads = _Roads(opening)
     try:
         unit = await roads()
         try:

@@ -85,6 +85,21 @@ class FencingSuite:
         await a.write_from((b"a" * BLOCK,), 0)
 
     @on_a_store
+    async def test_who_is_at_work_when_another_is_fenced_goes_on(self, opener: Opener) -> None:
+        _, place = await joined(opener, "a")
+        c, _ = await joined(opener, "c")
+        for node in ("b", "stranger"):
+            writes = [c.write_from((b"c" * 65536,), at * 65536) for at in range(32)]
+            outcomes: list[Any] = await DeferredList([*writes, place.fence(node)], consumeErrors=True)
+            for at, (succeeded, failure) in enumerate(outcomes):
+                if not succeeded:
+                    # It may have been aborted together with what the other one had under way.
+                    assert at < len(writes)
+                    assert failure.value.errno == errno.EAGAIN
+            await c.write_from((b"c" * (32 * 65536),), 0)
+        assert await read(c, 0, 32 * 65536) == b"c" * (32 * 65536)
+
+    @on_a_store
     async def test_only_who_has_joined_fences_and_nobody_himself(self, opener: Opener) -> None:
         _, outside = await opened(opener, "a")
         assert (await error_of(outside.fence("b"))).errno == errno.EINVAL

@@ -72,7 +72,7 @@ def test_what_a_fence_has_aborted_is_given_up_after_a_while(bench: Bench) -> Non
     answered, first = bench.call("write")
     _, second = bench.call("write")
     _, third = bench.call("read")
-    bench.calls.fenced()
+    bench.calls.aborted(was_fenced=True)
     late, fourth = bench.call("read")
     answered.errback(TimedOut("too late"))
     bench.clock.advance(ANSWERS_S)
@@ -82,6 +82,13 @@ def test_what_a_fence_has_aborted_is_given_up_after_a_while(bench: Bench) -> Non
     assert fourth == [], "it began after the fence: it will be answered"
     late.callback(None)
     assert fourth == [None]
+
+
+def test_what_a_reset_has_aborted_may_be_tried_again(bench: Bench) -> None:
+    _, outcome = bench.call("write")
+    bench.calls.aborted(was_fenced=False)
+    bench.clock.advance(ANSWERS_S)
+    assert (outcome[0].errno, outcome[0].why) == (errno.EAGAIN, "another node had it aborted")
 
 
 def test_a_node_that_waits_for_long_asks_whether_it_was_fenced(bench: Bench) -> None:
