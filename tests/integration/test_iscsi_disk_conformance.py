@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from csvd.storage.disk import FENCED
+from csvd.storage.iscsi import reservations
+from csvd.storage.iscsi.disk import IscsiDisk
 from tests.integration.iscsi_store import IscsiStore
-from tests.unit.storage.disk_stores import Store
-from tests.unit.storage.disk_suite import KeepingSuite
-from tests.unit.storage.fencing_suite import FencingSuite
+from tests.unit.storage.disk_stores import Opener, Store
+from tests.unit.storage.disk_suite import KeepingSuite, error_of, on_a_store, read
+from tests.unit.storage.fencing_suite import FencingSuite, joined, opened
 
 
 class TestIscsiDisks(KeepingSuite):
@@ -26,3 +30,43 @@ class TestIscsiFence(FencingSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
         return IscsiStore(tmp_path)
+
+    @on_a_store
+    async def test_who_has_not_joined_writes_nothing_once_others_have(self, opener: Opener) -> None:
+        outsider = await opener(node="x")
+        await outsider.write_from((b"x" * 4096,), 0)
+        _, place = await joined(opener, "a")
+        assert (await error_of(outsider.write_from((b"y" * 4096,), 0))).errno == FENCED
+        assert await read(await opener(node="z"), 0, 4096) == b"x" * 4096
+        await place.leave()
+        assert (await error_of(outsider.write_from((b"y" * 4096,), 0))).errno == FENCED
+
+    @on_a_store
+    async def test_nobody_joins_a_disk_that_is_reserved_in_another_way(self, opener: Opener) -> None:
+        stranger = await opener(node="x")
+        assert isinstance(stranger, IscsiDisk)
+        register = reservations.reserve_out(reservations.REGISTER_AND_IGNORE_EXISTING_KEY)
+        await stranger._unit.command(register, data_out=reservations.out_parameters(0, 7))
+        for kind, name in ((1, "WRITE EXCLUSIVE"), (6, "EXCLUSIVE ACCESS - REGISTRANTS ONLY")):
+            reserve = reservations.reserve_out(reservations.RESERVE, kind)
+            await stranger._unit.command(reserve, data_out=reservations.out_parameters(7))
+            _, place = await opened(opener, "a")
+            error = await error_of(place.join("a"))
+            assert error.errno == errno.EBUSY
+            assert f"reserved otherwise: {name} by the key" in str(error)
+            release = reservations.reserve_out(2, kind)
+            await stranger._unit.command(release, data_out=reservations.out_parameters(7))
+
+    @on_a_store
+    async def test_a_node_that_comes_and_goes_leaves_no_registrations_behind(self, opener: Opener) -> None:
+        a, _ = await joined(opener, "a")
+        assert isinstance(a, IscsiDisk)
+        for _ in range(3):
+            for leaves in (True, False):
+                b, place = await joined(opener, "b")
+                if leaves:
+                    await place.leave()
+                await b.close()
+        asked = reservations.reserve_in(reservations.READ_KEYS, reservations.KEYS_BYTES)
+        data = await a._unit.command(asked, data_in_bytes=reservations.KEYS_BYTES)
+        assert len(data) == 8 + 2 * 8, "its own, and that of the last one who did not leave"
