@@ -4,6 +4,7 @@ call costs two steps of a dict."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from initiator.engine.requests import Request
@@ -18,19 +19,19 @@ class Deadlines:
         self._reactor = reactor
         self._expired = expired
         self._timer: Any = None
-        self._timer_at = 0.0
+        self._timer_at = inf
 
     def set(self, request: Request, deadline_s: float) -> None:
         """Have ``expired`` called with a request at its deadline, unless it is taken out before."""
         self.at[request] = deadline_s
-        if self._timer is None or deadline_s < self._timer_at:
+        if deadline_s < self._timer_at:
             self._schedule(deadline_s)
 
     def stop(self) -> list[Request]:
         """End the timer; give the requests that waited, oldest first."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, inf
         waiting, self.at = list(self.at), {}
         return waiting
 
@@ -41,7 +42,7 @@ class Deadlines:
         self._timer = self._reactor.callLater(max(0.0, deadline_s - self._reactor.seconds()), self._on_time)
 
     def _on_time(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, inf
         now = self._reactor.seconds()
         for request in [request for request, at in self.at.items() if at <= now]:
             if self.at.pop(request, None) is not None:

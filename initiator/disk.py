@@ -12,7 +12,7 @@ from initiator.block_commands import BlockCommands
 from initiator.engine.requests import Buffer, Command, flat
 from initiator.errors import CommandFailed, InitiatorError, Miscompare
 from initiator.parallel import Work, run_all
-from initiator.road import Road
+from initiator.road import Road, begin
 from initiator.scatter import Piece, pieces
 from initiator.scsi import answers, cdb
 from initiator.scsi.answers import Capacity
@@ -99,7 +99,7 @@ class Disk(BlockCommands):
         Raises:
             InitiatorError: the buffer is not of whole blocks, or the range is not on the disk.
         """
-        if isinstance(buffer, bytearray | memoryview):
+        if isinstance(buffer, (bytearray, memoryview)):
             await self._in_parts(lba, flat(buffer), cdb.read, timeout_s, reads=True)
         else:
             await self._scattered(lba, buffer, cdb.read, timeout_s, reads=True)
@@ -116,7 +116,7 @@ class Disk(BlockCommands):
             InitiatorError: the data is not of whole blocks, or the range is not on the disk.
         """
         build = partial(cdb.write, fua=True) if fua else cdb.write
-        if isinstance(data, bytes | bytearray | memoryview):
+        if isinstance(data, (bytes, bytearray, memoryview)):
             await self._in_parts(lba, flat(data), build, timeout_s, reads=False)
         else:
             await self._scattered(lba, data, build, timeout_s, reads=False)
@@ -193,14 +193,23 @@ class Disk(BlockCommands):
         self, lba: int, view: memoryview, build: _Builder, timeout_s: float | None, *, reads: bool
     ) -> None:
         """Move a range in commands of at most a chunk, several at a time."""
-        blocks, odd_bytes = divmod(len(view), self.block_bytes)
+        capacity = self.capacity
+        blocks, odd_bytes = divmod(len(view), capacity.block_bytes)
         if odd_bytes:
             raise InitiatorError(f"{len(view)} bytes are not whole blocks of {self.block_bytes}")
-        self._check_range(lba, blocks)
+        if lba < 0 or lba + blocks > capacity.block_count:
+            self._check_range(lba, blocks)
         deadline_s = self._deadline(timeout_s)
-        if blocks <= self._chunk_blocks:
-            if blocks:
-                await self._move(build(lba, blocks), deadline_s, view, reads)
+        if 0 < blocks <= self._chunk_blocks:
+            # What most calls are: no coroutine more than they must.
+            cdb_bytes = build(lba, blocks)
+            if reads:
+                command = Command(self._lun_field, cdb_bytes, data_in=view)
+            else:
+                command = Command(self._lun_field, cdb_bytes, data_out=view)
+            await begin(self.road, command, deadline_s)
+            if command.status or command.response or command.residual:
+                await self._move(cdb_bytes, deadline_s, view, reads, ended=command)
             return
 
         def works() -> Iterator[Work]:
@@ -214,11 +223,11 @@ class Disk(BlockCommands):
         return min(self.road.options.queue_depth, blocks // self._chunk_blocks + 2)
 
     def _move(
-        self, cdb_bytes: bytes, deadline_s: float, view: memoryview, reads: bool
+        self, cdb_bytes: bytes, deadline_s: float, view: memoryview, reads: bool, *, ended: Command | None = None
     ) -> Coroutine[Deferred[Any], Any, Command]:
         if reads:
-            return self._run(cdb_bytes, deadline_s, data_in=view, exact=True)
-        return self._run(cdb_bytes, deadline_s, data_out=view, exact=True)
+            return self._run(cdb_bytes, deadline_s, data_in=view, exact=True, ended=ended)
+        return self._run(cdb_bytes, deadline_s, data_out=view, exact=True, ended=ended)
 
     def _parts(self, lba: int, blocks: int, view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         for start, count in cut(lba, blocks, self._chunk_blocks, *self._granularity):

@@ -7,7 +7,6 @@ A :class:`Disk <initiator.disk.Disk>` runs over any road. The simplest is a
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -70,21 +69,31 @@ class Road(Protocol):
         """End at once, without a logout; calls under way fail with SessionLost."""
 
 
-def submit(road: Road, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
-    """Start a command. The Deferred fires with it at its status, whichever that is; cancelling it aborts the command.
-
-    ``timeout_s`` is by default that of the road's options.
+class Underway(Deferred[Command]):
+    """Fires with a command at its status, whichever that is; cancelling it aborts the command.
 
     Errors: those of :meth:`Road.start`.
     """
-    done: Deferred[Command] = Deferred(partial(_cancelled, road, command))
-    command.context = done
-    timeout = road.options.timeout_s if timeout_s is None else timeout_s
+
+    road: Road
+    command: Command
+
+
+def begin(road: Road, command: Command, deadline_s: float) -> Deferred[Command]:
+    """Start a command, and give what fires when it has ended."""
+    done = Underway(_cancelled)
+    done.road, done.command, command.context = road, command, done
     try:
-        road.start(command, road.reactor.seconds() + timeout, _fire)
+        road.start(command, deadline_s, _fire)
     except SessionClosed as error:
         done.errback(error)
     return done
+
+
+def submit(road: Road, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
+    """Start a command that has so long from now; by default what the road's options say."""
+    timeout = road.options.timeout_s if timeout_s is None else timeout_s
+    return begin(road, command, road.reactor.seconds() + timeout)
 
 
 def _fire(command: Command) -> None:
@@ -96,7 +105,8 @@ def _fire(command: Command) -> None:
         done.errback(command.error)
 
 
-def _cancelled(road: Road, command: Command, _done: Deferred[Any]) -> None:
+def _cancelled(done: Deferred[Any]) -> None:
     """The Deferred itself fails with CancelledError."""
-    command.context = None
-    road.cancel(command)
+    if isinstance(done, Underway):
+        done.command.context = None
+        done.road.cancel(done.command)

@@ -165,12 +165,17 @@ class Session:
 
     def start(self, command: Command, deadline_s: float, finished: Finished) -> None:
         """Send a command when there is room for it: :meth:`Road.start <initiator.road.Road.start>`."""
-        if self._ended is not None or self._closing is not None or not self._usable:
+        if not self.alive:
             raise self._closed_error()
         command.finished = finished
         self._deadlines.set(command, deadline_s)
-        self._queue.append(command)
-        self._issue()
+        if self._queue or self._more.all or self._in_flight >= self.options.queue_depth:
+            self._queue.append(command)
+            self._issue()
+        else:
+            self._in_flight += 1
+            self._the_engine.send(command)
+            self._wake()
 
     def cancel(self, command: Command) -> None:
         """Abort a command that nobody waits for any more."""
@@ -278,9 +283,15 @@ class Session:
 
     def link_events(self, events: list[Event]) -> None:
         """Take what happened (link.LinkOwner)."""
+        at = self._deadlines.at
         for event in events:
             if type(event) is Command:
-                self._command_done(event)
+                self._in_flight -= 1
+                at.pop(event, None)
+                finished = event.finished
+                if finished is not None:  # else timed out or cancelled before: nobody waits
+                    event.finished = None
+                    finished(event)
             elif isinstance(event, Request):
                 self._answered(event)
             elif isinstance(event, LoggedIn):
@@ -289,6 +300,10 @@ class Session:
                 self._end(event.error)
             else:
                 self._async_message(event)
+        if self._queue:
+            self._issue()
+        if self._idle:
+            self._check_idle()
         if self._more.all and self._link is not None:
             self._more.wake(self._link)
 
@@ -372,13 +387,6 @@ class Session:
         if link is not None:
             link.wake()
 
-    def _command_done(self, command: Command) -> None:
-        self._in_flight -= 1
-        self._issue()
-        self._answered(command)
-        if self._idle:
-            self._check_idle()
-
     def _check_idle(self) -> None:
         if not (self._in_flight or self._queue):
             idle, self._idle = self._idle, []
@@ -388,7 +396,7 @@ class Session:
     def _answered(self, request: Request) -> None:
         self._deadlines.at.pop(request, None)
         finished = request.finished
-        if finished is not None:  # else timed out or cancelled before: nobody waits
+        if finished is not None:
             request.finished = None
             finished(request)
 

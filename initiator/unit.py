@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from initiator.engine.requests import GOOD, Buffer, Command
 from initiator.errors import AttentionPending, CommandFailed, IllegalRequest, MalformedAnswer, ResidualMismatch
 from initiator.failures import failure_of, passes
-from initiator.road import Road, submit
+from initiator.road import Road, begin, submit
 from initiator.scsi import answers, cdb, inquiry, operation_codes
 from initiator.scsi import lun as luns
 from initiator.scsi.inquiry import Inquiry, SupportedPages, VpdPage
@@ -213,13 +213,20 @@ class LogicalUnit:
         data_in: memoryview | None = None,
         data_out: memoryview | None = None,
         exact: bool = False,
+        ended: Command | None = None,
     ) -> Command:
-        """Run a command until it has status GOOD; ``exact`` makes a residual an error."""
+        """Run a command until it has status GOOD; ``exact`` makes a residual an error.
+
+        ``ended`` is the command where it was run once already, with another outcome.
+        """
         attentions, backoff_s = 0, _FIRST_BACKOFF_S
         reactor = self.road.reactor
         while True:
-            command = Command(self._lun_field, cdb_bytes, data_in=data_in, data_out=data_out)
-            await submit(self.road, command, deadline_s - reactor.seconds())
+            if ended is None:
+                command = Command(self._lun_field, cdb_bytes, data_in=data_in, data_out=data_out)
+                await begin(self.road, command, deadline_s)
+            else:
+                command, ended = ended, None
             if command.status == GOOD and not command.response:
                 if exact and command.residual:
                     left = f"{command.residual} of {command.length} bytes over"

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from csvd.iscsi.codes import CONTINUE, FINAL, IMMEDIATE, RESERVED_TAG, Opcode, TaskManagementFunction
 from csvd.iscsi.digests import CRC32C
 from csvd.iscsi.layouts import PACKING, PADDING
+from initiator.engine.express import Express
 from initiator.engine.framing import STAGING_BYTES, Receiver
 from initiator.engine.login import LOGIN_SEGMENT_BYTES, LoginExchange, LoginSettings
 from initiator.engine.output import Output
@@ -125,7 +126,7 @@ class InitiatorConnection:
         return len(self.outstanding) + len(self._output.waiting)
 
     def _take_events(self) -> list[Event]:
-        events = self._events[:]
+        events = self._events[:]  # the list itself is known to those who fill it
         self._events.clear()
         return events
 
@@ -157,7 +158,7 @@ class InitiatorConnection:
         """
         if self.failed is not None or not self.logged_in:
             raise SessionClosed("the connection takes no requests", why=str(self.failed or "the login is not done"))
-        if isinstance(request, Command):
+        if type(request) is Command:
             request.connection = self
             self._output.waiting.append(request)
             return
@@ -245,6 +246,9 @@ class InitiatorConnection:
             of_headers, of_data = parameters.header_digest == CRC32C, parameters.data_digest == CRC32C
             if of_headers or of_data:
                 self._receiver.begin_digests(of_headers=of_headers, of_data=of_data)
+            self._receiver.begin_express(
+                Express(self.session, self._output, self.outstanding, self._events.append).take
+            )
             self._output.open(parameters)
             self._tasks.open(parameters)
             self._events.append(LoggedIn())

@@ -37,6 +37,10 @@ class PduHandler(Protocol):
         ...
 
 
+Express = Callable[[bytearray, memoryview, int, int], int]
+"""Takes whole PDUs that stand in ``staging[start:end]``, as many as it likes; gives where the rest begins."""
+
+
 class Receiver:
     """Cuts a byte stream into PDUs for a handler.
 
@@ -64,8 +68,14 @@ class Receiver:
         self._begin: Callable[[int], None] = self._begin_pdu
         self._header_digest_bytes = 0
         self._data_digest_bytes = 0
+        self._express: Express | None = None
         self._digest = b""
         """What has come of the digest of the segment under way."""
+
+    def begin_express(self, express: Express) -> None:
+        """From now on what has no digests is shown to ``express`` first."""
+        if not (self._header_digest_bytes or self._data_digest_bytes):
+            self._express = express
 
     def begin_digests(self, *, of_headers: bool, of_data: bool) -> None:
         """From the next PDU on, headers, data segments or both have a digest (RFC 7143 section 13.1)."""
@@ -123,6 +133,8 @@ class Receiver:
             if self._opcode and not self._continue_segment():
                 return
             start = self._start
+            if self._express is not None:
+                self._start = start = self._express(self._staging, self._view, start, self._end)
             if self._end - start < BHS_BYTES:
                 return
             self._begin(start)

@@ -73,8 +73,8 @@ def to_fdatasync(target: str = OURS) -> Callable[[Samples], float | None]:
     )
 
 
-def _at(row: str, figure: str) -> Callable[[Samples], float | None]:
-    return lambda samples: _middle(samples.spread(row, OURS, figure))
+def _at(row: str, figure: str, target: str = OURS) -> Callable[[Samples], float | None]:
+    return lambda samples: _middle(samples.spread(row, target, figure))
 
 
 def _most(figure: str) -> Callable[[Samples], float | None]:
@@ -107,6 +107,10 @@ SMALL: Final = (
     ("write, depth 32", "write-4k-d32"),
     ("command of the mix", "mix-4k-8x8"),
 )
+INITIATORS: Final = (
+    ("4 KiB", "initiators-4k", "to_iscsi_perf", 0.8),
+    ("256 KiB", "initiators-256k", "to_iscsi_perf", 0.9),
+)
 AIMS: Final = (
     *(Aim(f"{load}: csvd to tgtd", to_peer(row), bound) for load, row, bound in PEER),
     *(
@@ -128,6 +132,11 @@ AIMS: Final = (
         " ms",
         is_most=True,
         is_strict=True,
+    ),
+    *(
+        Aim(f"{size} random read, depth 32, on {target}: csv-initiator to iscsi-perf", _at(row, figure, target), bound)
+        for size, row, figure, bound in INITIATORS
+        for target in (OURS, THEIRS)
     ),
 )
 

@@ -32,6 +32,12 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
 {fairness}
 {cold_file}
 {memory}
+## The initiators
+
+{initiators}
+The three read the same LUN one after the other, in a process of their own each; a ratio is of two runs next to each
+other. CPU is the client's, start and end included.
+
 ## The limits beside it
 
 {limits}
@@ -106,6 +112,7 @@ def document(beginning: Beginning, samples: Samples, limit_rounds: int) -> str:
         fairness=table.fairness(samples),
         cold_file=table.cold_file(samples),
         memory=table.memory(samples),
+        initiators=table.initiators(samples),
         limits=table.limits(samples, has_compiler=has_compiler),
         without_compiler="" if has_compiler else ", or no C compiler where it was measured",
         rounds=beginning.rounds,
@@ -131,6 +138,8 @@ def summary(samples: Samples) -> str:
         "fairness": table.fairness,
         "cold-file": table.cold_file,
         "idle-sessions": table.memory,
+        "initiators-4k": table.initiators,
+        "initiators-256k": table.initiators,
     }
     parts += [tell(samples) for tell in dict.fromkeys(tell for key, tell in scenes.items() if samples.has(key, OURS))]
     return "\n".join([*parts, aims.table(samples)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from tests.bench.clients import random_reads
 from tests.bench.limits import CSVD_NULL, IN_C, IN_PYTHON, NULL
 from tests.bench.loads import KIB, Generated, Load, RandomRead, ScatteredWrite
 from tests.bench.scenes import Stage, cold_file, fairness, idle_sessions
@@ -119,6 +121,8 @@ ROWS: Final[tuple[Row, ...]] = (
     SceneRow("fairness", "a reader alone, and beside a writer", fairness, (OURS, THEIRS, NULL)),
     SceneRow("cold-file", "a cold file beside a cached one", cold_file),
     SceneRow("idle-sessions", "64 idle sessions", idle_sessions),
+    SceneRow("initiators-4k", "4 KiB random reads by three initiators", partial(random_reads, 4 * KIB)),
+    SceneRow("initiators-256k", "256 KiB random reads by three initiators", partial(random_reads, 256 * KIB)),
 )
 
 

@@ -111,6 +111,28 @@ def cold_file(samples: Samples) -> str:
     )
 
 
+def initiators(samples: Samples) -> str:
+    """Random reads by csv-initiator, iscsi-perf and qemu-img on each target."""
+    lines = _head("random reads, depth 32", OURS, THEIRS)
+    text = ""
+    for size, key in (("4 KiB", "initiators-4k"), ("256 KiB", "initiators-256k")):
+        text = _scene(
+            samples,
+            lines,
+            key,
+            (OURS, THEIRS),
+            (f"{size}: csv-initiator, a second", "ours_per_s", ",.0f", 1),
+            (f"{size}: iscsi-perf, a second", "iscsi_perf_per_s", ",.0f", 1),
+            (f"{size}: qemu-img bench, a second", "qemu_img_per_s", ",.0f", 1),
+            (f"{size}: **csv-initiator / iscsi-perf**", "to_iscsi_perf", ".2f", 1),
+            (f"{size}: **csv-initiator / qemu-img**", "to_qemu_img", ".2f", 1),
+            (f"{size}: CPU of a read by csv-initiator, µs", "ours_cpu_us", ",.1f", 1),
+            (f"{size}: by iscsi-perf, µs", "iscsi_perf_cpu_us", ",.1f", 1),
+            (f"{size}: by qemu-img, µs", "qemu_img_cpu_us", ",.1f", 1),
+        )
+    return text
+
+
 def memory(samples: Samples) -> str:
     """Memory of idle sessions, and the most of all loads."""
     lines = _head("memory, MiB", OURS, THEIRS)
