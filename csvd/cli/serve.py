@@ -112,11 +112,15 @@ def serve(log_level: str, iqn: str | None, **options: Any) -> None:
 
 
 def default_iqn(disk: str) -> str:
-    """Make a target's name of a disk's."""
-    from csvd.storage.rbd.url import parse_rbd_url
+    """Make a target's name of a disk's: of its file or image, or of what stands after the host in its URL."""
+    _, is_url, place = disk.partition("://")
+    if disk.startswith("rbd:"):
+        from csvd.storage.rbd.url import parse_rbd_url
 
-    stem = parse_rbd_url(disk).image if disk.startswith("rbd:") else Path(disk).stem
-    word = re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip(".-")
+        name = parse_rbd_url(disk).image
+    else:
+        name = place.partition("/")[2] if is_url else Path(disk).stem
+    word = re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip(".-")[-150:].lstrip(".-")
     return f"{IQN_PREFIX}:{word or 'disk'}"
 
 

@@ -17,6 +17,8 @@ from csvd.storage.pool import DiskPool
 from tests.unit.storage.reactor_loop import run_in_reactor
 
 MIB = 1 << 20
+TIME_LIMIT_S = 120.0
+"""For a test over a network: what another node has aborted is given up after seconds."""
 
 
 class Store:
@@ -66,7 +68,7 @@ class Store:
             finally:
                 await pool.stop()
 
-        run_in_reactor(main)
+        run_in_reactor(main, time_limit_s=TIME_LIMIT_S)
 
 
 class GrowingStore(Store):
