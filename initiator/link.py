@@ -17,6 +17,9 @@ from initiator.engine.requests import Buffer, Event
 READS_A_PASS: Final = 8
 """Reads of the socket before the reactor's other work gets its turn."""
 
+UNANSWERED_BYTES: Final = 512 * 1024
+"""Bytes read before what they let us send goes out."""
+
 SENDS_A_PASS: Final = 16
 IOV_LIMIT: Final = 1000
 """Buffers of one sendmsg; Linux takes 1,024."""
@@ -116,12 +119,16 @@ class Link:
         return "initiator"
 
     def doRead(self) -> None:  # noqa: N802 - the name of IReadDescriptor
-        """Take what the socket has, and answer it in one batch."""
+        """Take what the socket has, and answer it in one batch; of a lot, in several, so that the target has work."""
         self._reading = True
+        answered = self.bytes_received
         try:
             for _ in range(READS_A_PASS):
                 if not self._read_once():
                     break
+                if self.bytes_received - answered >= UNANSWERED_BYTES and not (self._closed or self._writing):
+                    answered = self.bytes_received
+                    self.flush()
         finally:
             self._reading = False
         if not (self._closed or self._writing):
