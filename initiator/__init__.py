@@ -67,7 +67,7 @@ from initiator.scsi.provisioning import Extent, LbaStatus, ProvisioningStatus
 from initiator.scsi.sense import Sense, SenseKey
 from initiator.session import Session, SessionOptions
 from initiator.unit import LogicalUnit
-from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
+from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 
 __all__ = [
     "AsyncioDisk",
@@ -135,5 +135,6 @@ __all__ = [
     "discover",
     "login",
     "parse_portal",
+    "parse_portal_url",
     "parse_url",
 ]

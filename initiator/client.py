@@ -19,16 +19,17 @@ from initiator.dial import dial
 from initiator.disk import Disk
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, parse_address, parse_targets
-from initiator.engine.login import LoginSettings
+from initiator.engine.login import ALGORITHMS, LoginSettings
 from initiator.engine.session import SessionState
-from initiator.errors import LoginRedirected
+from initiator.errors import InitiatorError, LoginRedirected
 from initiator.link import Link
 from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.opening import Opening
+from initiator.scsi.inquiry import UnitSerialNumber
 from initiator.secrets import SecretPath
 from initiator.session import Session, SessionOptions
-from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
+from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 
 NAME_PREFIX: Final = "iqn.2026-11.org.csvd:initiator."
 MAX_REDIRECTS: Final = 4
@@ -118,10 +119,25 @@ def login(
     return Opening(_login(url, reactor, how))
 
 
-async def discover(portal: str | Portal, *, reactor: Any = None, **how: Unpack[Login]) -> list[DiscoveredTarget]:
-    """Ask a portal for its targets, by SendTargets in a discovery session; without ``reactor`` for asyncio. Takes and
-    raises what :func:`connect` does."""
-    place = IscsiUrl(parse_portal(portal) if isinstance(portal, str) else portal, "")
+async def discover(
+    portal: str | Portal | IscsiUrl, *, target_name: str = "", reactor: Any = None, **how: Unpack[Login]
+) -> list[DiscoveredTarget]:
+    """Ask a portal for its targets, by SendTargets in a discovery session; without ``reactor`` for asyncio.
+
+    Args:
+        portal: ``host[:port]``, or a URL as :func:`connect` takes it, in which target and LUN may be missing.
+        target_name: ask for the addresses of this target only; by default that of the URL, or all targets.
+        reactor: a Twisted reactor; None for asyncio.
+        how: see :class:`Login`.
+
+    Raises what :func:`connect` does.
+    """
+    if isinstance(portal, str):
+        place = parse_portal_url(portal) if "://" in portal else IscsiUrl(parse_portal(portal), "")
+    else:
+        place = IscsiUrl(portal, "") if isinstance(portal, Portal) else portal
+    if target_name:
+        place = replace(place, target_name=check_iscsi_name(target_name))
     if reactor is None:
         return await in_task(_discover(place, LoopReactor(), how))
     return await _discover(place, reactor, how)
@@ -139,10 +155,20 @@ async def _connect(url: str | IscsiUrl, reactor: Any, how: Login) -> Disk:
     place = parse_url(url) if isinstance(url, str) else url
     session = await _login(place, reactor, how)
     try:
-        return await Disk.open(session, place.lun)
+        disk = await Disk.open(session, place.lun)
+        if place.serial:
+            await _check_serial(disk, place.serial)
+        return disk
     except BaseException:
         await session.close()
         raise
+
+
+async def _check_serial(disk: Disk, serial: str) -> None:
+    page = await disk.vpd(0x80)
+    found = page.serial.strip() if isinstance(page, UnitSerialNumber) else ""
+    if found != serial:
+        raise InitiatorError(f"this LUN has the serial number {found!r}, not {serial!r}", where=disk.road.where)
 
 
 async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
@@ -151,9 +177,11 @@ async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
 
 
 async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:
-    session = await _open(place.portal, *_settle(place, how), reactor)
+    settings, options = _settle(replace(place, target_name=""), how)
+    session = await _open(place.portal, settings, options, reactor)
     try:
-        answer = await session.text(text.build([("SendTargets", "All")]), limit_bytes=ANSWER_BYTES)
+        asked = text.build([("SendTargets", place.target_name or "All")])
+        answer = await session.text(asked, limit_bytes=ANSWER_BYTES)
     finally:
         await session.close()
     return parse_targets(answer)
@@ -168,7 +196,7 @@ def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]
         place, user=how.get("user", ""), secret_file=how.get("secret_file")
     )
     settings = LoginSettings(
-        initiator_name=check_iscsi_name(how.get("initiator_name") or default_initiator_name()),
+        initiator_name=check_iscsi_name(how.get("initiator_name") or place.initiator_name or default_initiator_name()),
         target_name=place.target_name,
         credentials=ours,
         target_credentials=how.get("target_credentials")
@@ -176,7 +204,12 @@ def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]
             place, user=how.get("target_user", ""), secret_file=how.get("target_secret_file"), proved=ours is not None
         ),
         target_challenge=os.urandom(CHALLENGE_BYTES),
-        offer=options.offer,
+        algorithms=place.algorithms or ALGORITHMS,
+        offer=replace(
+            options.offer,
+            header_digest=place.header_digest or options.offer.header_digest,
+            data_digest=place.data_digest or options.offer.data_digest,
+        ),
         isid=how.get("isid", b""),
     )
     return settings, options
@@ -184,12 +217,17 @@ def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]
 
 async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
     """Log in, and follow the target where it redirects us (RFC 7143 section 11.13.5, status class 1)."""
-    for _ in range(MAX_REDIRECTS):
+    way = [portal]
+    while True:
         try:
-            return await _open_here(portal, settings, options, reactor)
+            return await _open_here(way[-1], settings, options, reactor)
         except LoginRedirected as moved:
             portal = parse_address(moved.address).portal
-    return await _open_here(portal, settings, options, reactor)
+            if portal in way or len(way) > MAX_REDIRECTS:
+                what = "the target redirects in a circle" if portal in way else "the target redirects too often"
+                why = " -> ".join(map(str, [*way, portal]))
+                raise LoginRedirected(moved.status, moved.address, what=what, why=why) from moved
+            way.append(portal)
 
 
 async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:

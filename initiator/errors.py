@@ -51,11 +51,14 @@ class AuthenticationFailed(LoginRefused):
 
 
 class LoginRedirected(LoginRefused):
-    """The target is at another address (status class 1)."""
+    """The target is at another address (status class 1), and we could not follow it there."""
 
-    def __init__(self, status: int, address: str) -> None:
+    def __init__(self, status: int, address: str, *, what: str = "", why: str = "") -> None:
         self.address = address
-        super().__init__(status, f"the target has moved to {address[:80]!r}", hint="connect there")
+        super().__init__(
+            status, what or f"the target has moved to {address[:80]!r}", hint="" if what else "connect there"
+        )
+        self.why = why
 
 
 class SessionLost(InitiatorError):

@@ -9,15 +9,17 @@ import click
 from initiator import client
 from initiator.cli import options, runtime
 from initiator.engine.discovery import DiscoveredTarget
-from initiator.url import Portal
+from initiator.url import IscsiUrl
 
 
 @click.command()
-@click.argument("portal", type=options.portal, metavar="HOST[:PORT]")
+@click.argument("portal", type=options.portal_url, metavar="HOST[:PORT]")
+@click.option("--target", "target_name", type=options.iscsi_name, metavar="NAME", help="Ask for this target only.")
 @options.session_options
 @options.json_option
 def discover(
-    portal: Portal,
+    portal: IscsiUrl,
+    target_name: str | None,
     chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
@@ -25,19 +27,22 @@ def discover(
     timeout_s: float,
     as_json: bool,
 ) -> None:
-    """List the targets at HOST[:PORT], and the portals of each (SendTargets). The port is 3260 unless given.
+    """List the targets at HOST[:PORT], and the portals of each (SendTargets). The port is 3260 unless given; a URL
+    will do as well.
 
     \b
     Examples:
       csv-initiator discover 192.0.2.7
       csv-initiator discover [2001:db8::7]:3261 --json
       csv-initiator discover san.example --chap-user joe --chap-secret-file joe.secret
+      csv-initiator discover iscsi://joe@san.example --chap-secret-file joe.secret --target iqn.2026-11.org.csvd:disk
     """
-    credentials, target_credentials = chap.settle()
+    credentials, target_credentials = chap.settle(portal.user)
 
     async def work(reactor: Any) -> list[DiscoveredTarget]:
         return await client.discover(
             portal,
+            target_name=target_name or "",
             reactor=reactor,
             credentials=credentials,
             target_credentials=target_credentials,
@@ -48,7 +53,7 @@ def discover(
 
     targets = runtime.run(work)
     if as_json:
-        options.echo_json({"portal": str(portal), "targets": [_as_json(target) for target in targets]})
+        options.echo_json({"portal": str(portal.portal), "targets": [_as_json(target) for target in targets]})
         return
     for target in targets:
         click.echo(runtime.printable(target.name))

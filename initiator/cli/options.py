@@ -21,7 +21,7 @@ from initiator.cli.runtime import Failed
 from initiator.errors import UrlError
 from initiator.secrets import chap_secret
 from initiator.session import SessionOptions
-from initiator.url import IscsiUrl, Portal, parse_portal, parse_url
+from initiator.url import IscsiUrl, parse_portal, parse_portal_url, parse_url
 
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _SIZE: Final = re.compile(r"([0-9]{1,19})([KMGTP]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
@@ -46,10 +46,10 @@ def url(value: str) -> IscsiUrl:
         raise click.BadParameter(str(error)) from error
 
 
-def portal(value: str) -> Portal:
-    """Kind of argument: HOST[:PORT]."""
+def portal_url(value: str) -> IscsiUrl:
+    """Kind of argument: HOST[:PORT], or a URL in which the target may be missing."""
     try:
-        return parse_portal(value)
+        return parse_portal_url(value) if "://" in value else IscsiUrl(parse_portal(value), "")
     except UrlError as error:
         raise click.BadParameter(str(error)) from error
 

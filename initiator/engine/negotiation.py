@@ -114,7 +114,11 @@ class Proposal:
 
     def outcome(self) -> SessionParameters:
         """Give what holds. Where a target left a key unanswered, or answered it with no value, it is what is safe
-        whatever the target meant: the smaller, and no data that it has not asked for."""
+        whatever the target meant: the smaller, and no data that it has not asked for.
+
+        Raises:
+            ProtocolViolation: the target leaves a digest unanswered that is demanded.
+        """
         silent: dict[str, Any] = {}
         for name in self._proposed:
             key = KEYS[name]
@@ -130,6 +134,8 @@ class Proposal:
                     silent[key.attribute] = False
                 case Rule.OR:
                     silent[key.attribute] = True
+                case _ if name in self._open and ours != "None":
+                    raise ProtocolViolation(f"the target answers nothing to {name}={ours}")
                 case _:
                     silent[key.attribute] = default
         outcome = replace(self._responder.outcome, **silent, **self._agreed)

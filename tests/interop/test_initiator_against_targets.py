@@ -4,6 +4,7 @@ against csvd."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import subprocess
@@ -87,6 +88,35 @@ def test_discovery_names_the_target_and_its_portal(start: Start) -> None:
     (found,) = run(lambda reactor: initiator.discover(place.portal, reactor=reactor))
     assert found.name == place.target_name
     assert TOLD_PORTALS.get(target.name, place.portal) in [address.portal for address in found.addresses]
+
+
+def test_the_addresses_of_one_target_are_asked_for(start: Start) -> None:
+    target = start()
+    place = initiator.parse_url(target.url)
+
+    async def main() -> None:
+        (found,) = await initiator.discover(place)
+        assert found.name == place.target_name
+        assert place.portal in [address.portal for address in found.addresses]
+        with contextlib.suppress(initiator.SessionLost):
+            # Who does not know a target says nothing of it; tgtd hangs up.
+            assert await initiator.discover(place.portal, target_name="iqn.2026-11.test:nobody") == []
+
+    asyncio.run(main())
+
+
+def test_the_asyncio_face_reads_what_it_wrote(start: Start) -> None:
+    target, data = start(digests=True), os.urandom(3 * MIB)
+
+    async def main() -> None:
+        async with initiator.connect(f"{target.url}?header_digest=crc32c&data_digest=crc32c") as disk:
+            assert disk.session.parameters.data_digest == "CRC32C"
+            await disk.write(1, data)
+            async with asyncio.TaskGroup() as group:
+                parts = [group.create_task(disk.read(1 + 8 * part, 8)) for part in range(len(data) // 4096)]
+            assert b"".join(part.result() for part in parts) == data
+
+    asyncio.run(main())
 
 
 def test_what_is_written_is_on_the_disk_and_is_read_back(start: Start, scratch: Path) -> None:

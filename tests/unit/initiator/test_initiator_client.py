@@ -24,13 +24,14 @@ from initiator import (
     ConnectFailed,
     Credentials,
     Disk,
+    InitiatorError,
     LoginRedirected,
     ProtocolViolation,
     SessionLost,
     SessionOptions,
     TimedOut,
 )
-from initiator.client import new_isid
+from initiator.client import MAX_REDIRECTS, new_isid
 from initiator.url import parse_url
 from tests.unit.initiator.conftest import Run
 from tests.unit.initiator.target_script import Pdu
@@ -176,16 +177,98 @@ def test_a_redirected_login_goes_where_the_target_is(run: Run, target: TinyTarge
     front.close()
 
 
-def test_redirects_in_a_circle_end(run: Run) -> None:
+def test_a_target_that_redirects_to_itself_is_told(run: Run) -> None:
     front = TinyTarget()
     front.redirect_to = f"127.0.0.1:{front.port}"
 
     async def work(reactor: Any) -> None:
         await initiator.connect(front.url, reactor=reactor)
 
-    with pytest.raises(LoginRedirected):
+    with pytest.raises(LoginRedirected, match="redirects in a circle"):
         run(work)
+    assert front.logins == 1
     front.close()
+
+
+def test_redirects_in_a_circle_are_told_with_the_way(run: Run) -> None:
+    one = TinyTarget()
+    other = TinyTarget(redirect_to=f"127.0.0.1:{one.port},1")
+    one.redirect_to = f"127.0.0.1:{other.port},1"
+
+    async def work(reactor: Any) -> None:
+        await initiator.discover(f"127.0.0.1:{one.port}", reactor=reactor)
+
+    with pytest.raises(LoginRedirected) as caught:
+        run(work)
+    assert f"127.0.0.1:{one.port} -> 127.0.0.1:{other.port} -> 127.0.0.1:{one.port}" in str(caught.value)
+    assert (one.logins, other.logins) == (1, 1)
+    assert caught.value.address == f"127.0.0.1:{one.port},1"
+    one.close()
+    other.close()
+
+
+def test_a_redirect_that_leads_on_and_on_ends(run: Run, target: TinyTarget) -> None:
+    chain = [target]
+    for _ in range(MAX_REDIRECTS + 1):
+        chain.append(TinyTarget(redirect_to=f"127.0.0.1:{chain[-1].port},1"))
+
+    async def work(reactor: Any, first: TinyTarget) -> str:
+        async with initiator.connect(first.url, reactor=reactor) as disk:
+            return str(disk.session.portal)
+
+    assert run(lambda reactor: work(reactor, chain[MAX_REDIRECTS])) == f"127.0.0.1:{target.port}"
+    with pytest.raises(LoginRedirected, match="redirects too often"):
+        run(lambda reactor: work(reactor, chain[MAX_REDIRECTS + 1]))
+    for one in chain[1:]:
+        one.close()
+
+
+def test_the_addresses_of_one_target_are_asked_for(run: Run, target: TinyTarget) -> None:
+    asked: list[str] = []
+
+    def before(pdu: Pdu) -> None:
+        if pdu.opcode is Opcode.TEXT_REQUEST:
+            asked.append(pdu.keys["SendTargets"])
+
+    target.before = before
+    place = parse_url(target.url)
+
+    async def work(reactor: Any) -> None:
+        for portal in (target.url, place, f"iscsi://127.0.0.1:{target.port}", place.portal):
+            (found,) = await initiator.discover(portal, reactor=reactor)
+            assert found.name == NAME
+        await initiator.discover(place.portal, target_name=NAME, reactor=reactor)
+
+    run(work)
+    assert asked == [NAME, NAME, "All", "All", NAME]
+
+
+@pytest.mark.parametrize("serial", ["serial-1", "serial-2"])
+def test_a_url_may_demand_a_serial_number(run: Run, target: TinyTarget, serial: str) -> None:
+    async def work(reactor: Any) -> None:
+        async with initiator.connect(f"{target.url}?force_usn={serial}", reactor=reactor) as disk:
+            await disk.read(0, 1)
+
+    if serial == "serial-1":
+        run(work)
+    else:
+        with pytest.raises(InitiatorError, match="has the serial number 'serial-1', not 'serial-2'"):
+            run(work)
+    assert target.logouts == 1
+
+
+def test_the_options_of_a_url_reach_the_login(run: Run, target: TinyTarget) -> None:
+    keys: dict[str, str] = {}
+    target.before = lambda pdu: keys.update(pdu.keys) if pdu.opcode is Opcode.LOGIN_REQUEST else None
+
+    async def work(reactor: Any) -> None:
+        options = "header_digest=none&data_digest=crc32c&initiator=iqn.2026-11.test:me"
+        await initiator.connect(f"{target.url}?{options}", reactor=reactor)
+
+    with pytest.raises(ProtocolViolation):  # the target knows nothing of digests: a demand is not given up
+        run(work)
+    assert (keys["HeaderDigest"], keys["DataDigest"]) == ("None", "CRC32C")
+    assert keys["InitiatorName"] == "iqn.2026-11.test:me"
 
 
 def test_a_closed_port_is_told_at_once(run: Run) -> None:

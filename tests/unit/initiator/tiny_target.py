@@ -36,6 +36,7 @@ class TinyTarget:
         self.maximum_blocks = maximum_blocks
         self.before: Callable[[Pdu], bytes | None] | None = None
         self.commands: list[bytes] = []
+        self.logins = 0
         self.logouts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -133,6 +134,7 @@ class TinyConnection:
     def _login(self, request: Pdu) -> bytes:
         fields: dict[str, Any] = {"initiator_task_tag": request.initiator_task_tag, "isid": request.isid}
         security = request.flags & 0x0C == 0
+        self.target.logins += 1
         if self.target.redirect_to:
             moved = text.build([("TargetAddress", self.target.redirect_to)])
             return self._pdu(Opcode.LOGIN_RESPONSE, moved, flags=request.flags & 0x0C, **fields | {"status": 0x0101})
