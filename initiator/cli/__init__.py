@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from initiator.cli.attach import attach
 from initiator.cli.bench import bench
 from initiator.cli.copy import copy
 from initiator.cli.discover import discover
@@ -38,6 +39,7 @@ def cli() -> None:
 
 cli.add_command(bench)
 cli.add_command(copy)
+cli.add_command(attach)
 cli.add_command(discover)
 cli.add_command(info)
 cli.add_command(read)
