@@ -37,9 +37,9 @@ def cli() -> None:
     """
 
 
+cli.add_command(attach)
 cli.add_command(bench)
 cli.add_command(copy)
-cli.add_command(attach)
 cli.add_command(discover)
 cli.add_command(info)
 cli.add_command(read)

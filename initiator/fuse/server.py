@@ -199,7 +199,7 @@ class FuseServer:
             self._idle.callback(None)
 
     def _failed(self, failure: Failure, unique: int) -> None:
-        error = failure.value
+        error: Any = failure.value
         number = errno_of(error)
         if number == errno.EIO:
             self.log.warn("{what}", what=str(error))
