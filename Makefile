@@ -50,14 +50,16 @@ $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	touch $@
 
-## fuzz: the target engine under atheris for FUZZ_S seconds; what it finds is kept in .fuzz
+## fuzz: the engines of target and initiator under atheris, each for FUZZ_S seconds; what it finds is kept in .fuzz
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+	$(BIN)/python -m tests.fuzz --of initiator --seconds $(FUZZ_S) --found .fuzz/initiator
 
 ## fuzz-fixed: a short run that is the same every time, for CI
 fuzz-fixed: $(VENV)/.fuzz
 	rm -rf build/fuzz
 	$(BIN)/python -m tests.fuzz --seconds 300 --runs 3000 --seed 1 --found build/fuzz
+	$(BIN)/python -m tests.fuzz --of initiator --seconds 300 --runs 6000 --seed 1 --found build/fuzz/initiator
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
