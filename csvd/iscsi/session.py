@@ -237,6 +237,10 @@ class Session:
         """Whether commands before this number are still to come; a number out of reach waits for nothing."""
         return 0 < (cmd_sn - self.exp_cmd_sn) & _SERIAL_MASK <= self.queue_depth
 
+    def has_passed(self, cmd_sn: int) -> bool:
+        """Whether all commands before this number have come, and lately; any other is no number of now."""
+        return (self.exp_cmd_sn - cmd_sn) & _SERIAL_MASK <= self.queue_depth
+
     def plug(self, cmd_sn: int) -> None:
         """Take all commands before this CmdSN as received: those that are held run, the others never come."""
         while self._is_ahead(cmd_sn):

@@ -220,6 +220,10 @@ class TaskManagement:
 
     def _abort(self, request: _Request, tasks: list[Task], then: Callable[[], None] | None = None) -> None:
         session = self._session
+        if len(session.connections) > 1 and session.has_passed(request.cmd_sn):
+            # Of this session, what stands behind the function in CmdSN order is not affected (RFC 7143 section
+            # 4.2.3.3), though it may have come by another connection before the function did.
+            tasks = [task for task in tasks if task.session is not session or _is_before(task.cmd_sn, request.cmd_sn)]
         session.functions += 1
 
         def done() -> None:
@@ -251,6 +255,10 @@ class TaskManagement:
             )
         )
         connection.wake()
+
+
+def _is_before(cmd_sn: int, other: int) -> bool:
+    return 0 < (other - cmd_sn) & _SERIAL_MASK < _SERIAL_HALF
 
 
 def _tasks_at(tasks: Iterable[Task], luns: Collection[int]) -> list[Task]:

@@ -125,7 +125,7 @@ class Room:
             if leg.engine.closing:
                 leg.to_target.clear()
             else:
-                self._feed_target(leg, bytes(leg.to_target[:count]))
+                self.feed_target(leg, bytes(leg.to_target[:count]))
                 del leg.to_target[:count]
         leg.to_initiator += gather(leg.engine.output)
         leg.engine.output.clear()
@@ -134,7 +134,8 @@ class Room:
         del leg.to_initiator[:count]
         return leg.initiator.feed(piece)
 
-    def _feed_target(self, leg: Leg, data: bytes) -> None:
+    def feed_target(self, leg: Leg, data: bytes) -> None:
+        """Let the target take bytes of a connection, and execute what is ready."""
         rest = memoryview(data)
         while rest and not leg.engine.closing:
             buffers = leg.engine.receive_buffers()

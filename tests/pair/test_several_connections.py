@@ -169,6 +169,35 @@ def test_a_reset_of_the_unit_ends_what_every_connection_has_under_way(seed: int)
     assert room.run() == [told]
 
 
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (TaskManagementFunction.ABORT_TASK_SET, 0),
+        (TaskManagementFunction.CLEAR_TASK_SET, 0),
+        (TaskManagementFunction.LOGICAL_UNIT_RESET, 2),  # it is told of the reset
+    ],
+)
+def test_a_command_behind_a_function_is_not_ended_by_it_though_it_comes_first(
+    function: TaskManagementFunction, status: int
+) -> None:
+    asks_first = replace(MANY, initial_r2t=True, immediate_data=False)
+    room = logged_in(Room(13, initiator_offer=asks_first), 2)
+    before, later = room.write(0, bytes(4 * BLOCK_BYTES)), room.write(8, b"\x5a" * 4 * BLOCK_BYTES)
+    slow, quick = room.legs
+    quick.initiator.send(before)
+    room.feed_target(quick, b"".join(quick.initiator.data_to_send()))
+    asked = TaskManagement(function)
+    slow.initiator.send(asked)
+    room.session.functions = 0  # an initiator that does not wait for the answer
+    quick.initiator.send(later)
+    room.feed_target(quick, b"".join(quick.initiator.data_to_send()))
+    room.feed_target(slow, b"".join(slow.initiator.data_to_send()))
+    assert sorted(map(id, room.run())) == sorted(map(id, [before, later, asked]))
+    assert asked.response == 0
+    assert isinstance(before.error, CommandAborted)
+    assert (later.error, later.status) == (None, status)
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_an_aborted_command_ends_on_its_own_connection(seed: int) -> None:
