@@ -6,7 +6,9 @@ import ctypes
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -19,6 +21,10 @@ from initiator.images.plan import Run
 CHUNK_BYTES: Final = 1 << 20
 MOST_RUNS: Final = 1024
 """Runs of one answer of :meth:`FileEnd.runs`."""
+
+PAGE_BYTES: Final = 4096
+DIRECT_WRITERS: Final = 8
+"""Writes past the page cache that a file has under way."""
 
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x02 | 0x01
 _ZERO_RANGE: Final = 0x10
@@ -59,8 +65,9 @@ class FileEnd:
         self._reactor = reactor
         self._reads_cached = True
         self._name_is_durable = False
-        self._to_write: list[_Write] = []
-        self._writing = False
+        self._to_write: deque[_Write] = deque()
+        self._writing = 0
+        self._direct_fd = -1
 
     @property
     def identity(self) -> Identity:
@@ -97,27 +104,26 @@ class FileEnd:
         return len(view)
 
     async def write(self, offset: int, view: memoryview) -> None:
-        """Write to the page cache. One thread writes what has come meanwhile: more would spin on the file's lock."""
+        """Write, past the page cache where that can be; of what goes there one write at a time, for more would spin on
+        the lock of the file."""
         written: Deferred[None] = Deferred()
         self._to_write.append((offset, view, written))
-        if not self._writing:
-            self._writing = True
-            self._write_next()
+        self._write_next()
         await written
 
     def _write_next(self) -> None:
-        batch, self._to_write = self._to_write, []
-        if not batch:
-            self._writing = False
-            return
-        done: Deferred[None] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._write_batch, batch)
-        done.addBoth(self._batch_written, batch)
+        if self._to_write and self._writing < (DIRECT_WRITERS if self._direct_fd >= 0 else 1):
+            self._writing += 1
+            offset, view, written = self._to_write.popleft()
+            pool = self._reactor.getThreadPool()
+            done: Deferred[None] = deferToThreadPool(self._reactor, pool, self._write_all, offset, view)
+            done.addBoth(self._was_written, written)
 
-    def _batch_written(self, outcome: Any, batch: list[_Write]) -> None:
+    def _was_written(self, outcome: Any, written: Deferred[None]) -> None:
+        self._writing -= 1
         self._write_next()
-        for _, _, written in batch:
-            if not written.called:  # else its caller has been cancelled
-                written.callback(outcome)
+        if not written.called:  # else its caller has been cancelled
+            written.callback(outcome)
 
     async def zero(self, offset: int, length: int) -> None:
         """Punch a hole; on a device zero it; where neither can be done, write zeros."""
@@ -134,9 +140,16 @@ class FileEnd:
 
     async def close(self) -> None:
         """Close the descriptor. Threads that still use it have ended: every call is awaited."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._direct_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._direct_fd = -1
+
+    def write_directly(self) -> None:
+        """From now on whole pages are written past the page cache, where the file system can. It saves a copy, and the
+        drive has work from the first write on."""
+        with suppress(OSError):
+            self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC | os.O_DIRECT)
 
     # --- in threads
 
@@ -157,14 +170,23 @@ class FileEnd:
                 raise InitiatorError("the file has become shorter while it was read", where=self.name)
             view, offset = view[count:], offset + count
 
-    def _write_batch(self, batch: list[_Write]) -> None:
-        for offset, view, _ in batch:
-            self._write_all(offset, view)
-
     def _write_all(self, offset: int, view: memoryview) -> None:
+        if self._direct_fd >= 0 and not (offset | len(view)) % PAGE_BYTES:
+            view, offset = self._write_direct(offset, view)
         while view:
             count = os.pwritev(self._fd, [view], offset)
             view, offset = view[count:], offset + count
+
+    def _write_direct(self, offset: int, view: memoryview) -> tuple[memoryview, int]:
+        """Write past the page cache; give what the file system would not take that way."""
+        try:
+            while view and not len(view) % PAGE_BYTES:
+                count = os.pwritev(self._direct_fd, [view], offset)
+                view, offset = view[count:], offset + count
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        return view, offset
 
     def _zero(self, offset: int, length: int) -> None:
         if self.zeroes_fast:
@@ -243,12 +265,15 @@ def open_target(path: str, reactor: Any, *, size_bytes: int, keep: bool, avoid: 
         if avoid is not None and same_place(end.identity, avoid):
             raise InitiatorError("source and target are the same", where=path)
         if end.is_device:
+            end.write_directly()
             return end
         if not keep:
             os.ftruncate(fd, 0)
         if os.fstat(fd).st_size < size_bytes:
             os.ftruncate(fd, size_bytes)
-        return FileEnd(path, fd, reactor, is_new=not keep)
+        end = FileEnd(path, fd, reactor, is_new=not keep)
+        end.write_directly()
+        return end
     except BaseException:
         os.close(fd)
         raise

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from initiator.errors import InitiatorError
 from initiator.images.end import SourceEnd
 from initiator.images.file import in_thread
-from initiator.images.waiting import all_of
+from initiator.images.waiting import all_of, pages
 
 VERSION: Final = 1
 ALGORITHMS: Final = ("sha256", "sha512", "sha1", "blake2b", "sha3_256")
@@ -119,7 +119,7 @@ class Digesting:
         return Manifest(self._algorithm, self._length, self._range, tuple(self._digests))
 
     async def _lane(self) -> None:
-        buffer = memoryview(bytearray(self._chunk))
+        buffer = pages(self._chunk)
         try:
             while (number := self._next) < len(self._digests):
                 self._next = number + 1

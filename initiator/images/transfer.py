@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 
 from initiator.images.end import SourceEnd, TargetEnd
 from initiator.images.plan import Ask, CopyPlan, Move, Side, Zero, pieces
-from initiator.images.waiting import answer
+from initiator.images.waiting import answer, pages
 
-FLUSH_EVERY_BYTES: Final = 128 << 20
+FLUSH_EVERY_BYTES: Final = 256 << 20
 """After so much the target is told to flush, while the copy goes on: the drive has work from the beginning, and a
 copy that is broken off has lost no more than this."""
 
@@ -99,7 +99,7 @@ class Transfer:
     # --- steps
 
     async def _lane(self) -> None:
-        buffer = memoryview(bytearray(self._chunk))
+        buffer = pages(self._chunk)
         while not self._stopping:
             await self._turn.acquire()
             try:

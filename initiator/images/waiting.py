@@ -1,7 +1,8 @@
-"""What copying and comparing share: the answer to a plan that asks, and waiting for all that runs."""
+"""What copying and comparing share: buffers, the answer to a plan that asks, waiting for all that runs."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,3 +33,12 @@ async def all_of(running: Sequence[Deferred[Any]]) -> None:
         if not succeeded:
             failure: Failure = result
             failure.raiseException()
+
+
+def pages(length: int) -> memoryview:
+    """Give a buffer of whole pages.
+
+    What malloc gives of such a size begins 16 bytes into a page; some processors copy a page to there at a fifth of the
+    speed.
+    """
+    return memoryview(mmap.mmap(-1, length))

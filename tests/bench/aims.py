@@ -111,6 +111,7 @@ INITIATORS: Final = (
     ("4 KiB", "initiators-4k", "to_iscsi_perf", 0.8),
     ("256 KiB", "initiators-256k", "to_iscsi_perf", 0.9),
 )
+COPIES: Final = (("to a LUN", "copy-to-lun"), ("from a LUN", "copy-from-lun"))
 AIMS: Final = (
     *(Aim(f"{load}: csvd to tgtd", to_peer(row), bound) for load, row, bound in PEER),
     *(
@@ -136,6 +137,16 @@ AIMS: Final = (
     *(
         Aim(f"{size} random read, depth 32, on {target}: csv-initiator to iscsi-perf", _at(row, figure, target), bound)
         for size, row, figure, bound in INITIATORS
+        for target in (OURS, THEIRS)
+    ),
+    *(
+        Aim(
+            f"copy of 2 GiB, half holes, {direction} of {target}: csv-initiator to qemu-img convert",
+            _at(row, "to_qemu", target),
+            1.0,
+            is_strict=True,
+        )
+        for direction, row in COPIES
         for target in (OURS, THEIRS)
     ),
 )

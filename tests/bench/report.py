@@ -38,6 +38,10 @@ Ratios are medians of rounds. The CPU of a command counts every thread and proce
 The three read the same LUN one after the other, in a process of their own each; a ratio is of two runs next to each
 other. CPU is the client's, start and end included.
 
+{copies}
+Each takes its turn from an empty target, and its time is that of the whole process. csv-initiator ends when all is on
+stable storage, and so does qemu-img with `-t none`; with the flags that it has by itself it does not flush.
+
 ## The limits beside it
 
 {limits}
@@ -113,6 +117,7 @@ def document(beginning: Beginning, samples: Samples, limit_rounds: int) -> str:
         cold_file=table.cold_file(samples),
         memory=table.memory(samples),
         initiators=table.initiators(samples),
+        copies=table.copies(samples),
         limits=table.limits(samples, has_compiler=has_compiler),
         without_compiler="" if has_compiler else ", or no C compiler where it was measured",
         rounds=beginning.rounds,
@@ -140,6 +145,8 @@ def summary(samples: Samples) -> str:
         "idle-sessions": table.memory,
         "initiators-4k": table.initiators,
         "initiators-256k": table.initiators,
+        "copy-to-lun": table.copies,
+        "copy-from-lun": table.copies,
     }
     parts += [tell(samples) for tell in dict.fromkeys(tell for key, tell in scenes.items() if samples.has(key, OURS))]
     return "\n".join([*parts, aims.table(samples)])

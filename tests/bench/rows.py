@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from tests.bench.clients import random_reads
+from tests.bench.copies import copy_from_lun, copy_to_lun
 from tests.bench.limits import CSVD_NULL, IN_C, IN_PYTHON, NULL
 from tests.bench.loads import KIB, Generated, Load, RandomRead, ScatteredWrite
 from tests.bench.scenes import Stage, cold_file, fairness, idle_sessions
@@ -123,6 +124,8 @@ ROWS: Final[tuple[Row, ...]] = (
     SceneRow("idle-sessions", "64 idle sessions", idle_sessions),
     SceneRow("initiators-4k", "4 KiB random reads by three initiators", partial(random_reads, 4 * KIB)),
     SceneRow("initiators-256k", "256 KiB random reads by three initiators", partial(random_reads, 256 * KIB)),
+    SceneRow("copy-to-lun", "an image of 2 GiB, half holes, to a LUN", copy_to_lun),
+    SceneRow("copy-from-lun", "a LUN of 2 GiB, half holes, to a file", copy_from_lun),
 )
 
 
