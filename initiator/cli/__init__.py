@@ -13,6 +13,7 @@ from initiator.cli.discover import discover
 from initiator.cli.info import info
 from initiator.cli.read import read
 from initiator.cli.verify import verify
+from initiator.cli.watch import watch
 from initiator.cli.write import write
 
 PROGRAM: Final = "csv-initiator"
@@ -44,6 +45,7 @@ cli.add_command(discover)
 cli.add_command(info)
 cli.add_command(read)
 cli.add_command(verify)
+cli.add_command(watch)
 cli.add_command(write)
 
 

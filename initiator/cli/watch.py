@@ -1,0 +1,77 @@
+"""``csv-initiator watch``."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from twisted.internet.defer import CancelledError
+
+from initiator import client
+from initiator.cli import options, runtime
+from initiator.disk import Disk
+from initiator.url import IscsiUrl
+from initiator.watching import Event, Watcher
+
+
+@click.command()
+@click.argument("url", type=options.url, metavar="URL")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.05, max=3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two polls: one TEST UNIT READY each.",
+)
+@options.session_options
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+def watch(
+    url: IscsiUrl,
+    interval_s: float,
+    chap: options.Chap,
+    initiator_name: str | None,
+    header_digest: bool,
+    data_digest: bool,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Show what happens on a LUN until Ctrl-C, a line for each event: unit attentions, another capacity, access states,
+    registrations and reservations, a session that is lost and one that is logged in again.
+
+    \b
+    Examples:
+      csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
+      csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --interval 0.2 --json | jq .event
+    """
+    credentials, target_credentials = chap.settle(url.user)
+
+    async def work(reactor: Any) -> None:
+        async def connect() -> Disk:
+            return await client.connect(
+                url,
+                reactor=reactor,
+                credentials=credentials,
+                target_credentials=target_credentials,
+                initiator_name=initiator_name or "",
+                timeout_s=timeout_s,
+                options=options.session_of(header_digest, data_digest),
+            )
+
+        def tell(event: Event) -> None:
+            now = datetime.now(UTC)
+            if as_json:
+                facts = {"time": now.isoformat(), "event": event.kind, "text": event.text} | event.facts
+                click.echo(json.dumps(facts))
+            else:
+                click.echo(f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {runtime.printable(event.text)}")
+
+        try:
+            await Watcher(reactor, connect, tell, interval_s=interval_s).run()
+        except CancelledError:
+            return  # Ctrl-C is how this ends
+
+    runtime.run(work)
