@@ -38,7 +38,7 @@ from initiator.images.state import read_state
     "--queue-depth",
     "lanes",
     type=click.IntRange(1, 256),
-    default=16,
+    default=8,
     show_default=True,
     help="Reads and writes under way at once.",
 )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ AT_ITS_BEST: Final = ("-W", "-m", "16", "-t", "none")
 
 def copy_to_lun(stage: Stage) -> dict[str, float]:
     """A file to a LUN that is empty before."""
-    with _scene(stage) as (image, lun, url):
+    with _scene(stage) as (image, lun, url, environment):
         image_of(image)
 
         def empty() -> None:
@@ -40,7 +40,7 @@ def copy_to_lun(stage: Stage) -> dict[str, float]:
 
         def timed(command: Sequence[str]) -> float:
             empty()
-            took_s = seconds(command)
+            took_s = seconds(command, environment)
             _check_same(image, lun)
             return took_s
 
@@ -54,12 +54,12 @@ def copy_to_lun(stage: Stage) -> dict[str, float]:
 
 def copy_from_lun(stage: Stage) -> dict[str, float]:
     """A LUN to a file that is not there before."""
-    with _scene(stage) as (image, lun, url):
+    with _scene(stage) as (image, lun, url, environment):
         image_of(lun)
 
         def timed(command: Sequence[str]) -> float:
             image.unlink(missing_ok=True)
-            took_s = seconds(command)
+            took_s = seconds(command, environment)
             write_out(image)
             _check_same(image, lun)
             return took_s
@@ -81,14 +81,18 @@ def _figures(
 
 
 @contextmanager
-def _scene(stage: Stage) -> Iterator[tuple[Path, Path, str]]:
-    """A target of the stage's kind with one LUN that is long enough: the image's path, the LUN's, and its URL."""
+def _scene(stage: Stage) -> Iterator[tuple[Path, Path, str, Mapping[str, str]]]:
+    """A target of the stage's kind with one LUN that is long enough: the image's path, the LUN's, and its URL; and the
+    environment of the copies, in which Python finds its modules compiled, as where they are installed."""
     with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
         image, lun = Path(folder) / "image", Path(folder) / "lun"
         with lun.open("wb") as file:
             file.truncate(IMAGE_BYTES)
+        compiled = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(folder) / "compiled")}
+        compiled.pop("PYTHONDONTWRITEBYTECODE", None)
+        seconds([*INITIATOR, "copy", "--help"], compiled)
         with TARGETS[stage.target.name](Export((lun,)), Path(folder)) as target:
-            yield image, lun, target.url
+            yield image, lun, target.url, compiled
             target.stop()
 
 
@@ -103,7 +107,7 @@ def image_of(path: Path) -> None:
     write_out(path)
 
 
-def seconds(command: Sequence[str]) -> float:
+def seconds(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
     """How long a program takes from its start to its end.
 
     Raises:
@@ -111,7 +115,9 @@ def seconds(command: Sequence[str]) -> float:
     """
     begin_s = time.monotonic()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT_FLOOR_S, cwd=ROOT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=2 * TIMEOUT_FLOOR_S, cwd=ROOT, env=environment
+        )
     except subprocess.TimeoutExpired:
         raise LoadFailed(f"{' '.join(command)}: not done after {2 * TIMEOUT_FLOOR_S:.0f} s") from None
     took_s = time.monotonic() - begin_s
