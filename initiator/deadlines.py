@@ -47,5 +47,6 @@ class Deadlines:
         for request in [request for request, at in self.at.items() if at <= now]:
             if self.at.pop(request, None) is not None:
                 self._expired(request)
-        if self.at and self._timer is None:
-            self._schedule(min(self.at.values()))
+        # One of them may have set another deadline, and with it the timer, which is not the first one.
+        if self.at and (first_s := min(self.at.values())) < self._timer_at:
+            self._schedule(first_s)

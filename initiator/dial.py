@@ -8,8 +8,8 @@ import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.error import ConnectionLost
-from twisted.internet.error import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThreadPool
 
 from initiator.errors import ConnectFailed

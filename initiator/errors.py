@@ -62,11 +62,23 @@ class LoginRedirected(LoginRefused):
 
 
 class SessionLost(InitiatorError):
-    """The session ended before the call did: whether the target executed the command is unknown."""
+    """The session ended before the call did: whether the target executed the command is unknown.
+
+    Attributes:
+        outcome_unknown: False where it is known that the target never had the whole command, and so did nothing.
+    """
+
+    outcome_unknown = True
 
 
 class TimedOut(InitiatorError):
-    """The deadline of the call passed: whether the target executed the command is unknown."""
+    """The deadline of the call passed: whether the target executed the command is unknown, and it may do so yet.
+
+    Attributes:
+        outcome_unknown: False where it is known that the target never had the whole command, and so did nothing.
+    """
+
+    outcome_unknown = True
 
 
 class SessionClosed(InitiatorError):
@@ -75,6 +87,11 @@ class SessionClosed(InitiatorError):
 
 class CommandAborted(InitiatorError):
     """The command was ended by a task management function that this side asked for."""
+
+
+class AttemptAborted(CommandAborted):
+    """The command had no answer in the time of one attempt, and was ended by ABORT TASK or LOGICAL UNIT RESET: no task
+    of it is left, and how much of it was done is unknown."""
 
 
 class CommandRejected(InitiatorError):
@@ -194,6 +211,15 @@ class Miscompare(CommandFailed):
 
 class ReservationConflict(CommandFailed):
     """Status RESERVATION CONFLICT: a reservation of somebody else, or a key not registered here (SPC-4 5.13)."""
+
+
+class DiskChanged(InitiatorError):
+    """After a new login there is another disk behind the LUN: nothing is written to it, and the road is at an end."""
+
+
+class FlushInDoubt(InitiatorError):
+    """A flush after a new login, to a target that may have lost power since it acknowledged writes: those without FUA
+    that were not flushed before may be gone. It is said once; the writes since the last flush are to be done again."""
 
 
 class ResidualMismatch(InitiatorError):

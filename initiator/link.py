@@ -60,6 +60,14 @@ class Link:
         if not (self._reading or self._writing or self._woken or self._closed):
             self._woken = self._reactor.callLater(0, self._wake)
 
+    def keep_unsent(self) -> None:
+        """Copy what is still to be sent out of buffers that may change: a batch of output at the most. Their callers
+        may do with them as they like from here on."""
+        self._unsent = [
+            bytes(buffer) if isinstance(buffer, memoryview) and not isinstance(buffer.obj, bytes) else buffer
+            for buffer in self._unsent
+        ]
+
     def close(self) -> None:
         """Close the socket at once; nothing is reported from here on."""
         if self._closed:

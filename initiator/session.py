@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from csvd.iscsi.codes import AsyncEvent, TaskManagementFunction
-from csvd.iscsi.keys import OFFER, SessionParameters
+from csvd.iscsi.codes import TaskManagementFunction
+from csvd.iscsi.keys import SessionParameters
 from initiator.deadlines import Deadlines
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.requests import (
@@ -35,39 +35,22 @@ from initiator.errors import (
     TimedOut,
 )
 from initiator.keepalive import Keepalive
+from initiator.ladder import Ladder
 from initiator.link import Link
 from initiator.more_links import MoreLinks
+from initiator.options import SessionOptions
 from initiator.road import Finished, submit
 from initiator.scsi import cdb as cdbs
 from initiator.scsi import lun as luns
-from initiator.scsi import sense
+from initiator.target_messages import obey
 from initiator.url import Portal
+from initiator.waiting import answer, follow
+
+__all__ = ["Session", "SessionOptions"]
 
 LOGOUT_TIMEOUT_S: Final = 5.0
-MESSAGES_LOGGED: Final = 64
-"""Messages of a target that are logged one by one; of more, those whose number is a power of two."""
 
 _Asked = TypeVar("_Asked", bound=Request)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionOptions:
-    """How a session behaves. Times are in seconds."""
-
-    timeout_s: float = 30.0
-    """The deadline of a call that names none, and of the login."""
-    queue_depth: int = 32
-    """Commands under way at once; more calls wait their turn. The target's CmdSN window may allow fewer."""
-    nop_interval_s: float = 5.0
-    """After so long without a byte from the target it is pinged; 0 never pings."""
-    nop_timeout_s: float = 10.0
-    """A ping without an answer for so long ends the session."""
-    abort_timeout_s: float = 5.0
-    """An ABORT TASK without an answer for so long ends the session."""
-    offer: SessionParameters = field(default=OFFER)
-    """What is proposed in the login."""
-    connections: int = 1
-    """TCP connections of the session (RFC 7143 section 4.2); the target may take fewer."""
 
 
 class Session:
@@ -87,9 +70,16 @@ class Session:
         self._logged_in: Deferred[None] = Deferred()
         self._queue: deque[Command] = deque()
         self._in_flight = 0
-        self._messages = 0
+        self.messages = 0  # of the target by itself, so far
         self._deadlines = Deadlines(reactor, self._expired)
+        self._ladder = Ladder(self._ask_reset, self._drop)
         self._idle: list[Deferred[None]] = []
+        self.on_end: Callable[[Session], None] | None = None
+        """Called once, when a session that was logged in has ended and before its calls fail."""
+        self.on_message: Callable[[AsyncMessage], None] | None = None
+        """Called with what the target says by itself."""
+        self.time2wait_s = 0.0
+        """When the session has ended: how long the target wants us to wait before a new login (Time2Wait)."""
         self._keepalive = Keepalive(
             reactor,
             options.nop_interval_s,
@@ -105,6 +95,16 @@ class Session:
     def alive(self) -> bool:
         """Whether calls can be made."""
         return self._ended is None and self._closing is None and self._usable
+
+    @property
+    def ended(self) -> InitiatorError | None:
+        """Why the session is at an end; None while it is not."""
+        return self._ended
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being logged out of, or is at an end."""
+        return self._ended is not None or self._closing is not None
 
     @property
     def parameters(self) -> SessionParameters:
@@ -163,12 +163,18 @@ class Session:
 
     # --- calls
 
-    def start(self, command: Command, deadline_s: float, finished: Finished) -> None:
-        """Send a command when there is room for it: :meth:`Road.start <initiator.road.Road.start>`."""
+    def start(self, command: Command, deadline_s: float, finished: Finished, attempt_s: float | None = None) -> None:
+        """Send a command when there is room for it: :meth:`Road.start <initiator.road.Road.start>`.
+
+        Args:
+            attempt_s: a time before the deadline. A command that was sent and has no answer then is aborted: it ends
+                with AttemptAborted when the target has let it go, if nothing else comes first.
+        """
         if not self.alive:
             raise self._closed_error()
         command.finished = finished
-        self._deadlines.set(command, deadline_s)
+        command.deadline_s = deadline_s
+        self._deadlines.set(command, deadline_s if attempt_s is None else min(attempt_s, deadline_s))
         if self._queue or self._more.all or self._in_flight >= self.options.queue_depth:
             self._queue.append(command)
             self._issue()
@@ -226,37 +232,46 @@ class Session:
         if self._ended is not None:
             return
         if self._closing is not None:
-            await _follow(self._closing)
+            await follow(self._closing)
             return
+        await self.log_out(None)
+
+    async def log_out(self, within_s: float | None) -> None:
+        """Let the calls under way end, within a time if the target set one, and log out. Only one does it."""
         self._closing = Deferred()
         self._keepalive.stop()
+        late = None if within_s is None else self.reactor.callLater(within_s, self._be_idle)
         try:
-            if self._in_flight or self._queue:
+            if (self._in_flight or self._queue) and within_s != 0:
                 idle: Deferred[None] = Deferred()
                 self._idle.append(idle)
                 await idle
             self._more.stop()
-            await self._ask(Logout(), LOGOUT_TIMEOUT_S, closing=True)
+            logout = await self._ask(Logout(), LOGOUT_TIMEOUT_S, closing=True)
+            self.time2wait_s = float(logout.time2wait)
         except InitiatorError as error:
             self.log.info("{where}: logout: {error}", where=self.where, error=str(error))
         finally:
+            if late is not None and late.active():
+                late.cancel()
             self.abort()
             self._closing.callback(None)
 
     def abort(self) -> None:
         """Close the connection at once, without a logout; calls under way fail with SessionLost."""
-        self._end(SessionClosed("this side has closed the session", where=self.where))
+        self.end(SessionClosed("this side has closed the session", where=self.where))
 
     # --- the link
 
-    async def attach(self, engine: InitiatorConnection, link: Link) -> None:
-        """Log in over a link, and use it from here on.
+    async def attach(self, engine: InitiatorConnection, link: Link, *, timeout_s: float | None = None) -> None:
+        """Log in over a link, within a time, and use it from here on.
 
         Raises:
             LoginRefused, ProtocolViolation, TimedOut, SessionLost.
         """
         self._engine, self._link = engine, link
-        late = self.reactor.callLater(self.options.timeout_s, self._login_late)
+        limit_s = self.options.timeout_s if timeout_s is None else timeout_s
+        late = self.reactor.callLater(limit_s, self._login_late, limit_s)
         link.start()
         try:
             await self._logged_in
@@ -278,15 +293,17 @@ class Session:
             link.close()
             link.engine.close(self._closed_error())
 
-    def _login_late(self) -> None:
-        self._end(TimedOut(f"the login took more than {self.options.timeout_s:g} s", where=self.where))
+    def _login_late(self, limit_s: float) -> None:
+        self.end(TimedOut(f"the login took more than {limit_s:g} s", where=self.where))
 
     def link_events(self, events: list[Event]) -> None:
         """Take what happened (link.LinkOwner)."""
-        at = self._deadlines.at
+        at, aborting = self._deadlines.at, self._ladder.aborting
         for event in events:
             if type(event) is Command:
                 self._in_flight -= 1
+                if aborting or event.error is not None:
+                    self._ladder.came_back(event)
                 at.pop(event, None)
                 finished = event.finished
                 if finished is not None:  # else timed out or cancelled before: nobody waits
@@ -297,9 +314,9 @@ class Session:
             elif isinstance(event, LoggedIn):
                 self._logged_in.callback(None)
             elif isinstance(event, ConnectionFailed):
-                self._end(event.error)
+                self.end(event.error)
             else:
-                self._async_message(event)
+                obey(self, event)
         if self._queue:
             self._issue()
         if self._idle:
@@ -309,9 +326,9 @@ class Session:
 
     def link_lost(self, reason: str) -> None:
         """The connection broke (link.LinkOwner)."""
-        self._end(SessionLost("the connection to the target broke", where=self.where, why=reason))
+        self.end(SessionLost("the connection to the target broke", where=self.where, why=reason))
 
-    def _end(self, error: InitiatorError) -> None:
+    def end(self, error: InitiatorError) -> None:
         """End the session for good: every call that waits fails."""
         if self._ended is not None:
             return
@@ -324,6 +341,8 @@ class Session:
             self._engine.close(error)
         self._more.close(error)
         waiting = self._deadlines.stop()
+        if self._logged_in.called:
+            self._told_end(error)
         self._queue.clear()
         self._in_flight = 0
         if not self._logged_in.called:
@@ -331,11 +350,19 @@ class Session:
         elif not isinstance(error, SessionClosed):
             self.log.warn("{where}: session lost: {error}", where=self.where, error=str(error))
         for request in waiting:
-            self._fail(request, self._lost_error(error))
+            self._fail(request, self._lost_error(request, error))
         self._check_idle()
 
-    def _lost_error(self, error: InitiatorError) -> SessionLost:
+    def _told_end(self, error: InitiatorError) -> None:
+        if not self.time2wait_s and not isinstance(error, SessionClosed):
+            self.time2wait_s = float(self.parameters.default_time2wait)
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(self)
+
+    def _lost_error(self, request: Request, error: InitiatorError) -> SessionLost:
         lost = SessionLost("the session with the target is lost", where=self.where, why=str(error))
+        lost.outcome_unknown = not isinstance(request, Command) or request.was_sent
         lost.__cause__ = error
         return lost
 
@@ -351,7 +378,7 @@ class Session:
         if not (self.alive or (closing and self._usable)):
             raise self._closed_error()
         done: Deferred[_Asked] = Deferred(partial(self._forget, request))
-        request.context, request.finished = done, _answer
+        request.context, request.finished = done, answer
         (self._the_engine if over is None else over.engine).send(request)
         self._deadlines.set(request, self._deadline(timeout_s))
         self._wake(over)
@@ -389,12 +416,17 @@ class Session:
 
     def _check_idle(self) -> None:
         if not (self._in_flight or self._queue):
-            idle, self._idle = self._idle, []
-            for done in idle:
-                done.callback(None)
+            self._be_idle()
+
+    def _be_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
 
     def _answered(self, request: Request) -> None:
         self._deadlines.at.pop(request, None)
+        if type(request) is TaskManagement and self._ladder.answered(request):
+            return
         finished = request.finished
         if finished is not None:
             request.finished = None
@@ -415,72 +447,54 @@ class Session:
             self._check_idle()
             return
         engine = request.connection or self._the_engine
-        abort = engine.abort(request)
-        if abort is not None:
-            self._deadlines.set(abort, self._deadline(self.options.abort_timeout_s))
-            self._wake(self._more.of(engine))
-        elif request.error is not None:  # it waited for the target's window, and was never sent
+        engine.release(request)
+        link = self._more.of(engine) or self._link
+        if request.sent and link is not None:
+            link.keep_unsent()
+        self._abort(request)
+        if request.done and request.error is not None:  # it waited for the target's window, and was never sent
             self._in_flight -= 1
             self._issue()
             self._check_idle()
 
+    def _abort(self, command: Command) -> None:
+        """Have the target end a command, by whatever it takes (ladder)."""
+        if command.was_sent and self._ladder.has(command):
+            return
+        engine = command.connection or self._the_engine
+        abort = engine.abort(command)
+        if abort is not None:
+            self._ladder.begin(command, abort)
+            self._deadlines.set(abort, self._deadline(self.options.abort_timeout_s))
+            self._wake(self._more.of(engine))
+
+    def _ask_reset(self, reset: TaskManagement) -> None:
+        self.log.warn("{where}: a command can not be aborted: LOGICAL UNIT RESET", where=self.where)
+        self._the_engine.send(reset)
+        self._deadlines.set(reset, self._deadline(self.options.abort_timeout_s))
+        self._wake()
+
+    def _drop(self, why: str) -> None:
+        self.end(TimedOut("the session is dropped", where=self.where, why=why))
+
     # --- time
 
     def _expired(self, request: Request) -> None:
-        if isinstance(request, TaskManagement) and request.referenced is not None:
-            self._end(TimedOut("the target answers neither a command nor its ABORT TASK", where=self.where))
+        if not self._usable:
+            return  # its end is on its way to here
+        if isinstance(request, TaskManagement) and self._ladder.expired(request):
             return
-        self._take_back(request)
+        if isinstance(request, Command) and request.deadline_s > self.reactor.seconds():
+            self._deadlines.set(request, request.deadline_s)
+            if request.was_sent:
+                self._abort(request)
+            return
         name = cdbs.name_of(request.cdb) if isinstance(request, Command) else type(request).__name__
-        self._fail(request, TimedOut(f"{name} has no answer within its time", where=self.where))
+        late = TimedOut(f"{name} has no answer within its time", where=self.where)
+        late.outcome_unknown = not isinstance(request, Command) or request.was_sent
+        self._take_back(request)
+        self._fail(request, late)
 
     def _deaf(self) -> None:
         why = f"no answer to a ping for {self.options.nop_timeout_s:g} s"
-        self._end(SessionLost("the target is deaf", where=self.where, why=why))
-
-    # --- what the target says by itself
-
-    def _async_message(self, message: AsyncMessage) -> None:
-        self._log_message(message)
-        if message.event in (AsyncEvent.CONNECTION_DROP, AsyncEvent.SESSION_DROP):
-            self._end(SessionLost("the target drops the session", where=self.where, why=message.name))
-        elif message.event in (AsyncEvent.LOGOUT_REQUEST, AsyncEvent.NEGOTIATION_REQUEST) and self._closing is None:
-            Deferred.fromCoroutine(self.close()).addErrback(self._log_failure)
-
-    def _log_message(self, message: AsyncMessage) -> None:
-        """Log what the target says: all of it while it is little, ever less of it when there is no end."""
-        self._messages = count = self._messages + 1
-        if count > MESSAGES_LOGGED and count & (count - 1):
-            return
-        detail = str(sense.parse(message.sense) or "")
-        self.log.info(
-            "{where}: the target says: {name} {detail} ({count} so far)",
-            where=self.where,
-            name=message.name,
-            detail=detail,
-            count=count,
-        )
-
-    def _log_failure(self, failure: Any) -> None:
-        self.log.failure("{where}: logout on the target's demand", failure, where=self.where)
-
-
-def _answer(request: Request) -> None:
-    done: Deferred[Any] = request.context
-    request.context = None
-    if request.error is None:
-        done.callback(request)
-    else:
-        done.errback(request.error)
-
-
-async def _follow(original: Deferred[None]) -> None:
-    """Wait for a Deferred that others wait for too."""
-    waiting: Deferred[None] = Deferred()
-
-    def passed(result: None) -> None:
-        waiting.callback(None)
-        return result
-
-    original.addCallback(passed)
-    await waiting
+        self.end(SessionLost("the target is deaf", where=self.where, why=why))

@@ -169,11 +169,19 @@ class InitiatorConnection:
             self.session.functions += request.holds
         self._output.control.append(self._build(request))
 
-    def abort(self, command: Command) -> TaskManagement | None:
-        """Abort a command of this connection: from now on its Data-In buffer is the caller's again.
+    def release(self, command: Command) -> None:
+        """Give a command's buffers back to the caller, at any time: no Data-In is placed there, and no Data-Out taken
+        from there any more. What :meth:`data_to_send` gave before is the transport's to finish."""
+        if command.done:
+            return
+        if self._tasks.detach(command):
+            self._receiver.discard_placed()
 
-        Gives the ABORT TASK that is sent; the command still comes back as an event. None where none is needed: it has
-        ended, or it was never sent and is ``done`` with an ``error`` now.
+    def abort(self, command: Command) -> TaskManagement | None:
+        """Abort a command. Its buffers stay in use until it comes back as an event, unless they are released.
+
+        Gives the ABORT TASK that is sent. None where none is needed: the command has ended, or it was never sent and is
+        ``done`` with an ``error`` now.
         """
         if command in self._output.waiting:
             self._output.waiting.remove(command)
@@ -182,8 +190,6 @@ class InitiatorConnection:
             return None
         if command.done or self.outstanding.get(command.tag) is not command:
             return None
-        if self._tasks.detach(command):
-            self._receiver.discard_placed()
         task_management = TaskManagement(TaskManagementFunction.ABORT_TASK, command.lun, command)
         self.send(task_management)
         return task_management

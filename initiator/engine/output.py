@@ -169,7 +169,8 @@ class Output:
     def _advance(self, sequence: DataOutSequence, out: list[Buffer], budget: int) -> int:
         """Send some of a sequence; give what is left of the budget."""
         command, end = sequence.command, sequence.end
-        while not command.done and sequence.offset < end and budget > 0 and len(out) < BATCH_BUFFERS:
+        gone = command.done or command.detached
+        while not gone and sequence.offset < end and budget > 0 and len(out) < BATCH_BUFFERS:
             offset = sequence.offset
             length = min(self._segment_bytes, end - offset)
             sequence.offset = offset + length
@@ -190,7 +191,7 @@ class Output:
             sequence.data_sn += 1
             self._data(command, offset, length, out)
             budget -= length
-        if command.done or sequence.offset == end:
+        if gone or sequence.offset == end:
             self.sequences.popleft()
             if sequence.transfer_tag != RESERVED_TAG:
                 command.r2t_open -= 1

@@ -60,6 +60,7 @@ class Command(Request):
         "data_in",
         "data_out",
         "data_sn",
+        "deadline_s",
         "detached",
         "done",
         "idempotent",
@@ -84,6 +85,8 @@ class Command(Request):
         """What a road over several sessions keeps of it."""
         self.idempotent: bool | None = None
         """Whether it may be sent twice; None: as its CDB says."""
+        self.deadline_s = 0.0
+        """When its call ends, whatever has come; the session's to set."""
         self.error = None
         self.tag = RESERVED_TAG
         self.lun = lun
@@ -102,7 +105,7 @@ class Command(Request):
         """The one that it was handed to: all that is sent and answered for it goes there."""
         self.done = False
         self.detached = False
-        """Nobody waits for it any more: an abort is under way, and its buffer must not be touched."""
+        """Nobody waits for it any more: its buffers must not be touched, whatever the target sends or asks for."""
         self.status = GOOD
         self.response = 0
         self.sense = b""

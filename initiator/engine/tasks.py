@@ -52,7 +52,7 @@ class TaskSet:
         self._max_r2t = parameters.max_outstanding_r2t
 
     def detach(self, command: Command) -> bool:
-        """Let go of the buffer of a command that is to be aborted; give whether Data-In for it is just under way."""
+        """Let go of the buffers of a command that nobody waits for; give whether Data-In for it is just under way."""
         command.detached = True
         command.data_in = None
         return self._placing is command
@@ -121,6 +121,8 @@ class TaskSet:
         command = self._command(tag)
         if command is None:
             return
+        if command.detached:
+            return  # its data is no longer ours to send; the abort is on its way
         if not len(command.data_out) or transfer_tag == RESERVED_TAG:
             raise ProtocolViolation(f"R2T for task {tag:#x}, which writes nothing, or without a tag")
         if r2t_sn != command.r2t_sn or offset != command.solicited:

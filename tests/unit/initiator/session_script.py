@@ -22,6 +22,7 @@ class StillLink:
     def __init__(self) -> None:
         self.bytes_received = 0
         self.wakes = 0
+        self.kept = 0
         self.closed = False
 
     def start(self) -> None:
@@ -30,6 +31,9 @@ class StillLink:
     def wake(self) -> None:
         self.wakes += 1
 
+    def keep_unsent(self) -> None:
+        self.kept += 1
+
     def close(self) -> None:
         self.closed = True
 
@@ -37,8 +41,8 @@ class StillLink:
 class SessionScript:
     """The session, its clock, its link and the target."""
 
-    def __init__(self, **options: Any) -> None:
-        self.clock = Clock()
+    def __init__(self, *, clock: Clock | None = None, **options: Any) -> None:
+        self.clock = clock or Clock()
         self.script = Script()
         self.link = StillLink()
         self.session = Session(Portal("192.0.2.1"), TARGET, SessionOptions(**options), reactor=self.clock)

@@ -306,7 +306,8 @@ def test_no_reactor_of_twisted_is_installed(target: TinyTarget) -> None:
 
 FACES = [(Disk, AsyncioDisk), (Session, AsyncioSession)]
 OF_TWISTED = {"log", "reactor", "road", "session", "state"} | {
-    *("start", "cancel", "submit", "attach", "add", "link_events", "link_lost")
+    *("start", "cancel", "submit", "attach", "add", "link_events", "link_lost"),
+    *("end", "ended", "leaving", "log_out"),
 }
 """What the classes have for the parts of this package, and for Twisted code."""
 

@@ -83,21 +83,6 @@ def test_the_place_of_an_aborted_command_is_free_when_the_target_has_let_it_go()
     assert outcome.result is waiting
 
 
-def test_a_target_that_does_not_answer_the_abort_either_loses_the_session() -> None:
-    script = ready(timeout_s=10, abort_timeout_s=3, nop_interval_s=0)
-    _, first = script.submit()
-    _, second = script.submit(timeout_s=100)
-    script.sent()
-    script.clock.advance(10)
-    assert isinstance(first.result, TimedOut)
-    script.clock.advance(2)
-    assert second.waiting
-    script.clock.advance(2)
-    assert isinstance(second.result, SessionLost)
-    assert not script.session.alive
-    assert script.link.closed
-
-
 def test_a_call_that_still_waits_for_its_turn_times_out_without_a_word() -> None:
     script = ready(queue_depth=1)
     script.submit(timeout_s=60)

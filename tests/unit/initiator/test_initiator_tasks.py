@@ -274,6 +274,7 @@ def test_an_aborted_read_leaves_its_buffer_alone() -> None:
     script, command, buffer = reading(8192)
     stream = script.data_in(command, 0, b"\xff" * 8192, 0)
     script.say(stream[:1000])
+    script.engine.release(command)
     asked = script.engine.abort(command)
     assert isinstance(asked, TaskManagement)
     before = bytes(buffer)
@@ -291,6 +292,7 @@ def test_an_aborted_read_leaves_its_buffer_alone() -> None:
 
 def test_a_status_that_overtakes_the_abort_ends_the_command() -> None:
     script, command, _ = reading(512)
+    script.engine.release(command)
     asked = script.engine.abort(command)
     assert asked is not None
     assert script.say(script.response(command, 0)) == [command]
