@@ -1,7 +1,8 @@
-"""The target behind an exported LUN dies and stays away: QEMU gets an error in time."""
+"""The target behind an exported LUN dies and comes back, or does not: QEMU waits, or gets an error in time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.bench.targets import Export, Target, start_csvd
 from tests.interop.qemu import QemuIoSession, qemu_io
 
 pytestmark = pytest.mark.interop
+
+MIB = 1 << 20
 
 
 class Pair:
@@ -45,6 +48,26 @@ def pair(scratch: Path, port: int) -> Iterator[Pair]:
     pair = Pair(scratch, port)
     yield pair
     pair.end()
+
+
+def test_who_uses_the_export_waits_while_the_target_behind_it_is_started_anew(pair: Pair) -> None:
+    url = pair.start_export()
+    with QemuIoSession(url) as qemu:
+        qemu.do("write -P 0x11 0 4M")
+        qemu.do("flush")
+        for pattern in (0x22, 0x33, 0x44):
+            pair.backing.kill()
+            command = f"write -P {pattern} 1M 8M"
+            qemu.send(command)
+            time.sleep(0.5)
+            pair.start_backing()
+            qemu.finish(command)
+            qemu.do(f"read -P {pattern} 1M 8M")
+        qemu.do("flush")
+    assert pair.disk.read_bytes()[: 9 * MIB] == b"\x11" * MIB + b"\x44" * 8 * MIB
+    assert pair.export is not None
+    assert pair.export.stop() == 0
+    assert "Traceback" not in pair.export.log()
 
 
 def test_who_uses_the_export_gets_an_error_when_the_target_behind_it_stays_away(pair: Pair) -> None:

@@ -13,6 +13,7 @@ from initiator.errors import (
     CommandFailed,
     CommandRejected,
     ConnectFailed,
+    DiskChanged,
     InitiatorError,
     LoginRefused,
     MalformedAnswer,
@@ -33,6 +34,7 @@ _NO_SUCH_COMMAND: Final = (0x20, 0x00)
 _BY_CLASS: Final[tuple[tuple[type[InitiatorError], int], ...]] = (
     (TimedOut, errno.ETIMEDOUT),
     (ConnectFailed, errno.EHOSTUNREACH),
+    (DiskChanged, errno.ENODEV),
     (SessionClosed, errno.ENOTCONN),
     (SessionLost, errno.ECONNRESET),
     (CommandAborted, errno.EAGAIN),

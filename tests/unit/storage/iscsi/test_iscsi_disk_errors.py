@@ -20,7 +20,7 @@ from initiator import (
     TimedOut,
     UrlError,
 )
-from initiator.errors import SessionClosed
+from initiator.errors import DiskChanged, SessionClosed
 from initiator.scsi.sense import Sense, SenseKey
 
 WHERE = "iscsi://host/iqn.2026-11.example:a/0"
@@ -50,6 +50,7 @@ def failed(key: SenseKey, asc: int = 0, ascq: int = 0, information: int | None =
         (TimedOut("too late"), errno.ETIMEDOUT),
         (SessionLost("cut"), errno.ECONNRESET),
         (SessionClosed("closed"), errno.ENOTCONN),
+        (DiskChanged("another disk"), errno.ENODEV),
         (ConnectFailed("nobody there"), errno.EHOSTUNREACH),
         (MalformedAnswer("short"), errno.EPROTO),
         (InitiatorError("something else"), errno.EIO),
