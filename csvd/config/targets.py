@@ -185,8 +185,8 @@ class LunSection:
         str,
         key(
             text("a path or a URL"),
-            "The disk behind it: a file or a block device; a LUN of another target, as iscsi://[user@]host/name/0; or "
-            "null:SIZE, as null:10G, which keeps nothing.",
+            "The disk behind it: a file or a block device; a LUN of another target, as iscsi://[user@]host/name/0; an "
+            "image of a Ceph cluster, as rbd:pool/image; or null:SIZE, as null:10G, which keeps nothing.",
             example='"shared.img"',
         ),
     ]

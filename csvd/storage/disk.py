@@ -17,7 +17,8 @@ MAX_RUNS: Final = 1024
 """Runs that one question about allocation is answered with."""
 
 FENCED: Final = error_numbers.EBADE
-"""The `errno` of what a node may not do to a disk: it was fenced, or others have joined it and this node has not."""
+"""The `errno` of a change that a node may not make: it was fenced, or others have joined the disk and it has not. A
+store that refuses the reads of a fenced node, too, as Ceph does, says ESHUTDOWN."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
@@ -167,7 +168,7 @@ class FencingDisk(Protocol):
 
     def fence(self, node: str) -> Deferred[None]:
         """Keep a node off. Fires when none of its writes can land any more, also none that it has sent already, and
-        whatever it is at: stopped, cut off, or alive. They fail with errno FENCED. Its reads may go on.
+        whatever it is at: stopped, cut off, or alive. They fail with errno FENCED, or ESHUTDOWN. Its reads may go on.
 
         To fence one that is fenced, or that never joined, is no error. Fails with EINVAL where this process has not
         joined, or would fence itself; with FENCED where it was fenced itself.
