@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +145,9 @@ def test_a_bad_target_gets_a_typed_error_at_a_bounded_cost(
         assert isinstance(error, attempt.ends)
         assert attempt.says in str(error)
         assert str(error).isprintable()
+
+
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    for attempt in ATTEMPTS:
+        assert f"| {attempt.name} | {attempt.ends.__name__ if attempt.ends else 'nothing raised'} |\n" in page
