@@ -84,7 +84,7 @@ _login("moved to no host", lambda c, r: c.login(r, {"TargetAddress": "[::1:3260,
 _login(
     "moved to itself, for ever",
     lambda c, r: c.login(r, {"TargetAddress": f"127.0.0.1:{c.target.port},1"}, status=0x0101),
-    "moved",
+    "in a circle",
     LoginRedirected,
     again=True,
 )
