@@ -462,6 +462,8 @@ def _gives_up(name: str, response: int | None) -> None:
 
 
 _gives_up("none has an answer", None)
+_gives_up("all are rejected", 255)
+_gives_up("all are done, it says, and none of it is true", 0)
 attempt("logout: silence", Opcode.LOGOUT_REQUEST, "logout", ends=None)(silence)
 one("logout: nonsense", Opcode.LOGOUT_REQUEST, "logout", lambda c, r: b"\xff" * 48, ends=None)
 
