@@ -14,7 +14,7 @@ why. No call waits longer than its deadline. ``docs/initiator.md`` is the guide.
 
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import TaskManagementFunction
-from initiator.asyncio_face import AsyncioDisk, AsyncioSession
+from initiator.asyncio_face import AsyncioDisk, AsyncioReservations, AsyncioSession
 from initiator.client import Login, connect, default_initiator_name, discover, login
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
@@ -49,33 +49,62 @@ from initiator.errors import (
     WriteProtected,
 )
 from initiator.opening import Opening
+from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
+from initiator.scsi.designators import Designator
+from initiator.scsi.extended_copy import Cscd
 from initiator.scsi.inquiry import (
     BlockDeviceCharacteristics,
     BlockLimits,
-    Designator,
     DeviceIdentification,
     Inquiry,
     LogicalBlockProvisioning,
     RawPage,
+    Referrals,
     SupportedPages,
     UnitSerialNumber,
     VpdPage,
 )
+from initiator.scsi.log import LogPage
+from initiator.scsi.mode import (
+    Caching,
+    Control,
+    InformationalExceptions,
+    ModePage,
+    ModeParameters,
+    PageControl,
+    PowerCondition,
+    ReadWriteErrorRecovery,
+)
 from initiator.scsi.operation_codes import CommandSupport, SupportedCommand
 from initiator.scsi.provisioning import Extent, LbaStatus, ProvisioningStatus
+from initiator.scsi.reservations import (
+    FullStatus,
+    RegisteredKeys,
+    Registrant,
+    Reservation,
+    ReservationCapabilities,
+    ReservationType,
+)
 from initiator.scsi.sense import Sense, SenseKey
+from initiator.scsi.target_ports import AccessState, TargetPortGroup, TargetPortGroups
+from initiator.scsi.transport_id import TransportId
+from initiator.scsi.vpd_copy import ThirdPartyCopy
+from initiator.scsi.vpd_device import ExtendedInquiryData, ManagementNetworkAddresses, ModePagePolicies, ScsiPorts
 from initiator.session import Session, SessionOptions
-from initiator.unit import LogicalUnit
+from initiator.unit import LogicalUnit, units_of
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 
 __all__ = [
+    "AccessState",
     "AsyncioDisk",
+    "AsyncioReservations",
     "AsyncioSession",
     "AttentionPending",
     "AuthenticationFailed",
     "BlockDeviceCharacteristics",
     "BlockLimits",
+    "Caching",
     "Capacity",
     "CommandAborted",
     "CommandAbortedByTarget",
@@ -83,35 +112,56 @@ __all__ = [
     "CommandRejected",
     "CommandSupport",
     "ConnectFailed",
+    "Control",
     "CopyFailed",
     "Credentials",
+    "Cscd",
     "Designator",
     "DeviceIdentification",
     "DiscoveredTarget",
     "Disk",
+    "ExtendedInquiryData",
     "Extent",
+    "FullStatus",
     "HardwareError",
     "IllegalRequest",
+    "InformationalExceptions",
     "InitiatorError",
     "Inquiry",
     "IscsiUrl",
     "LbaStatus",
+    "LogPage",
     "LogicalBlockProvisioning",
     "LogicalUnit",
     "Login",
     "LoginRedirected",
     "LoginRefused",
     "MalformedAnswer",
+    "ManagementNetworkAddresses",
     "MediumError",
     "Miscompare",
+    "ModePage",
+    "ModePagePolicies",
+    "ModeParameters",
     "NotReady",
     "Opening",
+    "PageControl",
     "Portal",
+    "PowerCondition",
     "ProtocolViolation",
     "ProvisioningStatus",
     "RawPage",
+    "ReadWriteErrorRecovery",
+    "Referrals",
+    "RegisteredKeys",
+    "Registrant",
+    "Reservation",
+    "ReservationCapabilities",
     "ReservationConflict",
+    "ReservationType",
+    "Reservations",
     "ResidualMismatch",
+    "ScsiPorts",
     "Sense",
     "SenseKey",
     "Session",
@@ -122,9 +172,13 @@ __all__ = [
     "SupportedCommand",
     "SupportedPages",
     "TargetAddress",
+    "TargetPortGroup",
+    "TargetPortGroups",
     "TaskManagementFailed",
     "TaskManagementFunction",
+    "ThirdPartyCopy",
     "TimedOut",
+    "TransportId",
     "UnitSerialNumber",
     "UnsupportedCommand",
     "UrlError",
@@ -137,4 +191,5 @@ __all__ = [
     "parse_portal",
     "parse_portal_url",
     "parse_url",
+    "units_of",
 ]

@@ -15,8 +15,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from csvd.iscsi.keys import SessionParameters
 from initiator.deferred_await import in_task
 from initiator.disk import Disk
+from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
+from initiator.scsi.mode import ModePage
 from initiator.scsi.sense import Sense
 from initiator.session import Session, SessionOptions
 from initiator.url import Portal
@@ -24,6 +26,7 @@ from initiator.url import Portal
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
 _Value = TypeVar("_Value")
+_Page = TypeVar("_Page", bound=ModePage)
 
 
 def _of_disk(
@@ -42,6 +45,16 @@ def _of_session(
     @functools.wraps(method)
     async def call(self: AsyncioSession, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
         return await in_task(method(self.session, *args, **kwargs))
+
+    return call
+
+
+def _of_reservations(
+    method: Callable[Concatenate[Reservations, _P], Awaitable[_Result]],
+) -> Callable[Concatenate[AsyncioReservations, _P], Coroutine[Any, Any, _Result]]:
+    @functools.wraps(method)
+    async def call(self: AsyncioReservations, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
+        return await in_task(method(self._behind, *args, **kwargs))
 
     return call
 
@@ -107,6 +120,21 @@ class AsyncioSession(_Face[Session]):
         await self.close()
 
 
+class AsyncioReservations(_Face[Reservations]):
+    """The registrations and the reservation of a disk, for asyncio, as ``disk.reservations``."""
+
+    capabilities = _of_reservations(Reservations.capabilities)
+    clear = _of_reservations(Reservations.clear)
+    full_status = _of_reservations(Reservations.full_status)
+    keys = _of_reservations(Reservations.keys)
+    preempt = _of_reservations(Reservations.preempt)
+    register = _of_reservations(Reservations.register)
+    register_and_move = _of_reservations(Reservations.register_and_move)
+    release = _of_reservations(Reservations.release)
+    reservation = _of_reservations(Reservations.reservation)
+    reserve = _of_reservations(Reservations.reserve)
+
+
 class AsyncioDisk(_Face[Disk]):
     """One LUN of a target, for asyncio. Made by :func:`initiator.connect` without a reactor, or by
     :meth:`AsyncioDisk.open`."""
@@ -121,6 +149,15 @@ class AsyncioDisk(_Face[Disk]):
         """The session that carries its commands."""
         return AsyncioSession(self._behind.session)
 
+    @property
+    def reservations(self) -> AsyncioReservations:
+        """The registrations and the reservation of the disk."""
+        return AsyncioReservations(self._behind.reservations)
+
+    async def mode_page(self, kind: type[_Page], *, timeout_s: float | None = None) -> _Page:
+        """Ask for a mode page that this package knows; as :meth:`Disk.mode_page`."""
+        return await in_task(self._behind.mode_page(kind, timeout_s=timeout_s))
+
     @classmethod
     async def open(cls, session: AsyncioSession, lun: int, *, timeout_s: float | None = None) -> Self:
         """Make a LUN ready for use; as :meth:`Disk.open`."""
@@ -134,20 +171,33 @@ class AsyncioDisk(_Face[Disk]):
     on_unit_attention = _Fact[list[Callable[[Sense], None]]]()
     size_bytes = _Fact[int]()
 
+    ask = _of_disk(Disk.ask)
     close = _of_disk(Disk.close)
     command = _of_disk(Disk.command)
     command_support = _of_disk(Disk.command_support)
     compare_and_write = _of_disk(Disk.compare_and_write)
+    copy_name = _of_disk(Disk.copy_name)
+    copy_to = _of_disk(Disk.copy_to)
     flush = _of_disk(Disk.flush)
     get_lba_status = _of_disk(Disk.get_lba_status)
     inquiry = _of_disk(Disk.inquiry)
+    log_sense = _of_disk(Disk.log_sense)
+    make_token = _of_disk(Disk.make_token)
+    mode_select = _of_disk(Disk.mode_select)
+    mode_sense = _of_disk(Disk.mode_sense)
     nop = _of_disk(Disk.nop)
     read = _of_disk(Disk.read)
     read_capacity = _of_disk(Disk.read_capacity)
     read_into = _of_disk(Disk.read_into)
     report_luns = _of_disk(Disk.report_luns)
+    request_sense = _of_disk(Disk.request_sense)
+    set_target_port_groups = _of_disk(Disk.set_target_port_groups)
+    start_stop = _of_disk(Disk.start_stop)
     supported_commands = _of_disk(Disk.supported_commands)
+    supported_log_pages = _of_disk(Disk.supported_log_pages)
     supported_pages = _of_disk(Disk.supported_pages)
+    target_port_groups = _of_disk(Disk.target_port_groups)
+    tell = _of_disk(Disk.tell)
     test_unit_ready = _of_disk(Disk.test_unit_ready)
     unmap = _of_disk(Disk.unmap)
     verify = _of_disk(Disk.verify)
@@ -155,6 +205,7 @@ class AsyncioDisk(_Face[Disk]):
     write = _of_disk(Disk.write)
     write_cache_enabled = _of_disk(Disk.write_cache_enabled)
     write_same = _of_disk(Disk.write_same)
+    write_token = _of_disk(Disk.write_token)
     write_zeroes = _of_disk(Disk.write_zeroes)
 
     async def __aenter__(self) -> Self:

@@ -60,6 +60,17 @@ class BlockCommands(LogicalUnit):
         """Bytes of the disk, as READ CAPACITY last said."""
         return self.capacity.size_bytes
 
+    def check_range(self, lba: int, blocks: int) -> None:
+        """See that blocks are on the disk.
+
+        Raises:
+            InitiatorError: they are not.
+        """
+        if lba < 0 or blocks < 0 or lba + blocks > self.block_count:
+            raise InitiatorError(
+                f"blocks {lba} to {lba + blocks - 1} are not on the disk", why=f"it has {self.block_count} blocks"
+            )
+
     # --- what is without data on the wire
 
     async def flush(
@@ -70,7 +81,7 @@ class BlockCommands(LogicalUnit):
         With ``immediate`` the target only begins with it: nothing is known of the data when the call ends.
         """
         build = cdb.synchronize_cache(lba, blocks, immediate=immediate)
-        await self._run(build, self._deadline(timeout_s))
+        await self._run(build, self.deadline(timeout_s))
 
     async def unmap(
         self, extents: Iterable[Extent | tuple[int, int]], *, anchor: bool = False, timeout_s: float | None = None
@@ -84,7 +95,7 @@ class BlockCommands(LogicalUnit):
             InitiatorError: an extent is not on the disk.
         """
         merged = provisioning.merge((Extent(*_pair(extent)) for extent in extents), self.block_count)
-        deadline_s = self._deadline(timeout_s)
+        deadline_s = self.deadline(timeout_s)
 
         def works() -> Iterator[Work]:
             for batch in provisioning.unmap_batches(merged, self.limits):
@@ -113,11 +124,11 @@ class BlockCommands(LogicalUnit):
         Raises:
             InitiatorError: the pattern is not one block, or the range is not on the disk.
         """
-        self._check_range(lba, blocks)
+        self.check_range(lba, blocks)
         block = bytes(self.block_bytes) if pattern is None else flat(pattern)
         if len(block) != self.block_bytes:
             raise InitiatorError(f"a pattern of {len(block)} bytes", why=f"a block has {self.block_bytes}")
-        deadline_s = self._deadline(timeout_s)
+        deadline_s = self.deadline(timeout_s)
         bare = pattern is None and await self._has_no_data_out(timeout_s)
         data = None if bare else memoryview(block)
 
@@ -157,18 +168,18 @@ class BlockCommands(LogicalUnit):
         most = self.limits.maximum_compare_and_write_length or _COMPARE_LIMIT
         if blocks > most:
             raise InitiatorError(f"{blocks} blocks are too many to compare and write", why=f"the target takes {most}")
-        self._check_range(lba, blocks)
+        self.check_range(lba, blocks)
         await self._run(
             cdb.compare_and_write(lba, blocks, fua=fua),
-            self._deadline(timeout_s),
+            self.deadline(timeout_s),
             data_out=memoryview(data),
             exact=True,
         )
 
     async def _verify_medium(self, lba: int, blocks: int, timeout_s: float | None) -> None:
         """Have the disk read blocks, and nothing sent (VERIFY, BYTCHK 00b)."""
-        self._check_range(lba, blocks)
-        deadline_s = self._deadline(timeout_s)
+        self.check_range(lba, blocks)
+        deadline_s = self.deadline(timeout_s)
         most = self.limits.maximum_transfer_length or max(1, VERIFY_BYTES // self.block_bytes)
 
         def works() -> Iterator[Work]:
@@ -190,8 +201,8 @@ class BlockCommands(LogicalUnit):
             MalformedAnswer: an answer does not go on where the last one ended.
         """
         blocks = self.block_count - lba if blocks is None else blocks
-        self._check_range(lba, blocks)
-        deadline_s = self._deadline(timeout_s)
+        self.check_range(lba, blocks)
+        deadline_s = self.deadline(timeout_s)
         found: list[LbaStatus] = []
         at, end = lba, lba + blocks
         buffer = bytearray(_LBA_STATUS_BYTES)
@@ -204,12 +215,6 @@ class BlockCommands(LogicalUnit):
         return found[:most]
 
     # --- how
-
-    def _check_range(self, lba: int, blocks: int) -> None:
-        if lba < 0 or blocks < 0 or lba + blocks > self.block_count:
-            raise InitiatorError(
-                f"blocks {lba} to {lba + blocks - 1} are not on the disk", why=f"it has {self.block_count} blocks"
-            )
 
     def _cut_at(self, most: int) -> tuple[int, int]:
         """Give the granularity and the alignment at which ranges are cut into ``most`` blocks."""

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from initiator import third_party_copy
 from initiator.block_commands import BlockCommands
 from initiator.engine.requests import Buffer, Command, flat
 from initiator.errors import CommandFailed, InitiatorError, Miscompare
@@ -16,6 +18,7 @@ from initiator.road import Road, begin
 from initiator.scatter import Piece, pieces
 from initiator.scsi import answers, cdb
 from initiator.scsi.answers import Capacity
+from initiator.scsi.extended_copy import Cscd
 from initiator.scsi.inquiry import BlockLimits
 from initiator.scsi.ranges import cut
 from initiator.scsi.sense import Sense, SenseKey
@@ -44,6 +47,7 @@ class Disk(BlockCommands):
         super().__init__(road, lun)
         self._chunk_blocks = 1
         self._granularity = (1, 0)
+        self._rereading = False
 
     @classmethod
     async def open(cls, road: Road, lun: int, *, timeout_s: float | None = None) -> Disk:
@@ -55,7 +59,7 @@ class Disk(BlockCommands):
         """
         disk = cls(road, lun)
         found = await disk.inquiry(timeout_s=timeout_s)
-        if not found.connected or found.device_type not in (0x00, 0x14):
+        if not found.connected or not found.is_disk:
             what = "is not there" if not found.connected else f"is no disk but {found.device_type_name}"
             raise InitiatorError(f"LUN {lun} {what}", where=road.where)
         await disk.test_unit_ready(timeout_s=timeout_s)
@@ -77,7 +81,7 @@ class Disk(BlockCommands):
         Raises:
             InitiatorError: the range is not on the disk.
         """
-        self._check_range(lba, blocks)
+        self.check_range(lba, blocks)
         buffer = bytearray(blocks * self.block_bytes)
         await self._in_parts(lba, memoryview(buffer), cdb.read, timeout_s, reads=True)
         return bytes(buffer)
@@ -137,8 +141,8 @@ class Disk(BlockCommands):
         view = flat(data)
         if len(view) != blocks * self.block_bytes:
             raise InitiatorError(f"{len(view)} bytes are not {blocks} blocks of {self.block_bytes}")
-        self._check_range(lba, blocks)
-        deadline_s = self._deadline(timeout_s)
+        self.check_range(lba, blocks)
+        deadline_s = self.deadline(timeout_s)
         differences: list[tuple[int, Miscompare]] = []
 
         async def compare(at: int, count: int, part: memoryview) -> None:
@@ -157,6 +161,71 @@ class Disk(BlockCommands):
             # All parts before one that differs were compared: the first difference of all is in the first of those.
             raise min(differences, key=lambda found: found[0])[1] from any_of_them
 
+    async def copy_name(self, *, timeout_s: float | None = None) -> Cscd:
+        """Give by what this disk is named in copies that the target makes (:meth:`copy_to`).
+
+        Raises:
+            InitiatorError: it has no name that fits.
+        """
+        return await third_party_copy.cscd_of(self, timeout_s=timeout_s)
+
+    async def copy_to(
+        self,
+        lba: int,
+        blocks: int,
+        destination: Cscd,
+        destination_lba: int,
+        *,
+        lid4: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Have the target copy blocks to another disk that it reaches, or within this one (EXTENDED COPY).
+
+        No data passes here. It is split by what the target says that it can do, and each command waits for the one
+        before. After an error any part may have been copied; after TimedOut and SessionLost it may still go on.
+
+        Args:
+            destination: what the other disk's :meth:`copy_name` gave.
+            lid4: by EXTENDED COPY(LID4); by default (LID1), which more targets have.
+
+        Raises:
+            CopyFailed: it ended in the middle.
+            InitiatorError: the range is not on the disk, the two overlap, or block lengths differ.
+        """
+        await third_party_copy.copy_blocks(
+            self, lba, blocks, destination, destination_lba, lid4=lid4, timeout_s=timeout_s
+        )
+
+    async def make_token(
+        self, lba: int, blocks: int, *, inactivity_timeout_s: int = 0, timeout_s: float | None = None
+    ) -> tuple[bytes, int]:
+        """Have the target make a token of blocks as they are now (POPULATE TOKEN); give it, and how many it holds.
+
+        It may hold fewer than asked for: the rest wants another one. The target forgets it after a while (0 leaves it
+        to the target how long that is).
+
+        Raises:
+            InitiatorError: the range is not on the disk, or no token came of it.
+        """
+        return await third_party_copy.make_token(
+            self, lba, blocks, inactivity_timeout_s=inactivity_timeout_s, timeout_s=timeout_s
+        )
+
+    async def write_token(
+        self, token: bytes, lba: int, blocks: int, *, offset_blocks: int = 0, timeout_s: float | None = None
+    ) -> int:
+        """Have the target write blocks of a token, from an offset on, here (WRITE USING TOKEN); give how many.
+
+        It may be fewer than asked for: the rest is to be asked for again.
+
+        Raises:
+            IllegalRequest: the target does not know the token, or knows it no more.
+            InitiatorError: the range is not on the disk, or nothing was written.
+        """
+        return await third_party_copy.write_token(
+            self, token, lba, blocks, offset_blocks=offset_blocks, timeout_s=timeout_s
+        )
+
     # --- size
 
     async def read_capacity(self, *, timeout_s: float | None = None) -> Capacity:
@@ -166,12 +235,12 @@ class Disk(BlockCommands):
             MalformedAnswer: the answer is too short.
         """
         try:
-            self.capacity = answers.parse_capacity_16(await self._ask(cdb.read_capacity_16(), 32, timeout_s))
+            self.capacity = answers.parse_capacity_16(await self.ask(cdb.read_capacity_16(), 32, timeout_s=timeout_s))
         except CommandFailed as failed:
             if failed.sense_key != SenseKey.ILLEGAL_REQUEST:
                 raise
             # A device of SBC-2's time may know READ CAPACITY(10) alone.
-            capacity = answers.parse_capacity_10(await self._ask(cdb.read_capacity_10(), 8, timeout_s))
+            capacity = answers.parse_capacity_10(await self.ask(cdb.read_capacity_10(), 8, timeout_s=timeout_s))
             if capacity is None:
                 raise
             self.capacity = capacity
@@ -182,10 +251,15 @@ class Disk(BlockCommands):
 
     def _attention(self, found: Sense) -> None:
         super()._attention(found)
-        if found.capacity_changed:
-            Deferred.fromCoroutine(self.read_capacity()).addErrback(
-                lambda failure: self.log.warn("LUN {lun}: its new size: {why}", lun=self.lun, why=str(failure.value))
-            )
+        if found.capacity_changed and not self._rereading:
+            # READ CAPACITY may meet the same attention, and is repeated then: it must not begin another one.
+            self._rereading = True
+            Deferred.fromCoroutine(self.read_capacity()).addBoth(self._reread)
+
+    def _reread(self, outcome: Any) -> None:
+        self._rereading = False
+        if isinstance(outcome, Failure):
+            self.log.warn("LUN {lun}: its new size: {why}", lun=self.lun, why=str(outcome.value))
 
     # --- how
 
@@ -198,8 +272,8 @@ class Disk(BlockCommands):
         if odd_bytes:
             raise InitiatorError(f"{len(view)} bytes are not whole blocks of {self.block_bytes}")
         if lba < 0 or lba + blocks > capacity.block_count:
-            self._check_range(lba, blocks)
-        deadline_s = self._deadline(timeout_s)
+            self.check_range(lba, blocks)
+        deadline_s = self.deadline(timeout_s)
         if 0 < blocks <= self._chunk_blocks:
             # What most calls are: no coroutine more than they must.
             cdb_bytes = build(lba, blocks)
@@ -243,8 +317,8 @@ class Disk(BlockCommands):
         blocks, odd_bytes = divmod(length, self.block_bytes)
         if odd_bytes:
             raise InitiatorError(f"{length} bytes are not whole blocks of {self.block_bytes}")
-        self._check_range(lba, blocks)
-        deadline_s = self._deadline(timeout_s)
+        self.check_range(lba, blocks)
+        deadline_s = self.deadline(timeout_s)
 
         def limit(at: int) -> int:
             return next(cut(at, self._chunk_blocks, self._chunk_blocks, *self._granularity))[1]

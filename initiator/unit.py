@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -12,12 +13,16 @@ from twisted.logger import Logger
 from initiator.engine.requests import GOOD, Buffer, Command
 from initiator.errors import AttentionPending, CommandFailed, IllegalRequest, MalformedAnswer, ResidualMismatch
 from initiator.failures import failure_of, passes
+from initiator.reservations import Reservations
 from initiator.road import Road, begin, submit
-from initiator.scsi import answers, cdb, inquiry, operation_codes
+from initiator.scsi import answers, cdb, inquiry, log, mode, operation_codes, sense, target_ports
 from initiator.scsi import lun as luns
 from initiator.scsi.inquiry import Inquiry, SupportedPages, VpdPage
+from initiator.scsi.log import LogPage
+from initiator.scsi.mode import ModePage, ModeParameters, PageControl
 from initiator.scsi.operation_codes import CommandSupport, SupportedCommand
 from initiator.scsi.sense import Sense
+from initiator.scsi.target_ports import AccessState, TargetPortGroups
 from initiator.session import Session
 
 UNIT_ATTENTIONS: Final = 8
@@ -32,6 +37,7 @@ _INQUIRY_BYTES: Final = 255
 _LUN_LIST_BYTES: Final = 4096
 
 _Self = TypeVar("_Self", bound="LogicalUnit")
+_Page = TypeVar("_Page", bound=ModePage)
 
 
 class LogicalUnit:
@@ -50,6 +56,7 @@ class LogicalUnit:
         self.lun = lun
         self.on_unit_attention: list[Callable[[Sense], None]] = []
         self.log = Logger()
+        self.reservations = Reservations(self)
         self._lun_field = luns.encode(lun)
 
     async def __aenter__(self: _Self) -> _Self:
@@ -76,7 +83,7 @@ class LogicalUnit:
 
     async def test_unit_ready(self, *, timeout_s: float | None = None) -> None:
         """Return when the LUN is ready."""
-        await self._run(cdb.TEST_UNIT_READY, self._deadline(timeout_s))
+        await self._run(cdb.TEST_UNIT_READY, self.deadline(timeout_s))
 
     async def inquiry(self, *, timeout_s: float | None = None) -> Inquiry:
         """Ask for the standard INQUIRY data.
@@ -84,18 +91,19 @@ class LogicalUnit:
         Raises:
             MalformedAnswer: it is too short.
         """
-        return inquiry.parse_standard(await self._ask(cdb.inquiry(_INQUIRY_BYTES), _INQUIRY_BYTES, timeout_s))
+        return inquiry.parse_standard(await self.ask(cdb.inquiry(_INQUIRY_BYTES), _INQUIRY_BYTES, timeout_s=timeout_s))
 
     async def vpd(self, page: int, *, timeout_s: float | None = None) -> VpdPage:
-        """Ask for a VPD page; of 00, 80, 83, B0, B1 and B2 the fields, of all others the bytes.
+        """Ask for a VPD page; the fields of those that this package knows (00h, 80h, 83h, 85h to 88h,
+        8Fh, B0h to B3h), the bytes of all others.
 
         Raises:
             MalformedAnswer: the page contradicts itself.
         """
-        data = await self._ask(cdb.inquiry(_INQUIRY_BYTES, page=page), _INQUIRY_BYTES, timeout_s)
+        data = await self.ask(cdb.inquiry(_INQUIRY_BYTES, page=page), _INQUIRY_BYTES, timeout_s=timeout_s)
         whole = 4 + int.from_bytes(data[2:4], "big")
         if len(data) == _INQUIRY_BYTES < whole:
-            data = await self._ask(cdb.inquiry(min(whole, 0xFFFF), page=page), min(whole, 0xFFFF), timeout_s)
+            data = await self.ask(cdb.inquiry(min(whole, 0xFFFF), page=page), min(whole, 0xFFFF), timeout_s=timeout_s)
         return inquiry.parse_vpd(page, data)
 
     async def supported_pages(self, *, timeout_s: float | None = None) -> tuple[int, ...]:
@@ -112,11 +120,11 @@ class LogicalUnit:
         Raises:
             MalformedAnswer: the answer is not a list of LUNs.
         """
-        data = await self._ask(cdb.report_luns(_LUN_LIST_BYTES), _LUN_LIST_BYTES, timeout_s)
+        data = await self.ask(cdb.report_luns(_LUN_LIST_BYTES), _LUN_LIST_BYTES, timeout_s=timeout_s)
         found, whole_bytes = answers.parse_luns(data)
         if whole_bytes > _LUN_LIST_BYTES:
             room = min(whole_bytes, 8 + 8 * answers.LUN_LIST_LIMIT)
-            found, _ = answers.parse_luns(await self._ask(cdb.report_luns(room), room, timeout_s))
+            found, _ = answers.parse_luns(await self.ask(cdb.report_luns(room), room, timeout_s=timeout_s))
         return found
 
     async def write_cache_enabled(self, *, timeout_s: float | None = None) -> bool:
@@ -127,10 +135,102 @@ class LogicalUnit:
             MalformedAnswer: the answer has no caching page.
         """
         try:
-            data = await self._ask(cdb.mode_sense_6(answers.CACHING_PAGE), 255, timeout_s)
+            data = await self.ask(cdb.mode_sense_6(answers.CACHING_PAGE), 255, timeout_s=timeout_s)
         except IllegalRequest:
             return False
         return answers.parse_write_cache(data)
+
+    async def mode_sense(
+        self,
+        page: int = mode.ALL_PAGES,
+        subpage: int = 0,
+        control: PageControl = PageControl.CURRENT,
+        *,
+        timeout_s: float | None = None,
+    ) -> ModeParameters:
+        """Ask for mode pages: one, or all that the unit has (MODE SENSE(10)).
+
+        Raises:
+            MalformedAnswer: the answer contradicts itself.
+        """
+
+        def build(room_bytes: int) -> bytes:
+            return mode.sense_cdb(page, subpage, control, room_bytes)
+
+        return mode.parse(await self._ask_whole(build, 2, 512, timeout_s, most_bytes=0xFFFF))
+
+    async def mode_page(self, kind: type[_Page], *, timeout_s: float | None = None) -> _Page:
+        """Ask for a mode page that this package knows, as ``mode_page(Caching)``.
+
+        Raises:
+            MalformedAnswer: it is not in the answer.
+        """
+        (code, subpage) = next(codes for codes, known in mode.KINDS.items() if known is kind)
+        page = (await self.mode_sense(code, subpage, timeout_s=timeout_s)).page(code, subpage)
+        if not isinstance(page, kind):
+            raise MalformedAnswer(f"MODE SENSE gave no page {code:02X}h/{subpage:02X}h")
+        return page
+
+    async def mode_select(self, *pages: ModePage, save: bool = False, timeout_s: float | None = None) -> None:
+        """Change mode pages (MODE SELECT(10)): those of :meth:`mode_sense`, with :meth:`ModePage.replaced` values."""
+        parameters = mode.select_list(pages)
+        await self.tell(mode.select_cdb(len(parameters), save=save), parameters, timeout_s=timeout_s)
+
+    async def log_sense(self, page: int, subpage: int = 0, *, timeout_s: float | None = None) -> LogPage:
+        """Ask for a log page.
+
+        Raises:
+            MalformedAnswer: it is another one, or contradicts itself.
+        """
+
+        def build(room_bytes: int) -> bytes:
+            return log.cdb(page, subpage, room_bytes)
+
+        data = await self._ask_whole(build, 4, 512, timeout_s, most_bytes=0xFFFF, at=2)
+        return log.parse(page, subpage, data)
+
+    async def supported_log_pages(self, *, timeout_s: float | None = None) -> list[tuple[int, int]]:
+        """Ask for the log pages that the unit has: pairs of page and subpage."""
+        return log.parse_supported(await self.log_sense(log.SUPPORTED_PAGES, timeout_s=timeout_s))
+
+    async def request_sense(self, *, descriptor: bool = False, timeout_s: float | None = None) -> Sense | None:
+        """Ask for sense data while no command has failed: what goes on in the unit (REQUEST SENSE)."""
+        data = await self.ask(cdb.request_sense(252, descriptor=descriptor), 252, timeout_s=timeout_s)
+        return sense.parse(data)
+
+    async def start_stop(
+        self,
+        start: bool,
+        *,
+        load_or_eject: bool = False,
+        power_condition: int = 0,
+        immediate: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Start the unit or stop it (START STOP UNIT, SBC-3 section 5.25)."""
+        build = cdb.start_stop_unit(
+            start, load_or_eject=load_or_eject, power_condition=power_condition, immediate=immediate
+        )
+        await self._run(build, self.deadline(timeout_s))
+
+    async def target_port_groups(self, *, extended: bool = False, timeout_s: float | None = None) -> TargetPortGroups:
+        """Ask for the target port groups and their states (REPORT TARGET PORT GROUPS).
+
+        Raises:
+            MalformedAnswer: the answer contradicts itself.
+        """
+
+        def build(room_bytes: int) -> bytes:
+            return target_ports.report_cdb(room_bytes, extended=extended)
+
+        return target_ports.parse(await self._ask_whole(build, 4, 1024, timeout_s))
+
+    async def set_target_port_groups(
+        self, states: Mapping[int, AccessState], *, timeout_s: float | None = None
+    ) -> None:
+        """Have the target change the states of target port groups, by their tags (SET TARGET PORT GROUPS)."""
+        parameters = target_ports.set_list(states)
+        await self.tell(target_ports.set_cdb(len(parameters)), parameters, timeout_s=timeout_s)
 
     async def supported_commands(self, *, timeout_s: float | None = None) -> list[SupportedCommand]:
         """Ask for all commands that the unit has (REPORT SUPPORTED OPERATION CODES, SPC-4 section 6.35).
@@ -153,7 +253,7 @@ class LogicalUnit:
             MalformedAnswer: the answer is shorter than it says.
         """
         asked = cdb.report_supported_operation_codes(255, operation_code=operation_code, service_action=service_action)
-        return operation_codes.parse_one(await self._ask(asked, 255, timeout_s))
+        return operation_codes.parse_one(await self.ask(asked, 255, timeout_s=timeout_s))
 
     async def nop(self, *, timeout_s: float | None = None) -> float:
         """Ping the target; give the seconds until its answer."""
@@ -184,25 +284,39 @@ class LogicalUnit:
 
     # --- how
 
-    def _deadline(self, timeout_s: float | None) -> float:
+    def deadline(self, timeout_s: float | None = None) -> float:
+        """Give when a call with such a timeout has to be done, on ``reactor.seconds()``."""
         return float(self.road.reactor.seconds() + (self.road.options.timeout_s if timeout_s is None else timeout_s))
 
-    async def _ask(self, cdb_bytes: bytes, room_bytes: int, timeout_s: float | None) -> bytes:
+    async def ask(self, cdb_bytes: bytes, room_bytes: int, *, timeout_s: float | None = None) -> bytes:
+        """Run any command that gives data, repeated where it was not executed; give the data, of any length up to the
+        room."""
         buffer = bytearray(room_bytes)
-        command = await self._run(cdb_bytes, self._deadline(timeout_s), data_in=memoryview(buffer))
+        command = await self._run(cdb_bytes, self.deadline(timeout_s), data_in=memoryview(buffer))
         return bytes(buffer[: command.received])
 
+    async def tell(self, cdb_bytes: bytes, data: bytes, *, timeout_s: float | None = None) -> None:
+        """Run any command that sends data, repeated where it was not executed."""
+        await self._run(cdb_bytes, self.deadline(timeout_s), data_out=memoryview(data) if data else None)
+
     async def _ask_whole(
-        self, build: Callable[[int], bytes], length_bytes: int, room_bytes: int, timeout_s: float | None
+        self,
+        build: Callable[[int], bytes],
+        length_bytes: int,
+        room_bytes: int,
+        timeout_s: float | None,
+        *,
+        most_bytes: int = MOST_ANSWER_BYTES,
+        at: int = 0,
     ) -> bytes:
-        """Ask for data that begins with its length (a number of ``length_bytes`` bytes); again, where there is more.
+        """Ask for data whose own length is in it, from ``at`` to ``length_bytes``; again, where there is more.
 
         ``build(room_bytes)`` gives the CDB.
         """
-        data = await self._ask(build(room_bytes), room_bytes, timeout_s)
-        whole = min(length_bytes + int.from_bytes(data[:length_bytes], "big"), MOST_ANSWER_BYTES)
+        data = await self.ask(build(room_bytes), room_bytes, timeout_s=timeout_s)
+        whole = min(length_bytes + int.from_bytes(data[at:length_bytes], "big"), most_bytes)
         if len(data) == room_bytes < whole:
-            data = await self._ask(build(whole), whole, timeout_s)
+            data = await self.ask(build(whole), whole, timeout_s=timeout_s)
         return data
 
     async def _run(
@@ -253,3 +367,16 @@ class LogicalUnit:
                 listener(found)
             except Exception:  # noqa: BLE001 - the command that met it must not fail for who only listens
                 self.log.failure("a listener to unit attentions failed")
+
+
+async def units_of(road: Road, *, timeout_s: float | None = None) -> list[tuple[int, Inquiry]]:
+    """Ask a target for its LUNs, and each of them what it is; one that does not tell is left out.
+
+    Raises:
+        MalformedAnswer: the target's list is none.
+    """
+    found: list[tuple[int, Inquiry]] = []
+    for lun in await LogicalUnit(road, 0).report_luns(timeout_s=timeout_s):
+        with suppress(CommandFailed, MalformedAnswer):
+            found.append((lun, await LogicalUnit(road, lun).inquiry(timeout_s=timeout_s)))
+    return found

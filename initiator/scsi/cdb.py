@@ -176,3 +176,15 @@ def report_supported_operation_codes(
     return struct.pack(
         ">BBBBHIBB", 0xA3, 0x0C, flags, operation_code or 0, service_action or 0, allocation_length, 0, 0
     )
+
+
+def request_sense(allocation_length: int, *, descriptor: bool = False) -> bytes:
+    """REQUEST SENSE (SPC-4 section 6.39)."""
+    return struct.pack(">BBBBBB", 0x03, descriptor, 0, 0, allocation_length, 0)
+
+
+def start_stop_unit(
+    start: bool, *, load_or_eject: bool = False, power_condition: int = 0, immediate: bool = False
+) -> bytes:
+    """START STOP UNIT (SBC-3 section 5.25)."""
+    return struct.pack(">BBBBBB", 0x1B, immediate, 0, 0, power_condition << 4 | load_or_eject << 1 | start, 0)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from initiator.errors import MalformedAnswer
+from initiator.scsi import designators, vpd_copy, vpd_device
+from initiator.scsi.designators import Designator, printable
+from initiator.scsi.vpd_copy import ThirdPartyCopy
+from initiator.scsi.vpd_device import ExtendedInquiryData, ManagementNetworkAddresses, ModePagePolicies, ScsiPorts
 
 STANDARD_BYTES: Final = 36
 """Standard INQUIRY data up to PRODUCT REVISION LEVEL: what every device has."""
@@ -46,6 +50,11 @@ class Inquiry:
         return DEVICE_TYPES.get(self.device_type, f"type {self.device_type:#04x}")
 
     @property
+    def is_disk(self) -> bool:
+        """Whether it is a disk, of blocks that can be read and written anywhere."""
+        return self.device_type in (0x00, 0x14)
+
+    @property
     def connected(self) -> bool:
         """Whether there is a logical unit behind this LUN (peripheral qualifier 0)."""
         return self.peripheral_qualifier == 0
@@ -64,9 +73,9 @@ def parse_standard(data: bytes) -> Inquiry:
         device_type=data[0] & 0x1F,
         removable=bool(data[1] & 0x80),
         version=data[2],
-        vendor=_text(data[8:16]),
-        product=_text(data[16:32]),
-        revision=_text(data[32:36]),
+        vendor=printable(data[8:16]),
+        product=printable(data[16:32]),
+        revision=printable(data[32:36]),
         tpgs=data[5] >> 4 & 3,
         third_party_copy=bool(data[5] & 0x08),
     )
@@ -84,33 +93,6 @@ class UnitSerialNumber:
     """VPD 80h."""
 
     serial: str
-
-
-@dataclass(frozen=True, slots=True)
-class Designator:
-    """One designation descriptor of VPD 83h (SPC-4 section 7.8.6)."""
-
-    kind: int
-    """Designator type: 1 T10 vendor ID, 2 EUI-64, 3 NAA, 4 relative target port, 5 port group, 8 SCSI name string."""
-    association: int
-    """0 the logical unit, 1 the target port, 2 the target device."""
-    code_set: int
-    value: bytes
-
-    @property
-    def text(self) -> str:
-        """The form that people compare: ``naa.…`` and ``eui.…`` in hex, names as they are, numbers in decimal."""
-        match self.kind:
-            case 2:
-                return f"eui.{self.value.hex()}"
-            case 3:
-                return f"naa.{self.value.hex()}"
-            case 4 | 5 | 6 if len(self.value) == 4:
-                return str(int.from_bytes(self.value[2:], "big"))
-            case _ if self.code_set in (2, 3):
-                return _text(self.value)
-            case _:
-                return self.value.hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +125,10 @@ class BlockLimits:
     optimal_unmap_granularity: int = 0
     unmap_granularity_alignment: int | None = None
     maximum_write_same_length: int = 0
+    write_same_non_zero: bool = False
+    """WSNZ: a WRITE SAME of 0 blocks is refused."""
+    maximum_prefetch_length: int = 0
+    maximum_atomic_transfer_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +157,16 @@ class LogicalBlockProvisioning:
     """LBPRZ: unmapped blocks read as zeros."""
     provisioning_type: int
     """0 not reported, 1 resource, 2 thin."""
+    anchor_supported: bool = False
+    """ANC_SUP: WRITE SAME and UNMAP can anchor blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Referrals:
+    """VPD B3h (SBC-3 section 6.5.6): which blocks are best reached where; 0 and 0 is: all are alike."""
+
+    user_data_segment_size: int
+    user_data_segment_multiplier: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +181,15 @@ VpdPage = (
     SupportedPages
     | UnitSerialNumber
     | DeviceIdentification
+    | ManagementNetworkAddresses
+    | ExtendedInquiryData
+    | ModePagePolicies
+    | ScsiPorts
+    | ThirdPartyCopy
     | BlockLimits
     | BlockDeviceCharacteristics
     | LogicalBlockProvisioning
+    | Referrals
     | RawPage
 )
 
@@ -208,30 +210,16 @@ def parse_vpd(page: int, data: bytes) -> VpdPage:
     return RawPage(page, body) if parse is None else parse(body)
 
 
-def _text(data: bytes) -> str:
-    """Decode ASCII or UTF-8 that a target pads as it likes; what is not printable becomes ``?``."""
-    text = bytes(data).split(b"\0")[0].decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _supported(body: bytes) -> SupportedPages:
     return SupportedPages(tuple(body))
 
 
 def _serial(body: bytes) -> UnitSerialNumber:
-    return UnitSerialNumber(_text(body))
+    return UnitSerialNumber(printable(body))
 
 
 def _identification(body: bytes) -> DeviceIdentification:
-    found: list[Designator] = []
-    at = 0
-    while at < len(body):
-        end = at + 4 + (body[at + 3] if at + 4 <= len(body) else 0)
-        if at + 4 > len(body) or end > len(body):
-            raise MalformedAnswer("a designator of VPD page 83h runs past its end")
-        found.append(Designator(body[at + 1] & 0xF, body[at + 1] >> 4 & 3, body[at] & 0xF, body[at + 4 : end]))
-        at = end
-    return DeviceIdentification(tuple(found))
+    return DeviceIdentification(designators.parse_list(body))
 
 
 def _limits(body: bytes) -> BlockLimits:
@@ -251,6 +239,9 @@ def _limits(body: bytes) -> BlockLimits:
         optimal_unmap_granularity=word(24),
         unmap_granularity_alignment=alignment & 0x7FFFFFFF if alignment & 0x80000000 else None,
         maximum_write_same_length=int.from_bytes(body[32:40], "big"),
+        write_same_non_zero=bool(body[0] & 0x01),
+        maximum_prefetch_length=word(12),
+        maximum_atomic_transfer_length=word(40),
     )
 
 
@@ -271,14 +262,27 @@ def _provisioning(body: bytes) -> LogicalBlockProvisioning:
         write_same_10_unmap=bool(flags & 0x20),
         read_zeros=bool(flags & 0x1C),
         provisioning_type=body[2] & 7,
+        anchor_supported=bool(flags & 0x02),
     )
+
+
+def _referrals(body: bytes) -> Referrals:
+    if len(body) < 12:
+        raise MalformedAnswer(f"VPD page B3h of {len(body)} bytes")
+    return Referrals(int.from_bytes(body[4:8], "big"), int.from_bytes(body[8:12], "big"))
 
 
 _PAGES: Final[dict[int, Callable[[bytes], VpdPage]]] = {
     0x00: _supported,
     0x80: _serial,
     0x83: _identification,
+    0x85: vpd_device.parse_management,
+    0x86: vpd_device.parse_extended_inquiry,
+    0x87: vpd_device.parse_mode_policies,
+    0x88: vpd_device.parse_ports,
+    0x8F: vpd_copy.parse,
     0xB0: _limits,
     0xB1: _characteristics,
     0xB2: _provisioning,
+    0xB3: _referrals,
 }

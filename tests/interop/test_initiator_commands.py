@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 import initiator
-from initiator import Disk
-from initiator.errors import IllegalRequest, Miscompare, UnsupportedCommand
+from initiator import Disk, third_party_copy
+from initiator.errors import IllegalRequest, Miscompare, ReservationConflict, UnsupportedCommand, WriteProtected
+from initiator.scsi.inquiry import RawPage
+from initiator.scsi.mode import Caching, Control
+from initiator.scsi.reservations import ReservationType
+from initiator.scsi.target_ports import AccessState
 from tests.bench.targets import TARGETS, Export, Target
 
 pytestmark = pytest.mark.interop
@@ -25,7 +30,8 @@ MIB = 1 << 20
 SIZE_BYTES = 64 * MIB
 ONES = b"\x01" * 512
 
-Use = Callable[[Disk], Coroutine[Deferred[Any], Any, Any]]
+TWO = ("iqn.2026-11.test:one", "iqn.2026-11.test:two")
+REGISTRANTS_ONLY = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 
 
 class Peer:
@@ -35,15 +41,19 @@ class Peer:
         self.target = target
         self.is_csvd = target.name == "csvd"
 
-    def use(self, use: Use) -> Any:
-        """Run ``use(disk)`` on a reactor of its own; give its result or raise its error."""
+    def use(self, use: Callable[..., Any], *, names: tuple[str, ...] = ("",)) -> Any:
+        """Run ``use(disk, …)`` on a reactor of its own, with a session for each name; give its result or raise."""
         loop = asyncio.new_event_loop()
         reactor = AsyncioSelectorReactor(loop)
         outcome: list[Any] = []
 
         async def work() -> Any:
-            async with await initiator.connect(self.target.url, reactor=reactor) as disk:
-                return await use(disk)
+            disks = []
+            async with AsyncExitStack() as stack:
+                for name in names:
+                    disk = await initiator.connect(self.target.url, reactor=reactor, initiator_name=name)
+                    disks.append(await stack.enter_async_context(disk))
+                return await use(*disks)
 
         def ended(result: Any) -> None:
             outcome.append(result)
@@ -169,3 +179,197 @@ def test_the_commands_that_the_unit_has_are_told(peer: Peer) -> None:
                 await disk.command_support(0xF0)
 
     peer.use(use)
+
+
+def test_every_page_that_the_unit_has_is_told(peer: Peer) -> None:
+    async def use(disk: Disk) -> None:
+        pages = [await disk.vpd(code) for code in await disk.supported_pages()]
+        assert len(pages) >= 6
+        assert not [page for page in pages if isinstance(page, RawPage)], "all of these are typed"
+
+    peer.use(use)
+
+
+def test_mode_pages_are_told_and_changed(peer: Peer) -> None:
+    async def use(disk: Disk) -> None:
+        parameters = await disk.mode_sense()
+        assert not parameters.write_protected
+        assert parameters.dpo_and_fua
+        assert (await disk.mode_page(Caching)).write_cache_enabled
+        assert isinstance(parameters.page(0x0A), Control)
+        control = await disk.mode_page(Control)
+        await disk.mode_select(control.replaced(software_write_protect=True))
+        with pytest.raises(WriteProtected):
+            await disk.write(0, ONES)
+        await disk.mode_select(control)
+        await disk.write(0, ONES)
+
+    peer.use(use)
+
+
+def test_a_registrant_reserves_and_the_other_is_kept_out(peer: Peer) -> None:
+    async def use(one: Disk, two: Disk) -> None:
+        assert (await one.reservations.keys()).keys == ()
+        assert REGISTRANTS_ONLY in ((await one.reservations.capabilities()).types or ())
+        await one.reservations.register(0x11)
+        await one.reservations.reserve(REGISTRANTS_ONLY, key=0x11)
+        held = await two.reservations.reservation()
+        assert (held.held, held.key, held.type) == (True, 0x11, REGISTRANTS_ONLY)
+        with pytest.raises(ReservationConflict):
+            await two.write(0, ONES)
+        with pytest.raises(ReservationConflict):
+            await two.reservations.release(REGISTRANTS_ONLY, key=0x11)
+        await two.reservations.register(0x22)
+        await two.write(0, ONES)
+        assert set((await one.reservations.keys()).keys) == {0x11, 0x22}
+        await two.reservations.preempt(0x11, key=0x22, kind=REGISTRANTS_ONLY)
+        with pytest.raises(ReservationConflict):
+            await one.write(0, bytes(512))
+        assert (await one.read(0, 1)) == ONES
+        await two.reservations.clear(key=0x22)
+        await one.write(0, bytes(512))
+        assert (await one.reservations.keys()).keys == ()
+
+    peer.use(use, names=TWO)
+
+
+def test_everybody_who_is_registered_is_named(peer: Peer) -> None:
+    async def use(one: Disk, two: Disk) -> None:
+        await one.reservations.register(0x11)
+        await two.reservations.register(0x22, ignore_existing=True)
+        await one.reservations.reserve(REGISTRANTS_ONLY, key=0x11)
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await one.reservations.full_status()
+            return
+        status = {r.initiator.name: r for r in (await one.reservations.full_status()).registrants}
+        assert {name: (r.key, r.holder) for name, r in status.items()} == {TWO[0]: (0x11, True), TWO[1]: (0x22, False)}
+        assert all(r.initiator.isid for r in status.values())
+        two_port = status[TWO[1]]
+        await one.reservations.register_and_move(
+            0x33,
+            key=0x11,
+            initiator_name=TWO[1],
+            isid=bytes.fromhex(two_port.initiator.isid),
+            relative_target_port=two_port.relative_target_port,
+            unregister=True,
+        )
+        held = await one.reservations.reservation()
+        assert (held.key, (await one.reservations.keys()).keys) == (0x33, (0x33,))
+        await two.reservations.release(REGISTRANTS_ONLY, key=0x33)
+
+    peer.use(use, names=TWO)
+
+
+def test_preempt_and_abort_keeps_the_victim_from_writing(peer: Peer) -> None:
+    async def use(one: Disk, two: Disk) -> None:
+        heard: list[tuple[int, int]] = []
+        one.on_unit_attention.append(lambda found: heard.append((found.asc, found.ascq)))
+        await one.reservations.register(0x11)
+        await two.reservations.register(0x22)
+        await two.reservations.reserve(REGISTRANTS_ONLY, key=0x22)
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await two.reservations.preempt(0x11, key=0x22, kind=REGISTRANTS_ONLY, abort=True)
+            return
+        await two.reservations.preempt(0x11, key=0x22, kind=REGISTRANTS_ONLY, abort=True)
+        with pytest.raises(ReservationConflict):
+            await one.write(0, ONES)
+        assert (0x2A, 0x05) in heard, "registrations preempted"
+
+    peer.use(use, names=TWO)
+
+
+def test_target_port_groups_are_told_and_set(peer: Peer) -> None:
+    async def use(disk: Disk) -> None:
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await disk.target_port_groups()
+            return
+        for extended in (False, True):
+            found = await disk.target_port_groups(extended=extended)
+            assert (found.implicit_transition_time_s is not None) is extended
+            (group,) = found.groups
+            assert (group.tag, group.state, group.ports) == (1, AccessState.ACTIVE_OPTIMIZED, (1,))
+        await disk.set_target_port_groups({1: AccessState.ACTIVE_NON_OPTIMIZED})
+        (group,) = (await disk.target_port_groups()).groups
+        assert group.state is AccessState.ACTIVE_NON_OPTIMIZED
+
+    peer.use(use)
+
+
+def test_the_rest_of_what_every_unit_has(peer: Peer) -> None:
+    async def use(disk: Disk) -> None:
+        found = await disk.request_sense()
+        assert found is not None
+        assert found.key == 0
+        await disk.start_stop(True)
+        assert disk.lun in await disk.report_luns()
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await disk.supported_log_pages()
+            return
+        assert (0x0C, 0) in await disk.supported_log_pages()
+        await disk.write(0, bytes(8 * MIB))
+        page = await disk.log_sense(0x0C)
+        assert page.used_resources
+        assert page.available_resources is not None
+        assert (await disk.log_sense(0x0D)).temperature_celsius is None
+
+    peer.use(use)
+
+
+def test_the_target_copies_by_itself(peer: Peer) -> None:
+    async def use(disk: Disk) -> None:
+        data = os.urandom(3 * MIB)
+        await disk.write(11, data)
+        name = await disk.copy_name()
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await disk.copy_to(11, 100, name, 50_000)
+            return
+        found = await third_party_copy.operating_parameters(disk)
+        assert {0x02, 0xE4} <= found.descriptor_types
+        for at, lid4 in ((20_000, False), (50_000, True)):
+            await disk.copy_to(11, 6144, name, at, lid4=lid4)
+            assert await disk.read(at, 6144) == data
+        with pytest.raises(initiator.InitiatorError, match="overlap"):
+            await disk.copy_to(11, 100, name, 12)
+        await disk.copy_to(0, 65_536, name, 65_536)
+        assert await disk.read(65_536 + 11, 6144) == data
+
+    peer.use(use)
+
+
+def test_the_target_copies_from_one_unit_to_another(scratch: Path) -> None:
+    disks = (scratch / "from.img", scratch / "to.img")
+    with TARGETS["csvd"](Export(disks, create="64M"), scratch) as target:
+
+        async def use(one: Disk) -> None:
+            data = os.urandom(40 * MIB)
+            await one.write(0, data)
+            other = await Disk.open(one.road, 1)
+            await one.copy_to(0, 80 * 1024, await other.copy_name(), 7)
+            assert await other.read(7, 80 * 1024) == data
+
+        Peer(target).use(use)
+
+
+def test_a_token_holds_blocks_as_they_were(peer: Peer) -> None:
+    async def use(one: Disk, two: Disk) -> None:
+        if not peer.is_csvd:
+            with pytest.raises(UnsupportedCommand):
+                await one.make_token(0, 100)
+            return
+        data = os.urandom(2 * MIB)
+        await one.write(3, data)
+        token, held = await one.make_token(3, 4096)
+        assert held == 4096
+        assert await two.write_token(token, 40_000, 4096) == 4096
+        assert await two.read(40_000, 4096) == data
+        assert await two.write_token(token, 60_000, 96, offset_blocks=4000) == 96
+        assert await two.read(60_000, 96) == data[4000 * 512 :]
+        with pytest.raises(IllegalRequest):
+            await two.write_token(bytes(512), 0, 1)
+
+    peer.use(use, names=TWO)

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from initiator.errors import MalformedAnswer
 from initiator.scatter import pieces
-from initiator.scsi import operation_codes, provisioning
+from initiator.scsi import (
+    extended_copy,
+    inquiry,
+    log,
+    mode,
+    operation_codes,
+    provisioning,
+    reservations,
+    rod_token,
+    target_ports,
+    transport_id,
+)
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
 from initiator.scsi.provisioning import Extent
@@ -115,3 +126,80 @@ def test_any_list_of_commands_is_parsed_or_malformed(data: bytes) -> None:
             parse(data)
     with suppress(MalformedAnswer):
         assert all(command.name for command in operation_codes.parse_all(data))
+
+
+@given(BYTES)
+@settings(deadline=None)
+def test_any_reservation_data_is_parsed_or_malformed(data: bytes) -> None:
+    honest = data[:4] + len(data[4:]).to_bytes(4, "big") + data[4:]
+    for answer in (data, honest):
+        for parse in (reservations.parse_keys, reservations.parse_reservation, reservations.parse_capabilities):
+            with suppress(MalformedAnswer):
+                parse(answer)
+        with suppress(MalformedAnswer):
+            for registrant in reservations.parse_full_status(answer).registrants:
+                assert registrant.initiator.text.isprintable()
+
+
+@given(st.from_regex(r"iqn\.[a-z0-9.:\-]{1,200}", fullmatch=True), st.none() | st.binary(min_size=6, max_size=6), BYTES)
+@settings(deadline=None)
+def test_a_transport_id_goes_to_the_wire_and_back(name: str, isid: bytes | None, more: bytes) -> None:
+    raw = transport_id.iscsi(name, isid)
+    found = transport_id.parse(raw + more)
+    assert (found.name, found.isid, found.raw) == (name, "" if isid is None else isid.hex(), raw)
+
+
+@given(BYTES, st.booleans())
+@settings(deadline=None)
+def test_any_mode_data_is_parsed_or_malformed(data: bytes, honest: bool) -> None:
+    if honest:
+        data = (len(data) + 6).to_bytes(2, "big") + bytes(6) + data
+    with suppress(MalformedAnswer):
+        for page in mode.parse(data).pages:
+            assert all(isinstance(value, int) for value in page.fields().values())
+            assert mode.parse(mode_data(page.encode())).pages[0].body == page.body
+
+
+def mode_data(page: bytes) -> bytes:
+    return (len(page) + 6).to_bytes(2, "big") + bytes(6) + page
+
+
+@given(st.sampled_from([0x00, 0x0C, 0x0D]), st.sampled_from([0x00, 0xFF]), BYTES, st.booleans())
+@settings(deadline=None)
+def test_any_log_page_is_parsed_or_malformed(code: int, subpage: int, data: bytes, honest: bool) -> None:
+    if honest:
+        data = bytes((code | (0x40 if subpage else 0), subpage)) + len(data).to_bytes(2, "big") + data
+    with suppress(MalformedAnswer):
+        page = log.parse(code, subpage, data)
+        log.parse_supported(page)
+        assert page.temperature_celsius is None or code == 0x0D
+        assert page.used_resources is None or code == 0x0C
+
+
+@given(BYTES, st.booleans())
+@settings(deadline=None)
+def test_any_target_port_groups_are_parsed_or_malformed(data: bytes, honest: bool) -> None:
+    with suppress(MalformedAnswer):
+        target_ports.parse(len(data).to_bytes(4, "big") + data if honest else data)
+
+
+@given(st.sampled_from([0x85, 0x86, 0x87, 0x88, 0x8F, 0xB3]), BYTES)
+@settings(deadline=None)
+def test_any_vpd_page_is_parsed_or_malformed(code: int, body: bytes) -> None:
+    with suppress(MalformedAnswer):
+        inquiry.parse_vpd(code, bytes((0, code)) + len(body).to_bytes(2, "big") + body)
+
+
+@given(BYTES)
+@settings(deadline=None)
+def test_any_answer_on_a_copy_is_parsed_or_malformed(data: bytes) -> None:
+    for parse in (
+        extended_copy.parse_operating_parameters,
+        extended_copy.parse_status_lid1,
+        extended_copy.parse_status_lid4,
+        rod_token.parse_answer,
+    ):
+        with suppress(MalformedAnswer):
+            parse(data)
+    with suppress(MalformedAnswer):
+        assert extended_copy.parse_operating_parameters(data).segment_blocks(512) >= 1

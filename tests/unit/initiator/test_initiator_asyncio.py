@@ -25,6 +25,7 @@ from csvd.errors import ConfigError
 from csvd.iscsi.codes import Opcode, TaskManagementFunction
 from initiator import (
     AsyncioDisk,
+    AsyncioReservations,
     AsyncioSession,
     AuthenticationFailed,
     CommandFailed,
@@ -37,6 +38,7 @@ from initiator import (
 )
 from initiator.deferred_await import in_task
 from initiator.loop_reactor import LoopReactor
+from initiator.reservations import Reservations
 from tests.unit.initiator.target_script import Pdu
 from tests.unit.initiator.tiny_target import NAME, SECRET, TinyTarget
 
@@ -304,15 +306,16 @@ def test_no_reactor_of_twisted_is_installed(target: TinyTarget) -> None:
 # --- the face is whole
 
 
-FACES = [(Disk, AsyncioDisk), (Session, AsyncioSession)]
+FACES = [(Disk, AsyncioDisk), (Session, AsyncioSession), (Reservations, AsyncioReservations)]
 OF_TWISTED = {"log", "reactor", "road", "session", "state"} | {
     *("start", "cancel", "submit", "attach", "add", "link_events", "link_lost"),
     *("end", "ended", "leaving", "log_out"),
+    *("deadline", "check_range"),
 }
 """What the classes have for the parts of this package, and for Twisted code."""
 
 
-@pytest.mark.parametrize(("behind", "face"), FACES, ids=["disk", "session"])
+@pytest.mark.parametrize(("behind", "face"), FACES, ids=["disk", "session", "reservations"])
 def test_the_face_has_every_public_method(behind: type, face: type) -> None:
     for name, member in inspect.getmembers(behind):
         if name.startswith("_") or name in OF_TWISTED:
@@ -325,7 +328,7 @@ def test_the_face_has_every_public_method(behind: type, face: type) -> None:
             assert (ours.__doc__ or "").strip(), name
 
 
-@pytest.mark.parametrize(("behind", "face"), FACES, ids=["disk", "session"])
+@pytest.mark.parametrize(("behind", "face"), FACES, ids=["disk", "session", "reservations"])
 def test_the_facts_of_the_face_have_the_types_of_what_stands_behind(behind: type, face: type) -> None:
     for name, member in inspect.getmembers(behind, lambda member: isinstance(member, property)):
         if name.startswith("_") or name in OF_TWISTED:

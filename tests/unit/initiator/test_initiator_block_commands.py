@@ -19,6 +19,7 @@ from initiator.errors import (
 )
 from initiator.scsi.inquiry import BlockLimits
 from initiator.scsi.provisioning import Extent, LbaStatus, ProvisioningStatus
+from initiator.unit import UNIT_ATTENTIONS
 from tests.unit.initiator.stub_road import BLOCK_BYTES, CHECK_CONDITION, Rig, fixed_sense, good, refused
 
 MIB = 1 << 20
@@ -432,6 +433,15 @@ def test_a_changed_capacity_is_read_again() -> None:
     rig.settle(rig.disk.test_unit_ready())
     rig.road.reactor.advance(0)
     assert rig.disk.block_count == 100
+
+
+def test_a_capacity_that_changes_without_end_is_read_again_once_at_a_time() -> None:
+    rig = Rig(lambda _: refused(6, 0x2A, 9))
+    rig.settle(rig.disk.test_unit_ready())
+    for _ in range(100):
+        rig.road.reactor.advance(0)
+    assert len([cdb for cdb in rig.road.cdbs if cdb[0] == 0x9E]) == UNIT_ATTENTIONS + 1
+    assert rig.disk.block_count == 1 << 20
 
 
 def test_a_deadline_that_passes_between_answers_ends_the_question() -> None:
