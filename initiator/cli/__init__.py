@@ -11,7 +11,10 @@ from initiator.cli.bench import bench
 from initiator.cli.copy import copy
 from initiator.cli.discover import discover
 from initiator.cli.info import info
+from initiator.cli.lba_status import lba_status
+from initiator.cli.ls import ls
 from initiator.cli.read import read
+from initiator.cli.reserve import reserve
 from initiator.cli.verify import verify
 from initiator.cli.watch import watch
 from initiator.cli.write import write
@@ -30,6 +33,7 @@ def cli() -> None:
     \b
     Examples:
       csv-initiator discover 192.0.2.7:3260
+      csv-initiator ls 192.0.2.7
       csv-initiator info iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
       csv-initiator read iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --length 64M -o head.img
       csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 system.img
@@ -43,7 +47,10 @@ cli.add_command(bench)
 cli.add_command(copy)
 cli.add_command(discover)
 cli.add_command(info)
+cli.add_command(lba_status)
+cli.add_command(ls)
 cli.add_command(read)
+cli.add_command(reserve)
 cli.add_command(verify)
 cli.add_command(watch)
 cli.add_command(write)

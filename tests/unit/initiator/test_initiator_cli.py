@@ -86,6 +86,53 @@ def test_info_as_json(target: TinyTarget) -> None:
     assert found["session"]["max_burst_length"] == 65536
 
 
+# --- ls
+
+
+def test_ls_shows_the_units_of_a_portal_and_of_a_target(target: TinyTarget) -> None:
+    for where in (f"127.0.0.1:{target.port}", f"iscsi://127.0.0.1:{target.port}", target.url, target.url[:-2]):
+        done = call("ls", where)
+        assert done.returncode == 0, done.stderr
+        title, head, first, second = done.stdout.decode().splitlines()
+        assert title == f"{NAME} at 127.0.0.1:{target.port} tiny"
+        assert head.split() == ["LUN", "TYPE", "SIZE", "BLOCK", "KIND", "DEVICE", "IDENTITY"]
+        assert first.split() == ["0", "disk", "4.0", "MiB", "512", "full", "TEST", "TINY", "naa.3000000100000001"]
+        assert second.split()[0] == "1"
+
+
+def test_ls_as_json(target: TinyTarget) -> None:
+    found = json.loads(call("ls", f"127.0.0.1:{target.port}", "--json").stdout)
+    (tiny,) = found["targets"]
+    assert (tiny["name"], tiny["alias"], tiny["error"]) == (NAME, "tiny", None)
+    assert [(unit["lun"], unit["size_bytes"]) for unit in tiny["luns"]] == [(0, 4 << 20), (1, 4 << 20)]
+    assert tiny["luns"][1]["url"] == f"iscsi://127.0.0.1:{target.port}/{NAME}/1"
+
+
+def test_ls_tells_of_a_target_that_lets_nobody_in() -> None:
+    target = TinyTarget(chap_user="joe")
+    try:
+        # The tiny target wants CHAP of discovery sessions too: only a URL gets as far as its login.
+        done = call("ls", target.url)
+    finally:
+        target.close()
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"csv-initiator: {NAME}: ")
+
+
+def test_an_answer_that_says_nothing_is_one_line(target: TinyTarget) -> None:
+    done = call("lba-status", target.url)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"csv-initiator: GET LBA STATUS says nothing of block 0\n"
+
+
+@pytest.mark.parametrize("command", [["reserve", "show"], ["reserve", "clear", "--key", "1"]])
+def test_what_a_disk_can_not_do_is_one_line(target: TinyTarget, command: list[str]) -> None:
+    done = call(*command, target.url)
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert "invalid command operation code" in done.stderr.decode()
+
+
 # --- read and write
 
 
@@ -187,12 +234,14 @@ def test_a_missing_secret_file_and_one_that_is_no_file_are_one_line(tmp_path: Pa
         assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("command", ["discover", "info", "read", "write"])
+@pytest.mark.parametrize("command", ["discover", "info", "read", "write", "ls", "lba-status"])
 def test_an_unreachable_portal_is_one_line(command: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(bytes(512))
     arguments = {
         "discover": ["127.0.0.1:1"],
         "info": [f"iscsi://127.0.0.1:1/{NAME}/0"],
+        "ls": ["127.0.0.1:1"],
+        "lba-status": [f"iscsi://127.0.0.1:1/{NAME}/0"],
         "read": [f"iscsi://127.0.0.1:1/{NAME}/0", "-o", str(tmp_path / "out")],
         "write": [f"iscsi://127.0.0.1:1/{NAME}/0", str(tmp_path / "in")],
     }
@@ -292,13 +341,41 @@ def test_an_interrupted_read_logs_out_and_says_so(number: int) -> None:
         ["info", f"iscsi://host/{NAME}/0", "--chap-target-user", "disk", "--chap-target-secret-file", "x"],
         ["info", f"iscsi://host/{NAME}/0", "--initiator-name", "me"],
         ["info", f"iscsi://host/{NAME}/0", "--timeout", "0"],
+        ["ls"],
+        ["ls", "ho st"],
+        ["ls", "iscsi://ho st"],
+        ["ls", "iscsi://host/nothing/0"],
+        ["ls", "host", "--chap-user", "joe"],
+        ["lba-status", f"iscsi://host/{NAME}/0", "--offset", "much"],
+        ["reserve", "show"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0", "--key", "joe"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0", "--key", "0"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0", "--key", "0x10000000000000000"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0", "--key", "1", "--isid", "123"],
+        ["reserve", "register", f"iscsi://host/{NAME}/0", "--key", "1", "--old-key", "2", "--ignore-existing"],
+        ["reserve", "reserve", f"iscsi://host/{NAME}/0", "--key", "1", "--type", "mine"],
+        ["reserve", "preempt", f"iscsi://host/{NAME}/0", "--key", "1"],
+        ["reserve", "clear", f"iscsi://host/{NAME}/0", "--key", "1", "--chap-user", "joe"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert "secret12345678" not in usage(*arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["discover"], ["info"], ["read"], ["write"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["discover"],
+        ["info"],
+        ["read"],
+        ["write"],
+        ["ls"],
+        ["lba-status"],
+        *(["reserve", verb] for verb in ("show", "register", "unregister", "reserve", "release", "preempt", "clear")),
+    ],
+)
 def test_help_has_examples(command: list[str]) -> None:
     result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0
