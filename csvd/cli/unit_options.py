@@ -82,7 +82,8 @@ _OPTIONS: Final = (
         "--disk-secret-file",
         type=click.Path(),
         metavar="FILE",
-        help="The CHAP secret of the user in an iscsi:// URL, in a file that only you may read.",
+        help="The CHAP secret of the user in an iscsi:// URL, or the key of the Ceph user in an rbd: one; in a file "
+        "that only you may read.",
     ),
     click.option(
         "--disk-initiator-name",
@@ -93,7 +94,7 @@ _OPTIONS: Final = (
         "--disk-timeout-s",
         type=float,
         metavar="SECONDS",
-        help="What a call to an iscsi:// disk may take, and wait for a lost session.  [default: 30]",
+        help="What a call to an iscsi:// or rbd: disk may take, and wait for a lost session.  [default: 30]",
     ),
 )
 

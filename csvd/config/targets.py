@@ -194,9 +194,10 @@ class LunSection:
         Path | None,
         key(
             PATH,
-            "The CHAP secret of the user in the URL of an iscsi:// disk: 12 to 255 bytes, in a file of mode 0600.",
+            "The CHAP secret of the user in the URL of an iscsi:// disk, or the key of the Ceph user of an rbd: disk: "
+            "12 to 255 bytes, in a file of mode 0600.",
             default=None,
-            default_words="there is no CHAP",
+            default_words="there is no CHAP; the key is in the keyring",
             example='"backing.secret"',
             off=True,
         ),
@@ -216,7 +217,7 @@ class LunSection:
         float,
         key(
             number(0, 3600),
-            "How long a call to an iscsi:// disk may take, and wait for a session that was lost, before it fails.",
+            "How long a call to an iscsi:// or rbd: disk may take, and wait for what was lost, before it fails.",
             default=30.0,
             example="30.0",
         ),
@@ -225,7 +226,8 @@ class LunSection:
         int | None,
         key(
             size(512),
-            "Make the file, of this size, when it is missing. One that is there may be longer, for it can have grown.",
+            "Make the file or the image, of this size, when it is missing. One that is there may be longer, for it can "
+            "have grown.",
             default=None,
             default_words="a missing file is an error",
             example='"10G"',

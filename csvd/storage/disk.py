@@ -17,8 +17,8 @@ MAX_RUNS: Final = 1024
 """Runs that one question about allocation is answered with."""
 
 FENCED: Final = error_numbers.EBADE
-"""The `errno` of a change that a node may not make: it was fenced, or others have joined the disk and it has not. A
-store that refuses the reads of a fenced node, too, as Ceph does, says ESHUTDOWN."""
+"""The `errno` of what a node may not do to a disk: it was fenced, or others have joined the disk and it has not. A
+store may refuse the reads of a fenced node, too, as Ceph does."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 

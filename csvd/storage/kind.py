@@ -60,7 +60,8 @@ class DiskKind(Protocol):
         a kind that is never made."""
 
     def create_disk(self, url: str, size_bytes: int, /, *, block_bytes: int, full: bool) -> None:
-        """Make a disk, durably; one that is there is never overwritten. Blocks, for long where it is ``full``.
+        """Make a disk, durably; one that is there is never overwritten. Blocks, for long where it is ``full``. Of a
+        kind that `open_disk` makes when it is missing, this only looks whether that can be.
 
         Raises:
             ConfigError: it can not be made.

@@ -15,14 +15,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
 from csvd.errors import CsvdError
-from csvd.storage.disk import StorageError
+from csvd.storage.disk import FENCED, StorageError
 
 T = TypeVar("T")
 
 MOST_THREADS: Final = 16
 """Of one disk: with so many calls that have not come back, the next one fails."""
 
-FENCED: Final = "this node was fenced: the cluster takes nothing more from it until the disk is opened anew"
+WHY_FENCED: Final = "this node was fenced: the cluster takes nothing more from it until the disk is opened anew"
 
 CAPS: Final = "a user of csvd has caps mon 'profile rbd' osd 'profile rbd pool=POOL'"
 
@@ -30,9 +30,9 @@ _log = Logger()
 
 
 def storage_error(operation: str, number: int, *, where: str, offset_bytes: int = 0, why: str = "") -> StorageError:
-    """An error of librbd or librados as ours, by its errno; 108 (EBLOCKLISTED is ESHUTDOWN) is what a fence makes."""
-    if number == errno.ESHUTDOWN:
-        why = FENCED
+    """An error of librbd or librados as ours, by its errno; 108 (EBLOCKLISTED is ESHUTDOWN) becomes FENCED."""
+    if number in (errno.ESHUTDOWN, FENCED):
+        number, why = FENCED, WHY_FENCED
     elif number in (errno.EPERM, errno.EACCES):
         why = f"{why or 'the user may not'}; {CAPS}"
     return StorageError(operation, number, where=where, offset_bytes=offset_bytes, why=why)

@@ -22,7 +22,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
-from csvd.storage.disk import Buffer, StorageError
+from csvd.storage.disk import FENCED, Buffer, StorageError
 from csvd.storage.loop_calls import loop_calls
 from csvd.storage.rbd.blocking import errno_of, storage_error
 
@@ -224,7 +224,7 @@ class RbdCalls:
     def submit(self, call: Call) -> Deferred[None]:
         """Begin a call now or when there is room. Fires when it is done, fails with a StorageError."""
         if self.is_fenced:
-            return fail(self._error(call, errno.ESHUTDOWN))
+            return fail(self._error(call, FENCED))
         call.expires_s = self._reactor.seconds() + self._deadline_s
         self._open[call] = None
         if self._timer is None:
@@ -296,21 +296,21 @@ class RbdCalls:
             self._close(call)
             settled.append((call, -result if result < 0 else call.take(result, data)))
         if any(number == errno.ESHUTDOWN for _, number in settled):
-            self._fence()
+            self.fence()
         # The cluster goes on while the results are told.
         self._begin_waiting()
         for call, number in settled:
             self._settle(call, number)
         self._tell_quiet()
 
-    def _fence(self) -> None:
-        """The cluster knows this client no more: what waits would only be told the same."""
+    def fence(self) -> None:
+        """The cluster takes nothing more from this client: what waits would only be told the same."""
         self.is_fenced = True
         waiting, self._waiting = self._waiting, deque()
         for call in waiting:
             if not call.is_over:
                 self._close(call)
-                self._settle(call, errno.ESHUTDOWN)
+                self._settle(call, FENCED)
 
     def _expire(self) -> None:
         """At the deadline of the oldest call there was."""

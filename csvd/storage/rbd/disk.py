@@ -10,11 +10,12 @@ from typing import Any, Final, TypeVar
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.rbd import nodes
 from csvd.storage.rbd.allocation import allocated_runs, used_bytes
-from csvd.storage.rbd.blocking import FENCED, BlockingCalls
+from csvd.storage.rbd.blocking import BlockingCalls, storage_error
 from csvd.storage.rbd.calls import Call, FlushCall, RbdCalls, ReadCall, UnmapCall, WriteCall, ZeroCall
 from csvd.storage.rbd.handle import RbdHandle
 
@@ -40,7 +41,7 @@ class RbdDisk:
     """A disk in a Ceph cluster.
 
     A call that the cluster does not answer fails with ETIMEDOUT at its deadline, and the disk goes on when the cluster
-    is back. One that the cluster refuses because this client is fenced fails with ESHUTDOWN, and so does every later
+    is back. One that the cluster refuses because this client is fenced fails with `FENCED`, and so does every later
     one: the disk makes itself no new client.
 
     A write is acknowledged when every replica has it, and there is no cache to flush; unless a setting of the image or
@@ -236,22 +237,38 @@ class RbdDisk:
 
     async def _close(self) -> None:
         await self._calls.when_quiet()
+        failure: StorageError | None = None
         if self.capabilities.volatile_cache and not self.read_only and not self.is_fenced:
-            await self._calls.submit(FlushCall("flush"))
+            try:
+                await self._calls.submit(FlushCall("flush"))
+            except StorageError as error:
+                failure = error
+        await self._let_go()
+        if failure is not None:
+            raise failure
+
+    async def _let_go(self) -> None:
         try:
             # librbd does not stand an image that is closed under a call of another thread.
             await self._blocking.when_idle().addTimeout(self._blocking.deadline_s, self._reactor)
             await self._blocking.run("close", self._handle.close)
         except (StorageError, defer.TimeoutError) as error:
-            # All that was acknowledged is durable: nothing is lost with the client. What is not closed must not be
-            # closed by the end of the interpreter, either, which would wait for the cluster.
+            # What was flushed is durable: nothing is lost with the client. What is not closed must not be closed by the
+            # end of the interpreter, either, which would wait for the cluster.
             _abandoned.append(self._handle)
             _log.warn("{url}: its client is left, for the cluster does not answer: {error}", url=self.url, error=error)
 
     def _run(self, operation: str, function: Callable[[], T], **how: Any) -> Deferred[T]:
+        if self._closed is not None:
+            return fail(StorageError(operation, errno.EBADF, where=self.url, why="the disk is closed"))
         if self.is_fenced:
-            return fail(StorageError(operation, errno.ESHUTDOWN, where=self.url, why=FENCED))
-        return self._blocking.run(operation, function, **how)
+            return fail(storage_error(operation, FENCED, where=self.url))
+        return self._blocking.run(operation, function, **how).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        if isinstance(failure.value, StorageError) and failure.value.errno == FENCED:
+            self._calls.fence()
+        return failure
 
     def _check(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
         if self._closed is not None:

@@ -112,23 +112,6 @@ def open_handle(
         return handle
 
 
-def create_image(library: Library, name: RbdName, size_bytes: int) -> None:
-    """Make an image; one that is there is never overwritten.
-
-    Raises:
-        ConfigError: it is there already, or can not be made.
-        StorageError: the cluster can not be reached, or failed.
-    """
-    with contextlib.ExitStack() as undo:
-        cluster = _connect(library, name)
-        undo.callback(cluster.shutdown)
-        pool = _pool(library, cluster, name)
-        undo.callback(pool.close)
-        if not _create(library, pool, name, size_bytes):
-            hint = "leave out --create to serve it as it is, or remove it first"
-            raise ConfigError("exists already, and is not overwritten", where=name.url, hint=hint)
-
-
 def open_image(library: Library, pool: Any, name: RbdName, *, read_only: bool) -> Any:
     """The image alone.
 
@@ -168,7 +151,7 @@ def _connect(library: Library, name: RbdName) -> Any:
 def _settings(name: RbdName) -> dict[str, str]:
     """What the client is told beside its configuration file."""
     # Whole seconds are what Ceph takes here.
-    op_timeout_s = str(math.floor(name.deadline_s * OP_TIMEOUT_PART))
+    op_timeout_s = str(max(1, math.floor(name.deadline_s * OP_TIMEOUT_PART)))
     settings = {
         # A write is answered when all replicas have it.
         "rbd_cache": "false",
@@ -183,6 +166,8 @@ def _settings(name: RbdName) -> dict[str, str]:
     }
     if name.keyring:
         settings["keyring"] = name.keyring
+    if name.key:
+        settings["key"] = name.key
     return name.settings | settings
 
 
@@ -197,16 +182,15 @@ def _pool(library: Library, cluster: Any, name: RbdName) -> Any:
     return pool
 
 
-def _create(library: Library, pool: Any, name: RbdName, size_bytes: int) -> bool:
-    """Make an image without an exclusive lock; False where there is one of the name."""
+def _create(library: Library, pool: Any, name: RbdName, size_bytes: int) -> None:
+    """Make an image without an exclusive lock, unless there is one of the name."""
     rbd = library.rbd
     try:
         rbd.RBD().create(pool, name.image, size_bytes, old_format=False, features=rbd.RBD_FEATURE_LAYERING)
     except rbd.ImageExists:
-        return False
+        return
     except rbd.Error as error:
         raise _opening_error(name, error, "the image can not be created") from error
-    return True
 
 
 def _check_kind(library: Library, image: Any, name: RbdName, *, read_only: bool) -> None:

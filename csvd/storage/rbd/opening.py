@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from twisted.internet.defer import Deferred
 
@@ -11,9 +14,11 @@ from csvd.storage.disk import Disk
 from csvd.storage.kind import Opening, check_size
 from csvd.storage.rbd.blocking import BlockingCalls
 from csvd.storage.rbd.disk import RbdDisk
-from csvd.storage.rbd.handle import RbdHandle, create_image, open_handle
+from csvd.storage.rbd.handle import RbdHandle, open_handle
 from csvd.storage.rbd.library import load_library
 from csvd.storage.rbd.url import RbdName, check_keyring, parse_rbd_url
+
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 
 
 def open_disk(opening: Opening) -> Deferred[Disk]:
@@ -27,7 +32,7 @@ def open_disk(opening: Opening) -> Deferred[Disk]:
 
 
 async def _open(opening: Opening) -> Disk:
-    name = parse_rbd_url(opening.url)
+    name = replace(parse_rbd_url(opening.url), deadline_s=opening.timeout_s, key=_key(opening))
     _check(opening, name)
     blocking = BlockingCalls(opening.reactor, deadline_s=name.deadline_s, where=name.url)
     handle, size_bytes = await blocking.run(
@@ -58,18 +63,15 @@ def is_there(url: str) -> bool:
 
 
 def create_disk(url: str, size_bytes: int, *, block_bytes: int, full: bool) -> None:
-    """Make an image, which no other client locks. Blocks until the cluster has it.
+    """Look whether an image can be made; it is `open_disk` that makes it, for it knows how to prove who is asking.
 
     Raises:
-        ConfigError: it is there already, or can not be made.
-        StorageError: the cluster can not be reached, or failed.
+        ConfigError: it can not.
     """
-    name = parse_rbd_url(url)
-    check_keyring(name)
+    check_keyring(parse_rbd_url(url))
     check_size(url, size_bytes, block_bytes)
     if full:
         raise _can_not_be_full(url)
-    create_image(load_library(), name, size_bytes)
 
 
 def place_of(url: str) -> str:
@@ -89,6 +91,16 @@ def _check(opening: Opening, name: RbdName) -> None:
         raise _can_not_be_full(name.url)
     if opening.create_bytes is not None and opening.read_only:
         raise ConfigError("a disk is not both created and read-only", where=name.url, hint="create it first")
+
+
+def _key(opening: Opening) -> str:
+    """The user's key, where it is given."""
+    if opening.secret is None:
+        return ""
+    if not _KEY.fullmatch(opening.secret):
+        hint = "the file has what `ceph auth get-key client.USER` prints"
+        raise ConfigError("the secret is not the key of a Ceph user", where=opening.url, hint=hint)
+    return opening.secret.decode()
 
 
 def _can_not_be_full(url: str) -> ConfigError:

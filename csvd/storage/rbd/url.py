@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
@@ -11,13 +10,9 @@ from typing import Final
 
 from csvd.errors import ConfigError
 
-DEFAULT_DEADLINE_S: Final = 30.0
-SHORTEST_DEADLINE_S: Final = 2.0
-LONGEST_DEADLINE_S: Final = 3600.0
-
 _OPTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SECRETS: Final = frozenset({"key", "keyfile", "password", "secret"})
-_OURS: Final = ("id", "conf", "keyring", "deadline_s")
+_OURS: Final = ("id", "conf", "keyring")
 _CEPH: Final = ("mon_host", "fsid", "auth_client_required", "ms_mode")
 _HINT: Final = "write rbd:pool/image or rbd:pool/namespace/image, and options after it as in rbd:pool/image:id=admin"
 
@@ -32,8 +27,9 @@ class RbdName:
         user: the name of the Ceph user, without ``client.``.
         conf: Ceph's configuration file; "" for where Ceph looks by itself.
         keyring: the file with the user's key; "" for where the configuration says.
-        deadline_s: how long a call may take.
         settings: other settings of Ceph.
+        deadline_s: how long a call may take; no URL says it.
+        key: the user's key, in the place of a keyring; no URL says it.
     """
 
     url: str
@@ -43,8 +39,9 @@ class RbdName:
     user: str = "admin"
     conf: str = ""
     keyring: str = ""
-    deadline_s: float = DEFAULT_DEADLINE_S
     settings: dict[str, str] = field(default_factory=dict)
+    deadline_s: float = 30.0
+    key: str = field(default="", repr=False)
 
     @property
     def place(self) -> str:
@@ -76,7 +73,6 @@ def parse_rbd_url(url: str) -> RbdName:
         user=options.pop("id", "admin"),
         conf=options.pop("conf", ""),
         keyring=keyring,
-        deadline_s=_deadline_s(url, options.pop("deadline_s", None)),
         settings=options,
     )
 
@@ -116,20 +112,6 @@ def _options(url: str, pieces: list[str]) -> dict[str, str]:
             raise ConfigError(f"the option {name} is there twice", where=url)
         options[name] = value
     return options
-
-
-def _deadline_s(url: str, text: str | None) -> float:
-    if text is None:
-        return DEFAULT_DEADLINE_S
-    try:
-        deadline_s = float(text)
-    except ValueError:
-        deadline_s = math.nan
-    if not SHORTEST_DEADLINE_S <= deadline_s <= LONGEST_DEADLINE_S:
-        raise ConfigError(
-            "is not a deadline", where=url, hint=f"deadline_s is {SHORTEST_DEADLINE_S:g} to {LONGEST_DEADLINE_S:g}"
-        )
-    return deadline_s
 
 
 def _split(text: str, at: str) -> list[str]:

@@ -122,10 +122,10 @@ class Ceph:
         """ceph.conf."""
         return self.folder / "ceph.conf"
 
-    def url(self, image: str, *, user: str = "csvd", deadline_s: float = 20) -> str:
+    def url(self, image: str, *, user: str = "csvd") -> str:
         """The URL of an image of the pool."""
         keyring = self.folder / f"{user}.keyring"
-        return f"rbd:{POOL}/{image}:id={user}:conf={self.conf}:keyring={keyring}:deadline_s={deadline_s:g}"
+        return f"rbd:{POOL}/{image}:id={user}:conf={self.conf}:keyring={keyring}"
 
     def qemu_url(self, image: str) -> str:
         """The same for QEMU."""

@@ -35,7 +35,7 @@ def three() -> Iterator[Ceph]:
 
 
 def test_a_daemon_that_is_killed_under_load_makes_calls_wait_and_nothing_is_wrong(ceph: Ceph) -> None:
-    url = ceph.url(ceph.new_image(SLOTS * SLOT_BYTES), deadline_s=60)
+    url = ceph.url(ceph.new_image(SLOTS * SLOT_BYTES))
     chance = random.Random(5)
     model = [bytes(SLOT_BYTES) for _ in range(SLOTS)]
     done = 0
@@ -57,7 +57,7 @@ def test_a_daemon_that_is_killed_under_load_makes_calls_wait_and_nothing_is_wron
             done += 1
 
     async def body(disks: Disks) -> None:
-        disk = await disks.open(url)
+        disk = await disks.open(url, timeout_s=60)
         over: list[bool] = []
         lanes = [Deferred.fromCoroutine(lane(disk, range(first, SLOTS, 16), lambda: bool(over))) for first in range(16)]
         working = DeferredList(lanes, fireOnOneErrback=True, consumeErrors=True)
@@ -97,10 +97,10 @@ def calls_of(disk: RbdDisk) -> dict[str, Callable[[], Deferred[Any]]]:
 
 
 def test_with_two_of_three_daemons_gone_every_call_ends_at_its_deadline_and_goes_on_later(three: Ceph) -> None:
-    url = three.url(three.new_image(8 * MIB), deadline_s=DEADLINE_S)
+    url = three.url(three.new_image(8 * MIB))
 
     async def body(disks: Disks) -> None:
-        disk = await disks.open(url)
+        disk = await disks.open(url, timeout_s=DEADLINE_S)
         await disk.write_from((b"a" * 4096,), 0)
         for number in (0, 1):
             three.kill_osd(number)
@@ -140,10 +140,10 @@ async def until_it_answers(disks: Disks, disk: RbdDisk) -> None:
 
 
 def test_a_disk_is_closed_and_opened_within_its_deadline_whether_the_cluster_is_there_or_not(three: Ceph) -> None:
-    url = three.url(three.new_image(MIB), deadline_s=DEADLINE_S)
+    url = three.url(three.new_image(MIB))
 
     async def body(disks: Disks) -> None:
-        disk = await disks.open(url)
+        disk = await disks.open(url, timeout_s=DEADLINE_S)
         for number in range(3):
             three.pause_osd(number)
         writing = disk.write_from((b"x" * 512,), 0)
@@ -154,7 +154,7 @@ def test_a_disk_is_closed_and_opened_within_its_deadline_whether_the_cluster_is_
         assert late.value.errno == errno.ETIMEDOUT
         await closing
         with pytest.raises(StorageError) as late:
-            await disks.open(url)
+            await disks.open(url, timeout_s=DEADLINE_S)
         assert late.value.errno == errno.ETIMEDOUT
         assert time.monotonic() - began < 3 * DEADLINE_S + ROOM_S
 

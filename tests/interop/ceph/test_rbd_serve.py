@@ -131,7 +131,7 @@ def test_an_image_of_random_data_goes_through_it_and_compares_equal(ceph: Ceph, 
 
 def test_writes_wait_for_a_daemon_that_is_killed_and_comes_back(ceph: Ceph, tmp_path: Path) -> None:
     with (
-        serving(tmp_path, ceph.url(ceph.new_image(16 * MIB), deadline_s=60)) as served,
+        serving(tmp_path, ceph.url(ceph.new_image(16 * MIB)), "--disk-timeout-s", "60") as served,
         QemuIoSession(served.url) as io,
     ):
         io.do("write -P 7 0 4M")
@@ -146,12 +146,24 @@ def test_writes_wait_for_a_daemon_that_is_killed_and_comes_back(ceph: Ceph, tmp_
 def test_it_ends_when_it_is_told_to_though_its_cluster_is_gone(tmp_path: Path) -> None:
     with Ceph() as cluster:
         image = cluster.new_image(16 * MIB)
-        with serving(tmp_path, cluster.url(image, deadline_s=3)) as served, QemuIoSession(served.url) as io:
+        with serving(tmp_path, cluster.url(image), "--disk-timeout-s", "3") as served, QemuIoSession(served.url) as io:
             io.do("write -P 7 0 4M")
             cluster.pause_osd(0)
             io.send("write -P 8 4M 64k")
             time.sleep(0.2)
             served.stop()
+
+
+def test_the_key_of_a_user_may_be_in_a_secret_file(ceph: Ceph, tmp_path: Path) -> None:
+    image = ceph.new_image(16 * MIB)
+    url = f"rbd:pool/{image}:id=csvd:conf={ceph.conf}"
+    secret = tmp_path / "key"
+    secret.touch(0o600)
+    secret.write_text((ceph.folder / "csvd.keyring").read_text().split(" = ")[1])
+    with serving(tmp_path, url, "--disk-secret-file", str(secret)) as served:
+        qemu_io(served.url, "write -P 5 0 1M", "read -P 5 0 1M")
+    # Without it the user is a stranger.
+    assert "client.csvd may not" in serve_fails(url)
 
 
 def test_what_is_wrong_is_one_clear_line(ceph: Ceph, tmp_path: Path) -> None:

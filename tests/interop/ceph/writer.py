@@ -7,7 +7,6 @@ another way. SIGTERM ends it, too.
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from csvd.storage.disk import StorageError
+from csvd.storage.disk import FENCED, StorageError
 from csvd.storage.rbd.disk import RbdDisk
 from tests.interop.ceph.disks import Disks, run_with_disks
 
@@ -52,7 +51,7 @@ class Writer:
 
     def _not_done(self, failure: Failure) -> None:
         assert isinstance(failure.value, StorageError), failure
-        if failure.value.errno == errno.ESHUTDOWN:
+        if failure.value.errno == FENCED:
             self.fenced += 1
         else:
             self.failed += 1

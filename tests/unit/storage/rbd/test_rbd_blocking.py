@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from csvd.errors import ConfigError
-from csvd.storage.disk import StorageError
+from csvd.storage.disk import FENCED, StorageError
 from csvd.storage.rbd.blocking import MOST_THREADS, BlockingCalls
 from tests.unit.storage.pool_doubles import outcomes_of
 from tests.unit.storage.rbd.fake_ceph import RADOS_ERRORS, RBD_ERRORS
@@ -89,7 +89,7 @@ def test_our_own_errors_and_faults_stay_what_they_are(rig: Rig) -> None:
 def test_a_fence_is_called_one(rig: Rig) -> None:
     outcomes = outcomes_of(rig.calls.run("join", fail_with(RADOS_ERRORS["OSError"](errno.ESHUTDOWN))))
     rig.clock.do_next()
-    assert outcomes[0].errno == errno.ESHUTDOWN
+    assert outcomes[0].errno == FENCED
     assert "fenced" in str(outcomes[0])
 
 

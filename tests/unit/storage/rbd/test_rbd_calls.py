@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from csvd.storage.disk import StorageError
+from csvd.storage.disk import FENCED, StorageError
 from csvd.storage.rbd.calls import Call, FlushCall, RbdCalls, ReadCall, UnmapCall, WriteCall, ZeroCall
 from tests.unit.storage.pool_doubles import PoolClock, outcomes_of
 
@@ -298,12 +298,12 @@ def test_a_client_that_was_fenced_asks_nothing_more() -> None:
     rig.image.finish(0, -errno.ESHUTDOWN)
     rig.turn()
     assert rig.calls.is_fenced
-    assert errnos(outcomes) == [errno.ESHUTDOWN] * 4
+    assert errnos(outcomes) == [FENCED] * 4
     assert "fenced" in str(outcomes[0])
     rig.image.finish(1, -errno.ESHUTDOWN)
     rig.turn()
-    assert errnos(outcomes) == [errno.ESHUTDOWN] * 5
-    assert errnos(rig.submit(ReadCall(memoryview(bytearray(1)), 0))) == [errno.ESHUTDOWN]
+    assert errnos(outcomes) == [FENCED] * 5
+    assert errnos(rig.submit(ReadCall(memoryview(bytearray(1)), 0))) == [FENCED]
     assert len(rig.image.begun) == 2
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from csvd.storage.disk import FencingDisk, ResizableDisk, StorageError
+from csvd.storage.disk import FENCED, FencingDisk, ResizableDisk, StorageError
 from csvd.storage.rbd import disk as disk_module
 from csvd.storage.rbd.allocation import MOST_OBJECTS, runs_of
 from csvd.storage.rbd.disk import PIECE_OBJECTS, RbdDisk
@@ -51,7 +52,7 @@ def run(
 
 
 def a_disk(cluster: FakeCluster, reactor: Any, *, deadline_s: float = 15, read_only: bool = False) -> RbdDisk:
-    name = parse_rbd_url(f"rbd:pool/image:deadline_s={deadline_s}")
+    name = replace(parse_rbd_url("rbd:pool/image"), deadline_s=deadline_s)
     handle = open_handle(cluster.library, name, read_only=read_only, create_bytes=None, block_bytes=512)
     return RbdDisk(handle, reactor, size_bytes=handle.image.size())
 
@@ -183,7 +184,7 @@ def test_a_fenced_disk_asks_for_nothing_more(cluster: FakeCluster) -> None:
     async def body(disk: RbdDisk) -> None:
         await disk.join("one")
         cluster.blocklist[disk._handle.address] = 1
-        assert await errno_of(disk.write_from((b"x",), 0)) == errno.ESHUTDOWN
+        assert await errno_of(disk.write_from((b"x",), 0)) == FENCED
         assert disk.is_fenced
         asked = len(cluster.calls)
         cluster.fail = lambda name: pytest.fail(f"{name} was asked for")
@@ -198,12 +199,49 @@ def test_a_fenced_disk_asks_for_nothing_more(cluster: FakeCluster) -> None:
             disk.fence("two"),
             disk.leave(),
         ):
-            assert await errno_of(attempt) == errno.ESHUTDOWN
+            assert await errno_of(attempt) == FENCED
         assert len(cluster.calls) == asked
         cluster.fail = lambda name: None
 
     run(cluster, body)
     assert cluster.open_things == 0
+
+
+def test_a_refusal_of_any_kind_tells_that_it_is_fenced(cluster: FakeCluster) -> None:
+    async def body(disk: RbdDisk) -> None:
+        cluster.blocklist[disk._handle.address] = 1
+        assert await errno_of(disk.join("one")) == FENCED
+        assert disk.is_fenced
+
+    run(cluster, body)
+
+
+def test_a_flush_that_fails_in_the_end_is_told_and_the_image_is_let_go_all_the_same(cluster: FakeCluster) -> None:
+    cluster.images["image"].settings["rbd_cache"] = "true"
+
+    async def main(reactor: Any) -> None:
+        disk = a_disk(cluster, reactor)
+
+        def fail(name: str) -> None:
+            if name == "aio_flush":
+                raise RBD_ERRORS["OSError"](errno.EIO)
+
+        cluster.fail = fail
+        assert await errno_of(disk.close()) == errno.EIO
+        await disk.close()
+
+    run_in_reactor(main)
+    assert cluster.open_things == 0
+
+
+def test_a_closed_disk_joins_and_fences_nobody(cluster: FakeCluster) -> None:
+    async def body(disk: RbdDisk) -> None:
+        await disk.close()
+        for attempt in (disk.join("one"), disk.fence("two"), disk.catch_up()):
+            assert await errno_of(attempt) == errno.EBADF
+        await disk.leave()
+
+    run(cluster, body)
 
 
 def test_who_leaves_waits_for_its_writes_and_with_unknown_ones_keeps_itself_off(cluster: FakeCluster) -> None:

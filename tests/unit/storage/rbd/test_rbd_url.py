@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from csvd.errors import ConfigError
-from csvd.storage.rbd.url import DEFAULT_DEADLINE_S, check_keyring, parse_rbd_url
+from csvd.storage.rbd.url import check_keyring, parse_rbd_url
 
 
 def test_a_pool_and_an_image_are_enough() -> None:
     name = parse_rbd_url("rbd:pool/image")
     assert (name.pool, name.namespace, name.image) == ("pool", "", "image")
-    assert (name.user, name.conf, name.keyring, name.deadline_s) == ("admin", "", "", DEFAULT_DEADLINE_S)
+    assert (name.user, name.conf, name.keyring, name.settings) == ("admin", "", "", {})
 
 
 def test_a_namespace_is_between_them() -> None:
@@ -20,9 +20,9 @@ def test_a_namespace_is_between_them() -> None:
 
 
 def test_options_follow_as_qemu_writes_them() -> None:
-    url = r"rbd:p/i:id=csvd:conf=/etc/ceph/other.conf:mon_host=10.0.0.1\:3300:deadline_s=7.5"
+    url = r"rbd:p/i:id=csvd:conf=/etc/ceph/other.conf:mon_host=10.0.0.1\:3300"
     name = parse_rbd_url(url)
-    assert (name.user, name.conf, name.deadline_s) == ("csvd", "/etc/ceph/other.conf", 7.5)
+    assert (name.user, name.conf) == ("csvd", "/etc/ceph/other.conf")
     assert name.settings == {"mon_host": "10.0.0.1:3300"}
 
 
@@ -45,9 +45,6 @@ def test_a_backslash_takes_the_meaning_from_what_follows() -> None:
         "rbd:pool/image:=x",
         "rbd:pool/image:id=a:id=b",
         "rbd:pool/image:rbd_cache=true",
-        "rbd:pool/image:deadline_s=soon",
-        "rbd:pool/image:deadline_s=0",
-        "rbd:pool/image:deadline_s=nan",
         "rbd:pool/image:conf=/a\n[global]",
         "rbd:pool/im\0age",
     ],
@@ -72,7 +69,7 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated() -> None:
 
 def test_names_of_one_image_have_one_place_whatever_the_user() -> None:
     place = parse_rbd_url("rbd:pool/image:id=a").place
-    assert parse_rbd_url("rbd:pool/image:id=b:deadline_s=9").place == place
+    assert parse_rbd_url("rbd:pool/image:id=b:keyring=/k").place == place
     assert parse_rbd_url("rbd:pool/x/image").place != place
     assert parse_rbd_url("rbd:pool/image:conf=/other.conf").place != place
 
