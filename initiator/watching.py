@@ -105,7 +105,7 @@ class Watcher:
             try:
                 await self._observe(disk)
             except _GONE as error:
-                self._tell(Event("session_lost", f"session lost: {error}", {"why": str(error)}))
+                self._tell(Event("session_gone", f"session lost: {error}", {"why": str(error)}))
             finally:
                 await disk.close()
             disk = await self._again()
@@ -166,6 +166,7 @@ class Watcher:
         self._tell(Event("unit_attention", f"unit attention: {sense}", {"asc": sense.asc, "ascq": sense.ascq}))
 
     def _road_event(self, event: Any) -> None:
+        self._stale = True
         kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(event).__name__).lstrip("_")
         if kind != "unit_attention":  # those come from the disk, too
             self._tell(Event(kind, str(event), {}))
@@ -177,16 +178,15 @@ async def gather(disk: Disk) -> Facts | None:
         capacity = await disk.read_capacity()
     except (CommandFailed, MalformedAnswer):
         return None
-    unit: Any = disk
     groups: tuple[tuple[int, str, bool], ...] | None = None
     keys: tuple[int, ...] | None = None
     held: str | None = None
     with suppress(CommandFailed, MalformedAnswer):
-        found = (await unit.target_port_groups()).groups
+        found = (await disk.target_port_groups()).groups
         groups = tuple((group.tag, group.state.name.lower().replace("_", " "), group.preferred) for group in found)
     with suppress(CommandFailed, MalformedAnswer):
-        keys = tuple(sorted((await unit.reservations.keys()).keys))
-        reservation = await unit.reservations.reservation()
+        keys = tuple(sorted((await disk.reservations.keys()).keys))
+        reservation = await disk.reservations.reservation()
         kind = reservation.type.text if reservation.type is not None else f"type {reservation.kind}"
         held = f"{kind} by {reservation.key:#x}" if reservation.held else ""
     return Facts(capacity.size_bytes, capacity.block_bytes, groups, keys, held)

@@ -12,7 +12,7 @@ from initiator.images.end import SourceEnd, TargetEnd
 from initiator.images.plan import Ask, CopyPlan, Move, Side, Zero, pieces
 from initiator.images.waiting import answer, pages
 
-FLUSH_EVERY_BYTES: Final = 256 << 20
+FLUSH_EVERY_BYTES: Final = 64 << 20
 """After so much the target is told to flush, while the copy goes on: the drive has work from the beginning, and a
 copy that is broken off has lost no more than this."""
 

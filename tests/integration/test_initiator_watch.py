@@ -46,7 +46,7 @@ def test_watch_tells_of_registrations_and_of_a_restart_and_ends_well(tmp_path: P
             assert watch.until("registrations")["keys"] == ["0x1234"]
             port = int(target.portal.rpartition(":")[2])
             target.kill()
-            watch.until("session_lost")
+            watch.until("session_gone")
             with start_csvd(Export(export.disks, port=port), tmp_path) as again:
                 watch.until("logged_in_again")
                 watch.process.send_signal(signal.SIGINT)

@@ -139,7 +139,7 @@ def test_a_lost_session_is_logged_in_again_with_backoff() -> None:
     first.error = SessionLost("lost")
     rig.logins = [ConnectFailed("refused"), ConnectFailed("refused")]
     rig.clock.advance(1.0)
-    assert rig.kinds() == ["session_lost", "unreachable"]
+    assert rig.kinds() == ["session_gone", "unreachable"]
     assert first.closed
     rig.clock.advance(FIRST_BACKOFF_S)
     assert rig.kinds() == []
