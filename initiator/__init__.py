@@ -15,9 +15,10 @@ why. No call waits longer than its deadline. ``docs/initiator.md`` is the guide.
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import TaskManagementFunction
 from initiator.asyncio_face import AsyncioDisk, AsyncioReservations, AsyncioSession
-from initiator.client import Login, connect, default_initiator_name, discover, login
+from initiator.client import Connect, Login, connect, default_initiator_name, discover, login
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
+from initiator.engine.paths import PathSettings, PathState, Policy
 from initiator.errors import (
     AttentionPending,
     AuthenticationFailed,
@@ -27,6 +28,7 @@ from initiator.errors import (
     CommandRejected,
     ConnectFailed,
     CopyFailed,
+    DifferentDisk,
     HardwareError,
     IllegalRequest,
     InitiatorError,
@@ -35,6 +37,7 @@ from initiator.errors import (
     MalformedAnswer,
     MediumError,
     Miscompare,
+    NoPath,
     NotReady,
     ProtocolViolation,
     ReservationConflict,
@@ -48,6 +51,8 @@ from initiator.errors import (
     UrlError,
     WriteProtected,
 )
+from initiator.multipath import Multipath
+from initiator.multipath_options import MultipathOptions, PathStatus, StalePolicy
 from initiator.opening import Opening
 from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
@@ -111,6 +116,7 @@ __all__ = [
     "CommandFailed",
     "CommandRejected",
     "CommandSupport",
+    "Connect",
     "ConnectFailed",
     "Control",
     "CopyFailed",
@@ -118,6 +124,7 @@ __all__ = [
     "Cscd",
     "Designator",
     "DeviceIdentification",
+    "DifferentDisk",
     "DiscoveredTarget",
     "Disk",
     "ExtendedInquiryData",
@@ -143,9 +150,16 @@ __all__ = [
     "ModePage",
     "ModePagePolicies",
     "ModeParameters",
+    "Multipath",
+    "MultipathOptions",
+    "NoPath",
     "NotReady",
     "Opening",
     "PageControl",
+    "PathSettings",
+    "PathState",
+    "PathStatus",
+    "Policy",
     "Portal",
     "PowerCondition",
     "ProtocolViolation",
@@ -169,6 +183,7 @@ __all__ = [
     "SessionLost",
     "SessionOptions",
     "SpaceExhausted",
+    "StalePolicy",
     "SupportedCommand",
     "SupportedPages",
     "TargetAddress",

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 from csvd.iscsi.keys import SessionParameters
 from initiator.deferred_await import in_task
 from initiator.disk import Disk
+from initiator.multipath_options import PathStatus
 from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
@@ -169,6 +170,7 @@ class AsyncioDisk(_Face[Disk]):
     limits = _Fact[BlockLimits]()
     lun = _Fact[int]()
     on_unit_attention = _Fact[list[Callable[[Sense], None]]]()
+    paths = _Fact[tuple[PathStatus, ...]]()
     size_bytes = _Fact[int]()
 
     ask = _of_disk(Disk.ask)

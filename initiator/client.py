@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypedDict, Unpack, overload
 
@@ -18,17 +18,19 @@ from initiator.deferred_await import in_task
 from initiator.dial import dial
 from initiator.disk import Disk
 from initiator.engine.connection import InitiatorConnection
-from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, parse_address, parse_targets
+from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, TargetAddress, parse_address, parse_targets
 from initiator.engine.login import ALGORITHMS, LoginSettings
 from initiator.engine.session import SessionState
-from initiator.errors import InitiatorError, LoginRedirected
+from initiator.errors import InitiatorError, LoginRedirected, UrlError
 from initiator.link import Link
 from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
+from initiator.multipath_options import DEFAULT_OPTIONS, MultipathOptions, PathListener
 from initiator.opening import Opening
 from initiator.scsi.inquiry import UnitSerialNumber
 from initiator.secrets import SecretPath
 from initiator.session import Session, SessionOptions
+from initiator.several import addresses_in, find_places, open_disk
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 
 NAME_PREFIX: Final = "iqn.2026-11.org.csvd:initiator."
@@ -73,11 +75,23 @@ class Login(TypedDict, total=False):
     """The initiator session ID, see :class:`LoginSettings`; by default one by chance."""
 
 
+class Connect(Login, total=False):
+    """What :func:`connect` takes beside the address."""
+
+    multipath: bool | MultipathOptions
+    """Whether the disk is reached over several paths, and how they are used; more than one URL means it, too."""
+    on_path: PathListener | None
+    """Told of every change of a path."""
+
+
+Places = str | IscsiUrl | Sequence[str | IscsiUrl]
+
+
 @overload
-def connect(url: str | IscsiUrl, **how: Unpack[Login]) -> Opening[AsyncioDisk]: ...
+def connect(url: Places, **how: Unpack[Connect]) -> Opening[AsyncioDisk]: ...
 @overload
-def connect(url: str | IscsiUrl, *, reactor: Any, **how: Unpack[Login]) -> Opening[Disk]: ...
-def connect(url: str | IscsiUrl, *, reactor: Any = None, **how: Unpack[Login]) -> Opening[Disk] | Opening[AsyncioDisk]:
+def connect(url: Places, *, reactor: Any, **how: Unpack[Connect]) -> Opening[Disk]: ...
+def connect(url: Places, *, reactor: Any = None, **how: Unpack[Connect]) -> Opening[Disk] | Opening[AsyncioDisk]:
     """Log in to the target of a URL and open its LUN. Closing the disk logs out.
 
     Without ``reactor`` it is for asyncio: it runs on the running loop and gives an :class:`AsyncioDisk`. With one, any
@@ -85,14 +99,16 @@ def connect(url: str | IscsiUrl, *, reactor: Any = None, **how: Unpack[Login]) -
     ``async with``.
 
     Args:
-        url: ``iscsi://[user[%secret]@]host[:port]/target-name[/lun][?options]``; see :func:`parse_url`.
+        url: ``iscsi://[user[%secret]@]host[:port]/target-name[/lun][?options]``; see :func:`parse_url`. Several are
+            paths to one disk: :class:`initiator.multipath.Multipath`.
         reactor: a Twisted reactor; None for asyncio.
-        how: see :class:`Login`.
+        how: see :class:`Login` and :class:`Connect`.
 
     Raises:
         UrlError: the URL is malformed.
         ConfigError: a secret can not be read, or a user and a secret do not go together.
         ConnectFailed, LoginRefused (AuthenticationFailed), ProtocolViolation, TimedOut, SessionLost: no session.
+        NoPath, DifferentDisk: of several paths none leads to the disk, or two lead to different ones.
         CommandFailed: there is no such LUN, or it is not ready.
 
     >>> from initiator import connect
@@ -143,7 +159,7 @@ async def discover(
     return await _discover(place, reactor, how)
 
 
-async def _connect_in_loop(url: str | IscsiUrl, how: Login) -> AsyncioDisk:
+async def _connect_in_loop(url: Places, how: Connect) -> AsyncioDisk:
     return AsyncioDisk(await in_task(_connect(url, LoopReactor(), how)))
 
 
@@ -151,8 +167,12 @@ async def _login_in_loop(url: str | IscsiUrl, how: Login) -> AsyncioSession:
     return AsyncioSession(await in_task(_login(url, LoopReactor(), how)))
 
 
-async def _connect(url: str | IscsiUrl, reactor: Any, how: Login) -> Disk:
-    place = parse_url(url) if isinstance(url, str) else url
+async def _connect(url: Places, reactor: Any, how: Connect) -> Disk:
+    urls = [url] if isinstance(url, str | IscsiUrl) else url
+    places = [parse_url(each) if isinstance(each, str) else each for each in urls]
+    if len(places) != 1 or how.get("multipath"):
+        return await _connect_several(places, reactor, how)
+    (place,) = places
     session = await _login(place, reactor, how)
     try:
         disk = await Disk.open(session, place.lun)
@@ -171,6 +191,49 @@ async def _check_serial(disk: Disk, serial: str) -> None:
         raise InitiatorError(f"this LUN has the serial number {found!r}, not {serial!r}", where=disk.road.where)
 
 
+async def _connect_several(places: list[IscsiUrl], reactor: Any, how: Connect) -> Disk:
+    if not places:
+        raise UrlError("there is no URL")
+    multipath = how.get("multipath", False)
+    paths = multipath if isinstance(multipath, MultipathOptions) else DEFAULT_OPTIONS
+    settled = {place: _settle(place, how) for place in places}
+    _, options = settled[places[0]]
+    short = replace(options, timeout_s=min(paths.login_timeout_s, options.timeout_s))
+
+    async def discover_at(place: IscsiUrl) -> tuple[list[DiscoveredTarget], Portal]:
+        login, _ = settled.get(place) or _settle(place, how)
+        session = await _open(place.portal, replace(login, target_name="", isid=b""), short, reactor)
+        return await _targets(session, place.target_name), session.peer or place.portal
+
+    async def open_path(place: IscsiUrl, isid: bytes) -> Session:
+        login, _ = settled.get(place) or _settle(place, how)
+        return await _open(place.portal, replace(login, isid=isid), short, reactor)
+
+    async def addresses_at(place: IscsiUrl) -> frozenset[TargetAddress]:
+        targets, _ = await discover_at(place)
+        return frozenset(addresses_in(targets, place.target_name))
+
+    if paths.discover or (paths.discover is None and len(places) == 1):
+        places = await find_places(places, discover_at)
+    disk = await open_disk(
+        places,
+        open_path,
+        addresses_at,
+        isid=new_isid,
+        reactor=reactor,
+        options=options,
+        how=paths,
+        listener=how.get("on_path"),
+    )
+    try:
+        for serial in {place.serial for place in places if place.serial}:
+            await _check_serial(disk, serial)
+    except BaseException:
+        await disk.close()
+        raise
+    return disk
+
+
 async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
     place = parse_url(url) if isinstance(url, str) else url
     return await _open(place.portal, *_settle(place, how), reactor)
@@ -179,8 +242,12 @@ async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
 async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:
     settings, options = _settle(replace(place, target_name=""), how)
     session = await _open(place.portal, settings, options, reactor)
+    return await _targets(session, place.target_name)
+
+
+async def _targets(session: Session, name: str) -> list[DiscoveredTarget]:
     try:
-        asked = text.build([("SendTargets", place.target_name or "All")])
+        asked = text.build([("SendTargets", name or "All")])
         answer = await session.text(asked, limit_bytes=ANSWER_BYTES)
     finally:
         await session.close()
@@ -233,6 +300,7 @@ async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions
 async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
     sock = await dial(portal, reactor=reactor, timeout_s=options.timeout_s)
     session = Session(portal, settings.target_name, options, reactor=reactor)
+    session.peer = Portal(*sock.getpeername()[:2])
     connections = min(max(options.connections, 1), MOST_CONNECTIONS)
     settings = replace(
         settings,

@@ -81,6 +81,14 @@ class TimedOut(InitiatorError):
     outcome_unknown = True
 
 
+class NoPath(TimedOut):
+    """No path to the disk took the command in its time; the text says of each why."""
+
+
+class DifferentDisk(InitiatorError):
+    """A path leads to another disk than the others: by its VPD page 83h, its serial number or its size."""
+
+
 class SessionClosed(InitiatorError):
     """The call was made on a session that this side has closed, or that ended: nothing was sent."""
 

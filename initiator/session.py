@@ -60,6 +60,8 @@ class Session:
     def __init__(self, portal: Portal, target_name: str, options: SessionOptions, *, reactor: Any) -> None:
         self.portal = portal
         self.target_name = target_name
+        self.peer: Portal | None = None
+        """The address that was connected to, where ``portal`` may be a name."""
         self.options = options
         self.reactor = reactor
         self.log = Logger()

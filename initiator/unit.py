@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from initiator.engine.requests import GOOD, Buffer, Command
 from initiator.errors import AttentionPending, CommandFailed, IllegalRequest, MalformedAnswer, ResidualMismatch
 from initiator.failures import failure_of, passes
+from initiator.multipath_options import PathStatus
 from initiator.reservations import Reservations
 from initiator.road import Road, begin, submit
 from initiator.scsi import answers, cdb, inquiry, log, mode, operation_codes, sense, target_ports
@@ -78,6 +79,11 @@ class LogicalUnit:
     def session(self) -> Session:
         """The session that the road has now, or had last."""
         return self.road.session
+
+    @property
+    def paths(self) -> tuple[PathStatus, ...]:
+        """Each path as it is now, where the road has several; else none."""
+        return getattr(self.road, "paths", ())
 
     # --- what it says of itself
 

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
 from initiator.load.generator import Load
 from initiator.load.histogram import Histogram
@@ -58,6 +59,7 @@ from initiator.url import IscsiUrl
 @click.option("--fua", is_flag=True, help="Have every write on stable storage before it is answered.")
 @click.option("--destroy-data", is_flag=True, help="What is on the LUN may be written over.")
 @options.session_options
+@several_paths
 @options.json_option
 def bench(
     url: IscsiUrl,
@@ -72,6 +74,7 @@ def bench(
     length_bytes: int | None,
     fua: bool,
     destroy_data: bool,
+    paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
@@ -100,7 +103,8 @@ def bench(
 
     async def connect(reactor: Any) -> Disk:
         return await client.connect(
-            url,
+            paths.to(url),
+            multipath=paths.how(),
             reactor=reactor,
             credentials=credentials,
             target_credentials=target_credentials,

@@ -10,6 +10,7 @@ import click
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.path_options import PathChoice, several_paths
 from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
@@ -29,12 +30,14 @@ from initiator.url import IscsiUrl
     help="Where to write it; - is stdout, the default.",
 )
 @options.session_options
+@several_paths
 @options.json_option
 def read(
     url: IscsiUrl,
     offset_bytes: int,
     length_bytes: int | None,
     output: str,
+    paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
@@ -57,7 +60,8 @@ def read(
 
     async def work(reactor: Any) -> Report:
         disk = await client.connect(
-            url,
+            paths.to(url),
+            multipath=paths.how(),
             reactor=reactor,
             credentials=credentials,
             target_credentials=target_credentials,

@@ -11,7 +11,9 @@ from twisted.internet.defer import CancelledError
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
+from initiator.multipath_options import PathStatus
 from initiator.url import IscsiUrl
 from initiator.watching import Event, Watcher
 
@@ -28,10 +30,12 @@ from initiator.watching import Event, Watcher
     help="Between two polls: one TEST UNIT READY each.",
 )
 @options.session_options
+@several_paths
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 def watch(
     url: IscsiUrl,
     interval_s: float,
+    paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
@@ -40,11 +44,12 @@ def watch(
     as_json: bool,
 ) -> None:
     """Show what happens on a LUN until Ctrl-C, a line for each event: unit attentions, another capacity, access states,
-    registrations and reservations, a session that is lost and one that is logged in again.
+    registrations and reservations, a session that is lost and one that is logged in again, a path that comes and goes.
 
     \b
     Examples:
       csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
+      csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --multipath
       csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --interval 0.2 --json | jq .event
     """
     credentials, target_credentials = chap.settle(url.user)
@@ -52,7 +57,9 @@ def watch(
     async def work(reactor: Any) -> None:
         async def connect() -> Disk:
             return await client.connect(
-                url,
+                paths.to(url),
+                multipath=paths.how(),
+                on_path=path_changed,
                 reactor=reactor,
                 credentials=credentials,
                 target_credentials=target_credentials,
@@ -60,6 +67,10 @@ def watch(
                 timeout_s=timeout_s,
                 options=options.session_of(header_digest, data_digest),
             )
+
+        def path_changed(path: PathStatus) -> None:
+            facts = {"path": path.url, "state": path.words, "why": path.why}
+            tell(Event("path", f"path {path}", facts))
 
         def tell(event: Event) -> None:
             now = datetime.now(UTC)

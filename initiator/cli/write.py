@@ -11,6 +11,7 @@ import click
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.path_options import PathChoice, several_paths
 from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
@@ -29,12 +30,14 @@ from initiator.url import IscsiUrl
 )
 @click.option("--fua", is_flag=True, help="Have every write on stable storage before it is answered.")
 @options.session_options
+@several_paths
 @options.json_option
 def write(
     url: IscsiUrl,
     file: str,
     offset_bytes: int,
     fua: bool,
+    paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
     header_digest: bool,
@@ -56,7 +59,8 @@ def write(
     async def work(reactor: Any) -> Report:
         with _open(file) as source:
             disk = await client.connect(
-                url,
+                paths.to(url),
+                multipath=paths.how(),
                 reactor=reactor,
                 credentials=credentials,
                 target_credentials=target_credentials,

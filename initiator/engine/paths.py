@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from initiator.scsi.port_groups import AccessState
+from initiator.scsi.target_ports import AccessState
 
 
 class Policy(Enum):
@@ -82,6 +82,7 @@ class Path:
         "index",
         "name",
         "preferred",
+        "refused_s",
         "since_s",
         "state",
         "up_s",
@@ -99,9 +100,10 @@ class Path:
         self.since_s = now
         """When it came into its state."""
         self.why = "not tried yet"
-        """Why it is down; empty when it is up."""
+        """Why it is down, or takes no commands; empty when it does."""
         self.failures = 0
         self.up_s = now
+        self.refused_s = float("-inf")
         self.due_s: float | None = now
         """When something is to be done for it; None while that is under way."""
 
@@ -190,24 +192,28 @@ class Paths:
         """A path is logged in, and its disk is looked at."""
         self._enter(self._paths[index], PathState.CHECKING, now)
 
-    def up(self, index: int, access: AccessState, preferred: bool, now: float) -> None:
+    def up(self, index: int, access: AccessState, preferred: bool, now: float, why: str = "") -> None:
         """A path leads to the disk: it may be used as its access state says. Told again after every check."""
         path = self._paths[index]
         if path.state is not PathState.UP:
             self._enter(path, PathState.UP, now)
             path.up_s = now
-        path.access, path.preferred, path.why = access, preferred, ""
+        path.access, path.preferred, path.why = access, preferred, why
         transition = access is AccessState.TRANSITIONING
         path.due_s = now + (self.settings.transition_poll_s if transition else self.settings.check_interval_s)
         self._regroup()
 
-    def access_is(self, index: int, access: AccessState, now: float) -> None:
-        """A command was refused for the access state of its path: that is its state until a check says another."""
+    def access_is(self, index: int, access: AccessState, now: float, why: str = "") -> None:
+        """A command was refused for the access state of its path: that is its state until a check says another.
+
+        The check comes at once; a moment later where a check had brought back a path that was refused just before.
+        """
         path = self._paths[index]
         if path.state is PathState.UP:
-            path.access = access
+            soon = access is AccessState.TRANSITIONING or now - path.refused_s < 2 * self.settings.transition_poll_s
+            path.access, path.refused_s, path.why = access, now, why
             if path.due_s is not None:
-                path.due_s = now + (self.settings.transition_poll_s if access is AccessState.TRANSITIONING else 0.0)
+                path.due_s = now + (self.settings.transition_poll_s if soon else 0.0)
             self._regroup()
 
     def suspect(self, index: int, now: float) -> None:

@@ -8,7 +8,7 @@ its writes stand here as stale, with the blocks that they may change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from initiator.scsi.footprint import Footprint, overlap
 class StaleWrite:
     """A write without an answer."""
 
-    nexus: int
+    nexus: Hashable
     """The nexus that it was sent on."""
     call: Any
     """What it was sent for; its replays are the same call."""
@@ -44,15 +44,21 @@ class StaleWrites:
     def __iter__(self) -> Iterator[StaleWrite]:
         return iter(self._writes)
 
-    def left_behind(self, nexus: int, call: Any, footprint: Footprint, now: float) -> None:
+    def left_behind(self, nexus: Hashable, call: Any, footprint: Footprint, now: float) -> None:
         """A write was sent on a nexus, which is left without an answer. One that changes nothing is no write."""
         if footprint[0] < footprint[1]:
             self._writes.append(StaleWrite(nexus, call, footprint, now))
 
-    def proven_over(self, nexus: int) -> bool:
+    def proven_over(self, nexus: Hashable) -> bool:
         """Nothing that was sent on this nexus can be executed any more. Gives whether anything stood here for it."""
         before = len(self._writes)
         self._writes = [write for write in self._writes if write.nexus != nexus]
+        return len(self._writes) < before
+
+    def over(self, nexus: Hashable, call: Any) -> bool:
+        """One write is known to be over: the target has answered its ABORT TASK. Gives whether it stood here."""
+        before = len(self._writes)
+        self._writes = [write for write in self._writes if write.nexus != nexus or write.call is not call]
         return len(self._writes) < before
 
     def expire(self, now: float) -> list[StaleWrite]:
@@ -69,7 +75,7 @@ class StaleWrites:
             return None
         return min(write.since_s for write in self._writes) + self.forget_after_s
 
-    def nexuses(self) -> set[int]:
+    def nexuses(self) -> set[Hashable]:
         """The nexuses that have stale writes."""
         return {write.nexus for write in self._writes}
 

@@ -32,6 +32,18 @@ class AccessState(IntEnum):
         """Whether commands that move data are taken."""
         return self in (AccessState.ACTIVE_OPTIMIZED, AccessState.ACTIVE_NON_OPTIMIZED)
 
+    @property
+    def words(self) -> str:
+        """The state as people write it."""
+        return _WORDS.get(self, self.name.lower())
+
+
+_WORDS: Final = {
+    AccessState.ACTIVE_OPTIMIZED: "active/optimized",
+    AccessState.ACTIVE_NON_OPTIMIZED: "active/non-optimized",
+    AccessState.LOGICAL_BLOCK_DEPENDENT: "logical block dependent",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TargetPortGroup:

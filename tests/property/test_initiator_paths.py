@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from initiator.engine.paths import Due, Paths, PathSettings, PathState, Policy
-from initiator.scsi.port_groups import AccessState
+from initiator.scsi.target_ports import AccessState
 
 ACTIVE = {AccessState.ACTIVE_OPTIMIZED, AccessState.ACTIVE_NON_OPTIMIZED, AccessState.LOGICAL_BLOCK_DEPENDENT}
 OPTIONS = PathSettings(retry_first_s=0.25, retry_last_s=4.0, steady_s=8.0, check_interval_s=2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from initiator.scsi.port_groups import AccessState
+from initiator.scsi.target_ports import AccessState
 from tests.bench.targets import IQN, Chap, Export
 from tests.interop.guest.machine import Guest
 

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred, DeferredList
 import initiator
 from initiator import CommandFailed, Disk, SessionLost, SessionOptions
 from initiator.errors import AttentionPending, Miscompare
-from initiator.scsi import port_groups
-from initiator.scsi.port_groups import AccessState
+from initiator.scsi import target_ports
+from initiator.scsi.target_ports import AccessState
 from tests.bench.targets import Chap, Export
 from tests.interop.guest.lio import Lio
 from tests.interop.guest.machine import Guest
@@ -127,10 +127,10 @@ def test_the_state_of_a_port_group_is_told_as_the_target_sets_it(start: Start) -
 
     async def states(disk: Disk) -> list[tuple[int, AccessState]]:
         try:
-            data = await disk.command(port_groups.report_target_port_groups(1024), data_in_bytes=1024)
+            data = await disk.command(target_ports.report_cdb(1024), data_in_bytes=1024)
         except AttentionPending:  # that the states have changed
             return await states(disk)
-        return [(group.tag, group.state) for group in port_groups.parse_groups(data)[0]]
+        return [(group.tag, group.state) for group in target_ports.parse(data).groups]
 
     async def work(reactor: Any) -> None:
         async with await initiator.connect(target.url, reactor=reactor) as disk:

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from initiator.engine.paths import Due, Paths, PathSettings, PathState, Policy
-from initiator.scsi.port_groups import AccessState
+from initiator.scsi.target_ports import AccessState
 
 OPTIMIZED = AccessState.ACTIVE_OPTIMIZED
 NON_OPTIMIZED = AccessState.ACTIVE_NON_OPTIMIZED
