@@ -10,8 +10,10 @@ import click
 
 from initiator.cli import options, reserve, runtime
 from initiator.cli.login import Login, login_options
+from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
 from initiator.errors import CommandFailed, MalformedAnswer
+from initiator.multipath_options import PathStatus
 from initiator.scsi.inquiry import (
     BlockDeviceCharacteristics,
     DeviceIdentification,
@@ -43,8 +45,9 @@ _ABILITIES: Final = {
 @click.command()
 @click.argument("url", type=options.url, metavar="URL")
 @login_options
+@several_paths
 @options.json_option
-def info(url: IscsiUrl, login: Login, as_json: bool) -> None:
+def info(url: IscsiUrl, login: Login, paths: PathChoice, as_json: bool) -> None:
     """Show what a disk says of itself: size, identity, limits, caching, provisioning, access states, reservations,
     what it can do, and what the session agreed on.
 
@@ -56,7 +59,7 @@ def info(url: IscsiUrl, login: Login, as_json: bool) -> None:
     login.chap.settle(url.user)
 
     async def work(reactor: Any) -> dict[str, Any]:
-        async with await login.connect(reactor, url) as disk:
+        async with await login.connect(reactor, url, paths) as disk:
             return await _gather(url, disk)
 
     found = runtime.run(work)
@@ -64,6 +67,10 @@ def info(url: IscsiUrl, login: Login, as_json: bool) -> None:
         options.echo_json(found)
     else:
         _show(found)
+
+
+def _path(path: PathStatus) -> dict[str, Any]:
+    return {"url": path.url, "state": path.words, "preferred": path.preferred, "why": path.why}
 
 
 async def _gather(url: IscsiUrl, disk: Disk) -> dict[str, Any]:
@@ -98,6 +105,7 @@ async def _gather(url: IscsiUrl, disk: Disk) -> dict[str, Any]:
         "reservations": None,
         "abilities": None,
         "session": asdict(session.parameters),
+        "paths": [_path(path) for path in disk.paths],
     }
     with suppress(CommandFailed, MalformedAnswer):
         found["disk"]["write_cache"] = await disk.write_cache_enabled()
@@ -223,6 +231,9 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
         lines["Reservation"] = _reservation(found["reservations"])
     if found["abilities"] is not None:
         lines["Abilities"] = ", ".join(found["abilities"]) or "none of those looked for"
+    for number, path in enumerate(found["paths"], 1):
+        why = f" ({path['why']})" if path["why"] else ""
+        lines[f"Path {number}"] = f"{path['url']} {path['state']}{why}"
     return lines
 
 

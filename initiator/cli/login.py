@@ -11,6 +11,7 @@ from typing import Any
 from initiator import client
 from initiator.cli import options
 from initiator.cli.options import Chap
+from initiator.cli.path_options import PathChoice
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget
 from initiator.session import Session
@@ -38,8 +39,12 @@ class Login:
         initiator by its name and ISID."""
         return replace(self, isid=isid or b"\x80" + hashlib.sha256(self.own_name.encode()).digest()[:5])
 
-    async def connect(self, reactor: Any, url: IscsiUrl) -> Disk:
-        """Open the disk of a URL."""
+    async def connect(self, reactor: Any, url: IscsiUrl, paths: PathChoice | None = None) -> Disk:
+        """Open the disk of a URL, over several paths where these are chosen."""
+        if paths is not None and paths.how():
+            arguments = self._arguments(reactor, url.user)
+            disk: Disk = await client.connect(paths.to(url), multipath=paths.how(), **arguments)
+            return disk
         session = await self.session(reactor, url)
         try:
             return await Disk.open(session, url.lun)

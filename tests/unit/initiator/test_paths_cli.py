@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.initiator.test_initiator_cli import call, usage
+from tests.unit.initiator.test_initiator_cli import PROGRAM, ROOT, call, usage
 from tests.unit.initiator.tiny_target import NAME, TinyTarget
 
 
@@ -60,3 +63,38 @@ def test_discovery_gives_the_paths_with_multipath(two: tuple[TinyTarget, TinyTar
 
 def test_a_policy_that_is_none_is_a_wrong_usage() -> None:
     assert "round-robin" in usage("read", f"iscsi://127.0.0.1/{NAME}/0", "--path-policy", "best")
+
+
+def test_info_shows_the_paths(two: tuple[TinyTarget, TinyTarget]) -> None:
+    one, other = two
+    done = call("info", one.url, "--path", other.url)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert f"Path 1:          {one.url} active/optimized" in lines
+    assert f"Path 2:          {other.url} active/optimized" in lines
+    found = json.loads(call("info", one.url, "--path", dead_url(), "--json").stdout)
+    assert [path["state"] for path in found["paths"]] == ["active/optimized", "down"]
+    assert "refused" in found["paths"][1]["why"]
+    assert json.loads(call("info", one.url, "--json").stdout)["paths"] == []
+
+
+def test_watch_tells_of_paths_that_come_and_go(two: tuple[TinyTarget, TinyTarget]) -> None:
+    command = [*PROGRAM, "watch", two[0].url, "--path", two[1].url, "--interval", "0.1", "--json"]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert program.stdout is not None
+    seen: list[tuple[str, str]] = []
+    try:
+        for line in program.stdout:
+            event = json.loads(line)
+            if event["event"] != "path":
+                continue
+            seen.append((event["path"], event["state"]))
+            if len({url for url, state in seen if state == "active/optimized"}) == 2:
+                two[1].close()
+            if event["path"] == two[1].url and event["state"] == "down":
+                break
+    finally:
+        program.send_signal(signal.SIGINT)
+        program.wait(30)
+    assert (two[0].url, "active/optimized") in seen
+    assert seen[-1] == (two[1].url, "down")
