@@ -15,11 +15,12 @@ why. No call waits longer than its deadline. ``docs/initiator.md`` is the guide.
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import TaskManagementFunction
 from initiator.asyncio_face import AsyncioDisk, AsyncioReservations, AsyncioSession
-from initiator.client import Connect, Login, connect, default_initiator_name, discover, login
+from initiator.client import Connect, Login, connect, default_initiator_name, discover, login, stay_logged_in
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
 from initiator.engine.paths import PathSettings, PathState, Policy
 from initiator.errors import (
+    AttemptAborted,
     AttentionPending,
     AuthenticationFailed,
     CommandAborted,
@@ -29,6 +30,8 @@ from initiator.errors import (
     ConnectFailed,
     CopyFailed,
     DifferentDisk,
+    DiskChanged,
+    FlushInDoubt,
     HardwareError,
     IllegalRequest,
     InitiatorError,
@@ -51,9 +54,19 @@ from initiator.errors import (
     UrlError,
     WriteProtected,
 )
+from initiator.events import (
+    LoggedInAgain,
+    LoginFailed,
+    RoadEnded,
+    RoadEvent,
+    SessionGone,
+    TargetSays,
+    UnitAttention,
+)
 from initiator.multipath import Multipath
 from initiator.multipath_options import MultipathOptions, PathStatus, StalePolicy
 from initiator.opening import Opening
+from initiator.recovery import Recovery
 from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
 from initiator.scsi.designators import Designator
@@ -105,6 +118,7 @@ __all__ = [
     "AsyncioDisk",
     "AsyncioReservations",
     "AsyncioSession",
+    "AttemptAborted",
     "AttentionPending",
     "AuthenticationFailed",
     "BlockDeviceCharacteristics",
@@ -127,8 +141,10 @@ __all__ = [
     "DifferentDisk",
     "DiscoveredTarget",
     "Disk",
+    "DiskChanged",
     "ExtendedInquiryData",
     "Extent",
+    "FlushInDoubt",
     "FullStatus",
     "HardwareError",
     "IllegalRequest",
@@ -138,9 +154,11 @@ __all__ = [
     "IscsiUrl",
     "LbaStatus",
     "LogPage",
+    "LoggedInAgain",
     "LogicalBlockProvisioning",
     "LogicalUnit",
     "Login",
+    "LoginFailed",
     "LoginRedirected",
     "LoginRefused",
     "MalformedAnswer",
@@ -166,6 +184,7 @@ __all__ = [
     "ProvisioningStatus",
     "RawPage",
     "ReadWriteErrorRecovery",
+    "Recovery",
     "Referrals",
     "RegisteredKeys",
     "Registrant",
@@ -175,11 +194,14 @@ __all__ = [
     "ReservationType",
     "Reservations",
     "ResidualMismatch",
+    "RoadEnded",
+    "RoadEvent",
     "ScsiPorts",
     "Sense",
     "SenseKey",
     "Session",
     "SessionClosed",
+    "SessionGone",
     "SessionLost",
     "SessionOptions",
     "SpaceExhausted",
@@ -189,11 +211,13 @@ __all__ = [
     "TargetAddress",
     "TargetPortGroup",
     "TargetPortGroups",
+    "TargetSays",
     "TaskManagementFailed",
     "TaskManagementFunction",
     "ThirdPartyCopy",
     "TimedOut",
     "TransportId",
+    "UnitAttention",
     "UnitSerialNumber",
     "UnsupportedCommand",
     "UrlError",
@@ -206,5 +230,6 @@ __all__ = [
     "parse_portal",
     "parse_portal_url",
     "parse_url",
+    "stay_logged_in",
     "units_of",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypedDict, Unpack, overload
+
+from twisted.internet.defer import Deferred
 
 from csvd.iscsi import text
 from csvd.iscsi.chap import Credentials
@@ -27,6 +29,8 @@ from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.multipath_options import DEFAULT_OPTIONS, MultipathOptions, PathListener
 from initiator.opening import Opening
+from initiator.recovery import Recovery
+from initiator.road import Road
 from initiator.scsi.inquiry import UnitSerialNumber
 from initiator.secrets import SecretPath
 from initiator.session import Session, SessionOptions
@@ -71,6 +75,9 @@ class Login(TypedDict, total=False):
     """The deadline of the login and of every call that names none; goes before that of ``options``."""
     options: SessionOptions
     """Queue depth, keepalive and what is proposed to the target."""
+    recover: bool
+    """Of :func:`connect`: whether a session that is lost is followed by another (:class:`Recovery`); it is, unless this
+    is False."""
     isid: bytes
     """The initiator session ID, see :class:`LoginSettings`; by default one by chance."""
 
@@ -135,6 +142,12 @@ def login(
     return Opening(_login(url, reactor, how))
 
 
+def stay_logged_in(url: str | IscsiUrl, *, reactor: Any, **how: Unpack[Login]) -> Opening[Recovery]:
+    """Log in to the target of a URL, again and again when the session is lost; its LUNs are opened by
+    :meth:`Disk.open`, and watched over by :meth:`Recovery.know`. Takes and raises what :func:`connect` does."""
+    return Opening(_stay_logged_in(parse_url(url) if isinstance(url, str) else url, reactor, how))
+
+
 async def discover(
     portal: str | Portal | IscsiUrl, *, target_name: str = "", reactor: Any = None, **how: Unpack[Login]
 ) -> list[DiscoveredTarget]:
@@ -173,14 +186,17 @@ async def _connect(url: Places, reactor: Any, how: Connect) -> Disk:
     if len(places) != 1 or how.get("multipath"):
         return await _connect_several(places, reactor, how)
     (place,) = places
-    session = await _login(place, reactor, how)
+    recovery = await _stay_logged_in(place, reactor, how) if how.get("recover", True) else None
+    road: Road = recovery or await _login(place, reactor, how)
     try:
-        disk = await Disk.open(session, place.lun)
+        disk = await Disk.open(road, place.lun)
         if place.serial:
             await _check_serial(disk, place.serial)
+        if recovery is not None:
+            await recovery.know(place.lun)
         return disk
     except BaseException:
-        await session.close()
+        await road.close()
         raise
 
 
@@ -239,6 +255,19 @@ async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
     return await _open(place.portal, *_settle(place, how), reactor)
 
 
+async def _stay_logged_in(place: IscsiUrl, reactor: Any, how: Login) -> Recovery:
+    settings, options = _settle(place, how)
+    # One ISID for all sessions of the road: each login ends what is left of the session before.
+    settings = replace(settings, isid=settings.isid or new_isid())
+
+    def log_in(deadline_s: float) -> Coroutine[Deferred[Any], Any, Session]:
+        # Always at the first portal: where that sent us on to (status 0101h) was only for that time.
+        left_s = max(deadline_s - reactor.seconds(), 0.001)
+        return _open(place.portal, settings, options, reactor, timeout_s=left_s)
+
+    return Recovery(await _open(place.portal, settings, options, reactor), log_in)
+
+
 async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:
     settings, options = _settle(replace(place, target_name=""), how)
     session = await _open(place.portal, settings, options, reactor)
@@ -282,12 +311,15 @@ def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]
     return settings, options
 
 
-async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
+async def _open(
+    portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any, *, timeout_s: float | None = None
+) -> Session:
     """Log in, and follow the target where it redirects us (RFC 7143 section 11.13.5, status class 1)."""
+    limit_s = options.timeout_s if timeout_s is None else timeout_s
     way = [portal]
     while True:
         try:
-            return await _open_here(way[-1], settings, options, reactor)
+            return await _open_here(way[-1], settings, options, reactor, limit_s)
         except LoginRedirected as moved:
             portal = parse_address(moved.address).portal
             if portal in way or len(way) > MAX_REDIRECTS:
@@ -297,8 +329,10 @@ async def _open(portal: Portal, settings: LoginSettings, options: SessionOptions
             way.append(portal)
 
 
-async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Session:
-    sock = await dial(portal, reactor=reactor, timeout_s=options.timeout_s)
+async def _open_here(
+    portal: Portal, settings: LoginSettings, options: SessionOptions, reactor: Any, limit_s: float
+) -> Session:
+    sock = await dial(portal, reactor=reactor, timeout_s=limit_s)
     session = Session(portal, settings.target_name, options, reactor=reactor)
     session.peer = Portal(*sock.getpeername()[:2])
     connections = min(max(options.connections, 1), MOST_CONNECTIONS)
@@ -308,7 +342,7 @@ async def _open_here(portal: Portal, settings: LoginSettings, options: SessionOp
         offer=replace(settings.offer, max_connections=connections),
     )
     engine = InitiatorConnection(SessionState(settings.isid or new_isid()), settings)
-    await session.attach(engine, Link(sock, engine, session, reactor=reactor))
+    await session.attach(engine, Link(sock, engine, session, reactor=reactor), timeout_s=limit_s)
     if connections > 1 and not settings.discovery:
         try:
             await join_more(session, settings, reactor)

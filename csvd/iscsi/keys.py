@@ -126,6 +126,7 @@ OFFER: Final = SessionParameters(
     max_recv_data_segment_length=262144,
     max_burst_length=1048576,
     first_burst_length=262144,
+    default_time2wait=0,
     default_time2retain=20,
     iscsi_protocol_level=2,
 )

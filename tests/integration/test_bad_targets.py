@@ -82,7 +82,7 @@ async def _work(kind: str, url: str, options: SessionOptions, reactor: Any) -> N
         await initiator.discover(initiator.parse_url(url).portal, reactor=reactor, options=options)
         return
     proof: dict[str, Any] = {"credentials": US, "target_credentials": THEM} if kind == "chap login" else {}
-    async with await initiator.connect(url, reactor=reactor, options=options, **proof) as disk:
+    async with await initiator.connect(url, reactor=reactor, options=options, recover=False, **proof) as disk:
         match kind:
             case "read" | "read twice" | "give up":
                 await _read(disk, 2 if kind == "read twice" else 1)

@@ -68,7 +68,9 @@ def test_reads_give_what_was_written_by_whichever_connections(tmp_path: Path, as
 def test_no_call_hangs_when_the_daemon_dies(tmp_path: Path) -> None:
     async def work(reactor: Any) -> None:
         options = SessionOptions(connections=4)
-        async with await initiator.connect(url(daemon), reactor=reactor, options=options, timeout_s=20) as disk:
+        async with await initiator.connect(
+            url(daemon), reactor=reactor, options=options, timeout_s=20, recover=False
+        ) as disk:
             calls = [Deferred.fromCoroutine(disk.write(0, bytes(1 << 20))) for _ in range(40)]
             reactor.callLater(0, daemon.process.kill)
             failures: list[Any] = [result for ok, result in await DeferredList(calls, consumeErrors=True) if not ok]

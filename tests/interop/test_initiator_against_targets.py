@@ -322,7 +322,7 @@ def test_no_call_hangs_when_the_target_dies(start: Start) -> None:
     target = start()
 
     async def work(reactor: Any) -> None:
-        async with await initiator.connect(target.url, reactor=reactor, timeout_s=20) as disk:
+        async with await initiator.connect(target.url, reactor=reactor, timeout_s=20, recover=False) as disk:
             calls = [Deferred.fromCoroutine(disk.write(0, bytes(4 * MIB))) for _ in range(20)]
             reactor.callLater(0, target.kill)
             results = await DeferredList(calls, consumeErrors=True)

@@ -79,7 +79,9 @@ def test_calls_over_several_connections_end_when_the_target_dies(start: Start) -
 
     async def work(reactor: Any) -> None:
         options = SessionOptions(connections=4)
-        async with await initiator.connect(target.url, reactor=reactor, options=options, timeout_s=20) as disk:
+        async with await initiator.connect(
+            target.url, reactor=reactor, options=options, timeout_s=20, recover=False
+        ) as disk:
             calls = [Deferred.fromCoroutine(disk.write(0, bytes(4 << 20))) for _ in range(20)]
             reactor.callLater(0, target.kill)
             results = await DeferredList(calls, consumeErrors=True)

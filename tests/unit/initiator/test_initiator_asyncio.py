@@ -123,7 +123,7 @@ def test_errors_come_as_they_are_and_tell_where_they_were_raised(run_loop: RunLo
         await disk.command(b"\xf0" + bytes(9))
 
     async def main() -> None:
-        async with initiator.connect(target.url) as disk:
+        async with initiator.connect(target.url, recover=False) as disk:
             with pytest.raises(CommandFailed) as refused:
                 await refused_command(disk)
             assert refused.value.asc == 0x20

@@ -360,7 +360,7 @@ def test_a_connection_that_breaks_fails_the_calls_under_way(run: Run, target: Ti
         return None
 
     async def work(reactor: Any) -> None:
-        async with await initiator.connect(target.url, reactor=reactor) as disk:
+        async with await initiator.connect(target.url, reactor=reactor, recover=False) as disk:
             target.before = break_off
             results = await DeferredList(
                 [Deferred.fromCoroutine(disk.read(block, 1)) for block in range(5)], consumeErrors=True
@@ -371,6 +371,35 @@ def test_a_connection_that_breaks_fails_the_calls_under_way(run: Run, target: Ti
             assert not disk.session.alive
 
     run(work)
+
+
+def test_a_connection_that_breaks_is_followed_by_another_and_the_calls_are_done(run: Run, target: TinyTarget) -> None:
+    broken: list[Pdu] = []
+    isids: list[bytes] = []
+
+    def break_off_once(request: Pdu) -> bytes | None:
+        if request.opcode is Opcode.LOGIN_REQUEST:
+            isids.append(bytes(request.isid))
+        if request.opcode is Opcode.SCSI_COMMAND and request.cdb[0] == 0x28 and not broken:
+            broken.append(request)
+            raise ConnectionError
+        return None
+
+    async def work(reactor: Any) -> None:
+        target.before = break_off_once
+        async with await initiator.connect(target.url, reactor=reactor) as disk:
+            first = disk.session
+            reading = [Deferred.fromCoroutine(disk.read(block, 1)) for block in range(5)]
+            for succeeded, data in await DeferredList(reading, consumeErrors=True):
+                assert succeeded
+                assert data == bytes(512)
+            assert disk.session is not first
+            assert first.ended is not None
+
+    run(work)
+    assert len(broken) == 1
+    assert len(isids) == 2
+    assert isids[0] == isids[1], "or the target would not end the old session"
 
 
 def test_a_command_that_the_target_keeps_times_out_and_the_session_goes_on(run: Run, target: TinyTarget) -> None:
@@ -398,7 +427,7 @@ def test_a_failed_opening_logs_out(run: Run, target: TinyTarget) -> None:
             return None
 
         target.before = no_such_unit
-        await initiator.connect(url, reactor=reactor)
+        await initiator.connect(url, reactor=reactor, recover=False)
 
     with pytest.raises(SessionLost):
         run(work)

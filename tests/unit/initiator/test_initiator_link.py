@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from csvd.iscsi.codes import Opcode
@@ -158,3 +159,29 @@ def test_requests_made_by_an_answer_go_out_with_it(run: Run) -> None:
         theirs.close()
 
     run(work)
+
+
+def test_what_is_to_be_sent_yet_is_no_longer_the_caller_s_memory_when_it_was_kept(run: Run) -> None:
+    async def work(reactor: Any) -> None:
+        script = logged_in()
+        link, _, theirs = linked(script, reactor)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        data = bytearray(b"\x11" * 8192)
+        commands = [script.command(cdb=b"\x2a" + bytes(9), data_out=data) for _ in range(60)]
+        link.flush()  # the socket takes a part
+        link.keep_unsent()
+        data[:] = b"\xee" * len(data)
+        theirs.setblocking(True)
+        reading = deferToThreadPool(reactor, reactor.getThreadPool(), read_all, theirs, 60 * (48 + 8192))
+        stream = await reading
+        assert len(commands) == 60
+        assert b"\xee" not in {stream[at : at + 1] for at in range(48 + 4096, len(stream), 48 + 8192)}
+
+    run(work)
+
+
+def read_all(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += sock.recv(count - len(data))
+    return data

@@ -112,7 +112,7 @@ def test_a_first_burst_is_never_longer_than_a_burst() -> None:
         {"InitialR2T": "Perhaps"},
         {"DataPDUInOrder": "No"},  # we said Yes, and the rule is OR
         {"DataDigest": "CRC32C"},  # not proposed
-        {"DefaultTime2Wait": "1"},  # the rule is the larger, and we said 2
+        {"DefaultTime2Retain": "21"},  # the rule is the smaller, and we said 20
         {"ErrorRecoveryLevel": "2"},
         {"MaxConnections": "8"},
         {"MaxRecvDataSegmentLength": "3"},

@@ -223,7 +223,7 @@ def test_windows_offers_chap_and_error_recovery_and_is_talked_down() -> None:
     keys = complete(end, ask(end, WINDOWS, 0x87), WINDOWS)
     assert keys["ErrorRecoveryLevel"] == "0"
     assert keys["MaxOutstandingR2T"] == "1"
-    assert keys["DefaultTime2Wait"] == "2"
+    assert keys["DefaultTime2Wait"] == "0"
     assert keys["DefaultTime2Retain"] == "20"
 
 

@@ -44,7 +44,7 @@ def answer_to(name: str, value: str) -> str | None:
         ("FirstBurstLength", "512", "512"),
         ("FirstBurstLength", "511", "Reject"),
         ("DefaultTime2Wait", "20", "20"),
-        ("DefaultTime2Wait", "0", "2"),
+        ("DefaultTime2Wait", "0", "0"),
         ("DefaultTime2Retain", "3600", "20"),
         ("DefaultTime2Retain", "3601", "Reject"),
         ("MaxOutstandingR2T", "65535", "1"),
