@@ -367,6 +367,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     "command",
     [
         [],
+        ["attach"],
         ["discover"],
         ["info"],
         ["read"],
