@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import uvloop
 
 import initiator
 from initiator import AuthenticationFailed, Credentials, UrlError
+from initiator.deferred_await import in_task
+from initiator.dial import _resolve
+from initiator.loop_reactor import LoopReactor
 from tests.bench.targets import IQN, Chap, Export, Target, start_csvd
 from tests.integration.daemon_rig import TARGET, Daemons
 from tests.integration.worker_rig import OTHER, node_with_workers, url_of, worker_of
@@ -66,12 +70,12 @@ def test_a_disk_over_ipv6_with_digests(plain: Target, run: Any) -> None:
     run(main())
 
 
-def test_a_zone_of_an_address_is_an_interface(plain: Target) -> None:
+def test_a_zone_of_an_address_is_an_interface() -> None:
     async def main() -> None:
         for zone in ("%lo", "%25lo"):
-            url = over_ipv6(plain).replace("::1", f"::1{zone}")
-            async with initiator.connect(url) as disk:
-                assert disk.size_bytes == 16 << 20
+            portal = initiator.parse_url(f"iscsi://[fe80::1{zone}]/{IQN}").portal
+            ((family, address),) = await in_task(_resolve(portal, LoopReactor(), 10))
+            assert (family, address) == (socket.AF_INET6, ("fe80::1", 3260, 0, socket.if_nametoindex("lo")))
 
     asyncio.run(main())
 
