@@ -7,9 +7,10 @@ import re
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypedDict, Unpack, overload
+from typing import Any, Final, TypedDict, TypeVar, Unpack, overload
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 
 from csvd.iscsi import text
 from csvd.iscsi.chap import Credentials
@@ -23,7 +24,7 @@ from initiator.engine.connection import InitiatorConnection
 from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, TargetAddress, parse_address, parse_targets
 from initiator.engine.login import ALGORITHMS, LoginSettings
 from initiator.engine.session import SessionState
-from initiator.errors import InitiatorError, LoginRedirected, UrlError
+from initiator.errors import InitiatorError, LoginRedirected, TimedOut, UrlError
 from initiator.link import Link
 from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
@@ -40,6 +41,8 @@ from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, pars
 NAME_PREFIX: Final = "iqn.2026-11.org.csvd:initiator."
 MAX_REDIRECTS: Final = 4
 DEFAULTS: Final = SessionOptions()
+
+_Result = TypeVar("_Result")
 
 
 def default_initiator_name() -> str:
@@ -186,18 +189,26 @@ async def _connect(url: Places, reactor: Any, how: Connect) -> Disk:
     if len(places) != 1 or how.get("multipath"):
         return await _connect_several(places, reactor, how)
     (place,) = places
-    recovery = await _stay_logged_in(place, reactor, how) if how.get("recover", True) else None
-    road: Road = recovery or await _login(place, reactor, how)
-    try:
-        disk = await Disk.open(road, place.lun)
-        if place.serial:
-            await _check_serial(disk, place.serial)
-        if recovery is not None:
-            await recovery.know(place.lun)
+    _, options = _settle(place, how)
+
+    async def opened() -> Disk:
+        recovery = await _stay_logged_in(place, reactor, how) if how.get("recover", True) else None
+        road: Road = recovery or await _login(place, reactor, how)
+        try:
+            disk = await Disk.open(road, place.lun)
+            if place.serial:
+                await _check_serial(disk, place.serial)
+            if recovery is not None:
+                await recovery.know(place.lun)
+        except CancelledError:
+            road.abort()
+            raise
+        except BaseException:
+            await road.close()
+            raise
         return disk
-    except BaseException:
-        await road.close()
-        raise
+
+    return await _in_time(opened(), place, options.timeout_s, reactor)
 
 
 async def _check_serial(disk: Disk, serial: str) -> None:
@@ -252,7 +263,8 @@ async def _connect_several(places: list[IscsiUrl], reactor: Any, how: Connect) -
 
 async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
     place = parse_url(url) if isinstance(url, str) else url
-    return await _open(place.portal, *_settle(place, how), reactor)
+    settings, options = _settle(place, how)
+    return await _in_time(_open(place.portal, settings, options, reactor), place, options.timeout_s, reactor)
 
 
 async def _stay_logged_in(place: IscsiUrl, reactor: Any, how: Login) -> Recovery:
@@ -263,24 +275,46 @@ async def _stay_logged_in(place: IscsiUrl, reactor: Any, how: Login) -> Recovery
     def log_in(deadline_s: float) -> Coroutine[Deferred[Any], Any, Session]:
         # Always at the first portal: where that sent us on to (status 0101h) was only for that time.
         left_s = max(deadline_s - reactor.seconds(), 0.001)
-        return _open(place.portal, settings, options, reactor, timeout_s=left_s)
+        work = _open(place.portal, settings, options, reactor, timeout_s=left_s)
+        return _in_time(work, place, left_s, reactor)
 
-    return Recovery(await _open(place.portal, settings, options, reactor), log_in)
+    first = await _in_time(_open(place.portal, settings, options, reactor), place, options.timeout_s, reactor)
+    return Recovery(first, log_in)
 
 
 async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:
     settings, options = _settle(replace(place, target_name=""), how)
-    session = await _open(place.portal, settings, options, reactor)
-    return await _targets(session, place.target_name)
+
+    async def told() -> list[DiscoveredTarget]:
+        return await _targets(await _open(place.portal, settings, options, reactor), place.target_name)
+
+    return await _in_time(told(), place, options.timeout_s, reactor)
 
 
 async def _targets(session: Session, name: str) -> list[DiscoveredTarget]:
     try:
         asked = text.build([("SendTargets", name or "All")])
         answer = await session.text(asked, limit_bytes=ANSWER_BYTES)
-    finally:
+    except CancelledError:
+        session.abort()
+        raise
+    except BaseException:
         await session.close()
+        raise
+    await session.close()
     return parse_targets(answer)
+
+
+async def _in_time(
+    work: Coroutine[Deferred[Any], Any, _Result], place: IscsiUrl, timeout_s: float, reactor: Any
+) -> _Result:
+    """Give the result of what takes several steps, and all of them only the time of one call."""
+    running = Deferred.fromCoroutine(work).addTimeout(timeout_s, reactor)
+    try:
+        return await running
+    except TookTooLong as late:
+        what = f"the login and what belongs to it took more than {timeout_s:g} s"
+        raise TimedOut(what, where=str(place)) from late
 
 
 def _settle(place: IscsiUrl, how: Login) -> tuple[LoginSettings, SessionOptions]:

@@ -177,6 +177,24 @@ def test_a_redirected_login_goes_where_the_target_is(run: Run, target: TinyTarge
     front.close()
 
 
+def test_all_the_steps_of_a_connect_have_the_time_of_one_call(run: Run, target: TinyTarget) -> None:
+    def slowly(pdu: Pdu) -> None:
+        time.sleep(0.2)
+
+    target.before = slowly
+
+    async def connected(reactor: Any) -> None:
+        await initiator.connect(target.url, reactor=reactor, timeout_s=0.5)
+
+    async def discovered(reactor: Any) -> None:
+        await initiator.discover(target.url, reactor=reactor, timeout_s=0.3)
+
+    with pytest.raises(TimedOut, match="login and what belongs to it"):
+        run(connected)
+    with pytest.raises(TimedOut):
+        run(discovered)
+
+
 def test_a_target_that_redirects_to_itself_is_told(run: Run) -> None:
     front = TinyTarget()
     front.redirect_to = f"127.0.0.1:{front.port}"
