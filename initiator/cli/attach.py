@@ -64,7 +64,7 @@ def attach(
 
     The file is as long as the disk and stays so. fsync makes durable (SYNCHRONIZE CACHE), punching holes and zeroing by
     fallocate unmaps (WRITE SAME with UNMAP), where the target has it. Errors of the disk are those of the file: EROFS,
-    ENOSPC, EIO.
+    ENOSPC, EIO. While the target is gone the file waits, up to --timeout, and goes on when it is back.
 
     \b
     Examples:

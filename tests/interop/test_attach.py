@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -248,6 +249,38 @@ def test_a_target_that_is_gone_is_eio_and_it_still_ends_well(attach: Attach, tar
     assert status == 1  # what was written before may not be durable: that is told
     assert "csv-initiator: " in said
     assert "Traceback" not in said
+
+
+def test_a_target_that_comes_back_costs_its_users_time_and_no_error(scratch: Path, port: int) -> None:
+    export = Export((scratch / "disk.img",), create="64M", port=port)
+    chance, folder = random.Random(2), scratch / "mount"
+    model = bytearray(8 * MIB)
+    started = [start_csvd(export, scratch)]
+    attached = Attached(started[0].url, folder, "--timeout", "60", "--direct")
+    try:
+        descriptor = os.open(attached.file, os.O_RDWR)
+        for _ in range(3):
+            started[-1].kill()
+            back = threading.Timer(0.5, lambda: started.append(start_csvd(export, scratch)))
+            back.start()
+            for _ in range(20):
+                data, offset = chance.randbytes(chance.randrange(1, 200_000)), chance.randrange(len(model) - 200_000)
+                model[offset : offset + len(data)] = data
+                assert os.pwrite(descriptor, data, offset) == len(data)
+            back.join()
+        assert os.pread(descriptor, len(model), 0) == model
+        os.close(descriptor)
+        assert attached.end()[0] == 0
+        assert (scratch / "disk.img").read_bytes()[: len(model)] == model
+    finally:
+        if attached.process.poll() is None:
+            attached.process.kill()
+            attached.process.communicate()
+        if folder in _stale():
+            run("fusermount3", "-u", "-z", str(folder))
+        for one in started:
+            if one.running:
+                one.kill()
 
 
 def test_in_the_background_it_returns_when_it_is_attached(target: Target, scratch: Path) -> None:

@@ -195,6 +195,70 @@ def test_all_the_steps_of_a_connect_have_the_time_of_one_call(run: Run, target: 
         run(discovered)
 
 
+class Cuts:
+    """Cuts the connection at the first commands of an operation code."""
+
+    def __init__(self, target: TinyTarget, operation_code: int, times: int = 1) -> None:
+        self.left = times
+        self.operation_code = operation_code
+        target.before = self._before
+
+    def _before(self, pdu: Pdu) -> None:
+        if pdu.opcode is Opcode.SCSI_COMMAND and pdu.cdb[0] == self.operation_code and self.left:
+            self.left -= 1
+            raise ConnectionError
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_disk_that_recovers_goes_on_when_its_connection_is_cut(run: Run, target: TinyTarget, times: int) -> None:
+    async def work(reactor: Any) -> None:
+        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+            cuts = Cuts(target, 0x2A, times)
+            await disk.write(3, b"w" * 512)
+            assert cuts.left == 0
+            cuts = Cuts(target, 0x28, times)
+            assert await disk.read(3, 1) == b"w" * 512
+            assert cuts.left == 0
+
+    run(work)
+    assert target.logouts == 1
+
+
+def test_a_disk_that_recovers_does_not_send_again_what_may_not_be(run: Run, target: TinyTarget) -> None:
+    compare_and_write = 0x89
+
+    async def work(reactor: Any) -> None:
+        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+            Cuts(target, compare_and_write)
+            with pytest.raises(SessionLost):
+                await disk.compare_and_write(0, bytes(512), bytes(512))
+            assert await disk.read(0, 1) == bytes(512)
+
+    run(work)
+
+
+def test_a_disk_that_recovers_gives_up_at_the_deadline_of_the_call(run: Run) -> None:
+    target = TinyTarget()
+
+    async def work(reactor: Any) -> None:
+        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+            target.close()
+            with pytest.raises(TimedOut):
+                await disk.read(0, 1, timeout_s=0.5)
+
+    run(work)
+
+
+def test_without_recovery_a_cut_connection_is_the_end(run: Run, target: TinyTarget) -> None:
+    async def work(reactor: Any) -> None:
+        async with initiator.connect(target.url, reactor=reactor) as disk:
+            Cuts(target, 0x28)
+            await disk.read(0, 1)
+
+    with pytest.raises(SessionLost):
+        run(work)
+
+
 def test_a_target_that_redirects_to_itself_is_told(run: Run) -> None:
     front = TinyTarget()
     front.redirect_to = f"127.0.0.1:{front.port}"
