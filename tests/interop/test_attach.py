@@ -251,26 +251,44 @@ def test_a_target_that_is_gone_is_eio_and_it_still_ends_well(attach: Attach, tar
     assert "Traceback" not in said
 
 
-def test_a_target_that_comes_back_costs_its_users_time_and_no_error(scratch: Path, port: int) -> None:
+def test_while_a_target_is_away_its_users_wait_and_what_it_may_have_lost_is_told(scratch: Path, port: int) -> None:
     export = Export((scratch / "disk.img",), create="64M", port=port)
     chance, folder = random.Random(2), scratch / "mount"
     model = bytearray(8 * MIB)
-    started = [start_csvd(export, scratch)]
+    started: list[Target] = []
+
+    def start() -> None:
+        (scratch / f"target-{len(started)}").mkdir()
+        started.append(start_csvd(export, scratch / f"target-{len(started)}"))
+
+    start()
     attached = Attached(started[0].url, folder, "--timeout", "60", "--direct")
     try:
         descriptor = os.open(attached.file, os.O_RDWR)
-        for _ in range(3):
-            started[-1].kill()
-            back = threading.Timer(0.5, lambda: started.append(start_csvd(export, scratch)))
-            back.start()
+        written: list[int] = []
+
+        def write() -> None:
             for _ in range(20):
                 data, offset = chance.randbytes(chance.randrange(1, 200_000)), chance.randrange(len(model) - 200_000)
                 model[offset : offset + len(data)] = data
-                assert os.pwrite(descriptor, data, offset) == len(data)
-            back.join()
+                written.append(os.pwrite(descriptor, data, offset) - len(data))
+
+        for turn in range(1, 4):
+            writer = threading.Thread(target=write)
+            writer.start()
+            wait_until(lambda turn=turn: len(written) > 20 * turn - 15)  # type: ignore[misc]
+            started[-1].kill()
+            start()
+            writer.join()
+            assert written == [0] * 20 * turn
         assert os.pread(descriptor, len(model), 0) == model
+        # For all that is known here the target lost its power, and what it had in its cache: that is told once.
+        with pytest.raises(OSError, match="Input/output error"):
+            os.fsync(descriptor)
+        assert os.pwrite(descriptor, model, 0) == len(model)
+        os.fsync(descriptor)
         os.close(descriptor)
-        assert attached.end()[0] == 0
+        assert attached.end() == (0, "")
         assert (scratch / "disk.img").read_bytes()[: len(model)] == model
     finally:
         if attached.process.poll() is None:
