@@ -212,7 +212,7 @@ class Cuts:
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_disk_that_recovers_goes_on_when_its_connection_is_cut(run: Run, target: TinyTarget, times: int) -> None:
     async def work(reactor: Any) -> None:
-        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+        async with initiator.connect(target.url, reactor=reactor) as disk:
             cuts = Cuts(target, 0x2A, times)
             await disk.write(3, b"w" * 512)
             assert cuts.left == 0
@@ -228,7 +228,7 @@ def test_a_disk_that_recovers_does_not_send_again_what_may_not_be(run: Run, targ
     compare_and_write = 0x89
 
     async def work(reactor: Any) -> None:
-        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+        async with initiator.connect(target.url, reactor=reactor) as disk:
             Cuts(target, compare_and_write)
             with pytest.raises(SessionLost):
                 await disk.compare_and_write(0, bytes(512), bytes(512))
@@ -241,7 +241,7 @@ def test_a_disk_that_recovers_gives_up_at_the_deadline_of_the_call(run: Run) -> 
     target = TinyTarget()
 
     async def work(reactor: Any) -> None:
-        async with initiator.connect(target.url, reactor=reactor, recover=True) as disk:
+        async with initiator.connect(target.url, reactor=reactor) as disk:
             target.close()
             with pytest.raises(TimedOut):
                 await disk.read(0, 1, timeout_s=0.5)
@@ -251,7 +251,7 @@ def test_a_disk_that_recovers_gives_up_at_the_deadline_of_the_call(run: Run) -> 
 
 def test_without_recovery_a_cut_connection_is_the_end(run: Run, target: TinyTarget) -> None:
     async def work(reactor: Any) -> None:
-        async with initiator.connect(target.url, reactor=reactor) as disk:
+        async with initiator.connect(target.url, reactor=reactor, recover=False) as disk:
             Cuts(target, 0x28)
             await disk.read(0, 1)
 
