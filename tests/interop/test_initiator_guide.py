@@ -33,10 +33,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     folder = tmp_path_factory.mktemp("guide")
     (folder / "plain").mkdir()
     (folder / "secured").mkdir()
-    plain = Export((folder / "a.img", folder / "b.img"), create="64M", options=("--iqn", NAME))
+    plain = Export(
+        (folder / "a.img", folder / "b.img"), create="64M", options=("--iqn", NAME, "--portal", "127.0.0.1:0")
+    )
     secured = Export((folder / "c.img",), create="64M", chap=CHAP, options=("--iqn", NAME))
     with start_csvd(plain, folder / "plain") as one, start_csvd(secured, folder / "secured") as other:
-        yield {"192.0.2.7": one.portal, "san.example": other.portal}
+        first, second = one.portals
+        yield {"192.0.2.7": first, "192.0.2.8": second, "san.example": other.portal}
         for target in (one, other):
             _ended_well(target)
 
