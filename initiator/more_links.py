@@ -162,7 +162,8 @@ async def join_more(session: Session, settings: LoginSettings, reactor: Any) -> 
         ProtocolViolation: the target broke RFC 7143; the session is to be ended.
     """
     wanted = min(session.options.connections, session.parameters.max_connections, MOST_CONNECTIONS)
-    deadline_s = reactor.seconds() + session.options.timeout_s
+    # Half the time of the call: what is asked by the first connection has to have its own.
+    deadline_s = reactor.seconds() + session.options.timeout_s / 2
     for number in range(1, wanted):
         if not session.alive:
             return
