@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.requests import Buffer, Event
+from initiator.loop_reactor import descriptors_of
 
 READS_A_PASS: Final = 8
 """Reads of the socket before the reactor's other work gets its turn."""
@@ -43,7 +44,7 @@ class Link:
         self.owner = owner
         self.bytes_received = 0
         self._sock = sock
-        self._reactor = reactor
+        self._reactor = descriptors_of(reactor)
         self._unsent: list[Buffer] = []
         self._reading = False
         self._writing = False

@@ -18,8 +18,10 @@ from initiator.errors import DamagedPdu, ProtocolViolation
 STAGING_BYTES: Final = 128 * 1024
 """One read of the socket: some 30 Data-In PDUs of 4 KiB."""
 
-BEHIND_PLACED_BYTES: Final = 4096
-"""What is read with the end of a placed segment: the next header. Of a long segment behind it more would be copied."""
+LONG_BYTES: Final = 64 * 1024
+BEHIND_LONG_BYTES: Final = 4096
+"""What is read with the end of a long segment: the next header. Of another long one behind it more would be copied; of
+short ones as many as there are should come with one call."""
 
 SKIP: Final = memoryview(b"")
 """Given by :meth:`PduHandler.place` for data that nobody waits for any more."""
@@ -89,7 +91,8 @@ class Receiver:
     def buffers(self) -> list[memoryview]:
         """Give the memory for the next bytes, in order; valid until the next call of :meth:`received`."""
         if self._placed is not None and self._left:
-            return [self._placed[self._filled :], self._view[:BEHIND_PLACED_BYTES]]
+            behind = self._view if len(self._placed) < LONG_BYTES else self._view[:BEHIND_LONG_BYTES]
+            return [self._placed[self._filled :], behind]
         return [self._view[self._end :]]
 
     def received(self, count: int) -> None:
