@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from csvd.storage.disk import FENCED
-from csvd.storage.iscsi import reservations
 from csvd.storage.iscsi.disk import IscsiDisk
+from initiator import ReservationType
 from tests.integration.iscsi_store import IscsiStore
 from tests.unit.storage.disk_stores import Opener, Store
 from tests.unit.storage.disk_suite import KeepingSuite, error_of, on_a_store, read
@@ -45,17 +45,30 @@ class TestIscsiFence(FencingSuite):
     async def test_nobody_joins_a_disk_that_is_reserved_in_another_way(self, opener: Opener) -> None:
         stranger = await opener(node="x")
         assert isinstance(stranger, IscsiDisk)
-        register = reservations.reserve_out(reservations.REGISTER_AND_IGNORE_EXISTING_KEY)
-        await stranger._unit.command(register, data_out=reservations.out_parameters(0, 7))
-        for kind, name in ((1, "WRITE EXCLUSIVE"), (6, "EXCLUSIVE ACCESS - REGISTRANTS ONLY")):
-            reserve = reservations.reserve_out(reservations.RESERVE, kind)
-            await stranger._unit.command(reserve, data_out=reservations.out_parameters(7))
+        held = stranger._unit.reservations
+        await held.register(7, ignore_existing=True)
+        for kind, name in (
+            (ReservationType.WRITE_EXCLUSIVE, "WRITE EXCLUSIVE"),
+            (ReservationType.EXCLUSIVE_ACCESS_REGISTRANTS_ONLY, "EXCLUSIVE ACCESS - REGISTRANTS ONLY"),
+        ):
+            await held.reserve(kind, key=7)
             _, place = await opened(opener, "a")
             error = await error_of(place.join("a"))
             assert error.errno == errno.EBUSY
-            assert f"reserved otherwise: {name} by the key" in str(error)
-            release = reservations.reserve_out(2, kind)
-            await stranger._unit.command(release, data_out=reservations.out_parameters(7))
+            assert f"reserved otherwise: {name} by the key 0x0000000000000007" in str(error)
+            await held.release(kind, key=7)
+
+    @on_a_store
+    async def test_nobody_joins_a_disk_that_all_registrants_hold(self, opener: Opener) -> None:
+        stranger = await opener(node="x")
+        assert isinstance(stranger, IscsiDisk)
+        held = stranger._unit.reservations
+        await held.register(7)
+        await held.reserve(ReservationType.WRITE_EXCLUSIVE_ALL_REGISTRANTS, key=7)
+        _, place = await opened(opener, "a")
+        error = await error_of(place.join("a"))
+        assert error.errno == errno.EBUSY
+        assert str(error).endswith("reserved otherwise: WRITE EXCLUSIVE - ALL REGISTRANTS")
 
     @on_a_store
     async def test_a_node_that_comes_and_goes_leaves_no_registrations_behind(self, opener: Opener) -> None:
@@ -67,6 +80,5 @@ class TestIscsiFence(FencingSuite):
                 if leaves:
                     await place.leave()
                 await b.close()
-        asked = reservations.reserve_in(reservations.READ_KEYS, reservations.KEYS_BYTES)
-        data = await a._unit.command(asked, data_in_bytes=reservations.KEYS_BYTES)
-        assert len(data) == 8 + 2 * 8, "its own, and that of the last one who did not leave"
+        keys = (await a._unit.reservations.keys()).keys
+        assert len(keys) == 2, "its own, and that of the last one who did not leave"

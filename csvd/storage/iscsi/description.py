@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from csvd.storage.disk import DiskCapabilities
-from csvd.storage.iscsi import reservations
-from csvd.storage.iscsi.errors import RESERVATION_CONFLICT
 from initiator import (
     CommandFailed,
     DeviceIdentification,
@@ -17,6 +15,9 @@ from initiator import (
     InitiatorError,
     LogicalBlockProvisioning,
     MalformedAnswer,
+    ReservationCapabilities,
+    ReservationConflict,
+    ReservationType,
     SenseKey,
     UnitSerialNumber,
 )
@@ -27,7 +28,6 @@ FENCE: Final = "persistent reservation"
 FENCE_UNTIL_POWER_LOSS: Final = "persistent reservation, until the target loses power"
 
 _LONGEST_IDENTITY: Final = 64
-_ATTENTIONS: Final = 8
 _WP: Final = 0x80
 DPOFUA: Final = 0x10
 _CACHING_PAGE: Final = 0x08
@@ -107,9 +107,11 @@ async def mode_of(unit: Disk) -> tuple[int, bool]:
     question.
     """
     try:
-        data = await _ask(unit, cdb.mode_sense_6(_CACHING_PAGE), 255)
+        data = await unit.ask(cdb.mode_sense_6(_CACHING_PAGE), 255)
+    except ReservationConflict:
+        return 0, True
     except CommandFailed as failed:
-        if failed.sense_key != SenseKey.ILLEGAL_REQUEST and failed.status != RESERVATION_CONFLICT:
+        if failed.sense_key != SenseKey.ILLEGAL_REQUEST:
             raise
         return 0, True
     if len(data) < 4:
@@ -121,22 +123,15 @@ async def mode_of(unit: Disk) -> tuple[int, bool]:
 
 
 async def _fence(unit: Disk) -> str:
-    asked = reservations.reserve_in(reservations.REPORT_CAPABILITIES, reservations.CAPABILITIES_BYTES)
     try:
-        found = await _ask(unit, asked, reservations.CAPABILITIES_BYTES)
-        capabilities = reservations.parse_capabilities(found)
+        return fence_by(await unit.reservations.capabilities())
     except (CommandFailed, MalformedAnswer):
         return "none"
-    if not capabilities.registrants_only:
+
+
+def fence_by(capabilities: ReservationCapabilities) -> str:
+    """The fence that a target can be. One that names no types of reservations is taken to have all."""
+    types = capabilities.types
+    if types is not None and ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY not in types:
         return "none"
-    return FENCE if capabilities.outlives_power else FENCE_UNTIL_POWER_LOSS
-
-
-async def _ask(unit: Disk, cdb_bytes: bytes, room_bytes: int) -> bytes:
-    for _ in range(_ATTENTIONS):
-        try:
-            return await unit.command(cdb_bytes, data_in_bytes=room_bytes)
-        except CommandFailed as failed:
-            if failed.sense_key != SenseKey.UNIT_ATTENTION:
-                raise
-    return await unit.command(cdb_bytes, data_in_bytes=room_bytes)
+    return FENCE if capabilities.persist_through_power_loss else FENCE_UNTIL_POWER_LOSS

@@ -21,17 +21,22 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from csvd.storage.disk import FENCED, StorageError
-from csvd.storage.iscsi import reservations as commands
-from csvd.storage.iscsi.errors import RESERVATION_CONFLICT, storage_error
-from csvd.storage.iscsi.reservations import Reservation
-from initiator import CommandFailed, Disk, InitiatorError, SenseKey, TaskManagementFunction
+from csvd.storage.iscsi.errors import storage_error
+from initiator import (
+    CommandFailed,
+    Disk,
+    InitiatorError,
+    Reservation,
+    ReservationConflict,
+    ReservationType,
+    TaskManagementFunction,
+)
 from initiator.scsi import cdb
 
 TRIES: Final = 8
-"""Unit attentions that one command may meet, and turns that another node may get between two commands."""
+"""Turns that another node may get between two commands."""
 
-_REGISTERING: Final = (commands.REGISTER, commands.REGISTER_AND_IGNORE_EXISTING_KEY)
-_TYPE: Final = commands.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+_TYPE: Final = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 _CARETAKER: Final = "\0caretaker"
 _JOINING: Final = "\0joining"
 """Nothing that the name of a node has in it."""
@@ -89,7 +94,7 @@ class Fence:
         await self._register("join", unit, passing)
         await self._have_it_reserved("join", unit, passing)
         await self._keep_off("join", passing, key, sure=True)
-        if not await self._out("join", unit, commands.REGISTER, passing, key):
+        if not await self._registered("join", unit, passing, key):
             raise StorageError("join", FENCED, where=self._url, why=f"{node} was fenced while it joined")
         self._node = node
 
@@ -105,7 +110,7 @@ class Fence:
         keys = await self._keys("fence", self._unit)
         if own not in keys:
             raise self._is_fenced("fence")
-        if not keys.isdisjoint(victims):
+        if any(victim in keys for victim in victims):
             raise StorageError("fence", errno.EBUSY, where=self._url, why=f"{node} has joined again meanwhile")
         self._fenced.add(node)
 
@@ -117,9 +122,11 @@ class Fence:
         outsider = await self._connected("join", "")
         try:
             beyond = cdb.write_same(outsider.block_count, 1)
-            await _run(outsider, beyond, data_out=bytes(outsider.block_bytes))
-        except CommandFailed as failed:
-            return failed.status == RESERVATION_CONFLICT
+            await outsider.tell(beyond, bytes(outsider.block_bytes))
+        except ReservationConflict:
+            return True
+        except CommandFailed:
+            return False
         except InitiatorError as error:
             raise storage_error("join", error, where=self._url) from error
         finally:
@@ -132,11 +139,11 @@ class Fence:
             return
         unit, own = self._unit, self._joined("leave")
         held = await self._reservation("leave", unit)
-        if held is not None and held.kind == _TYPE and held.key == own:
+        if held.type is _TYPE and held.key == own:
             await self._hand_over(own)
         else:
             # A conflict: somebody has fenced this node, and there is nothing left to give up.
-            await self._out("leave", unit, commands.REGISTER, own, 0)
+            await self._registered("leave", unit, own, 0)
         self._node = ""
 
     # How
@@ -159,19 +166,25 @@ class Fence:
 
     async def _register(self, operation: str, unit: Disk, key: int) -> None:
         """Register a key for a session, whatever it had; over a loss of power, too, where the target can."""
-        asked = commands.reserve_in(commands.REPORT_CAPABILITIES, commands.CAPABILITIES_BYTES)
-        found = await self._asked(operation, _run(unit, asked, data_in_bytes=commands.CAPABILITIES_BYTES))
-        self._outlive_power = commands.parse_capabilities(found).outlives_power
-        if not await self._out(operation, unit, commands.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key):
+        capabilities = await self._asked(operation, unit.reservations.capabilities())
+        self._outlive_power = capabilities.persist_through_power_loss
+        registering = unit.reservations.register(key, ignore_existing=True, through_power_loss=self._outlive_power)
+        if not await self._done(operation, registering):
             why = "another initiator has the LUN reserved by RESERVE"
             raise StorageError(operation, errno.EBUSY, where=self._url, why=why)
+
+    async def _registered(self, operation: str, unit: Disk, key: int, new_key: int) -> bool:
+        """Put a key in the place of the one that is registered, 0 for none; False: that one is not registered."""
+        # The last APTPL that a target got holds for all registrations, so every one has it, that which ends one, too.
+        registering = unit.reservations.register(new_key, key=key, through_power_loss=self._outlive_power)
+        return await self._done(operation, registering)
 
     async def _have_it_reserved(self, operation: str, unit: Disk, key: int) -> None:
         """See to it that the reservation is held by somebody who is registered; a gap is closed by taking it."""
         for _ in range(TRIES):
             held = await self._reservation(operation, unit)
             self._check_type(operation, held)
-            if held is not None or await self._out(operation, unit, commands.RESERVE, key, kind=_TYPE):
+            if held.held or await self._done(operation, unit.reservations.reserve(_TYPE, key=key)):
                 return
             # Another node was faster, or this one is not registered any more.
             if key not in await self._keys(operation, unit):
@@ -194,9 +207,10 @@ class Fence:
 
     async def _preempt(self, operation: str, own: int, victim: int) -> tuple[bool, bool]:
         """Whether there was a registration to take away, and whether what was under way by it is aborted."""
+        preempt = self._unit.reservations.preempt
         if self._aborts:
             try:
-                found = await self._out(operation, self._unit, commands.PREEMPT_AND_ABORT, own, victim, kind=_TYPE)
+                found = await self._done(operation, preempt(victim, key=own, kind=_TYPE, abort=True))
             except StorageError as error:
                 if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                     raise
@@ -204,7 +218,7 @@ class Fence:
                 self._aborts = False
             else:
                 return found, found
-        return await self._out(operation, self._unit, commands.PREEMPT, own, victim, kind=_TYPE), False
+        return await self._done(operation, preempt(victim, key=own, kind=_TYPE)), False
 
     async def _hand_over(self, own: int) -> None:
         """Have the caretaker take the reservation, and this node's registration away with it."""
@@ -212,49 +226,32 @@ class Fence:
         unit = await self._connected("leave", _CARETAKER)
         try:
             await self._register("leave", unit, caretaker)
-            await self._out("leave", unit, commands.PREEMPT, caretaker, own, kind=_TYPE)
+            await self._done("leave", unit.reservations.preempt(own, key=caretaker, kind=_TYPE))
             if own in await self._keys("leave", unit):
                 raise StorageError("leave", errno.EBUSY, where=self._url, why="the target keeps the registration")
         finally:
             await unit.close()
 
-    def _check_type(self, operation: str, held: Reservation | None) -> None:
-        if held is not None and held.kind != _TYPE:
-            hint = f"the disk is reserved otherwise: {held}"
-            raise StorageError(operation, errno.EBUSY, where=self._url, why=hint)
+    def _check_type(self, operation: str, held: Reservation) -> None:
+        if held.held and held.type is not _TYPE:
+            why = f"the disk is reserved otherwise: {_told(held)}"
+            raise StorageError(operation, errno.EBUSY, where=self._url, why=why)
 
     def _is_fenced(self, operation: str) -> StorageError:
         return StorageError(operation, FENCED, where=self._url, why=f"{self._node or 'this node'} was fenced itself")
 
-    async def _keys(self, operation: str, unit: Disk) -> set[int]:
-        asked = commands.reserve_in(commands.READ_KEYS, commands.KEYS_BYTES)
-        return commands.parse_keys(await self._asked(operation, _run(unit, asked, data_in_bytes=commands.KEYS_BYTES)))
+    async def _keys(self, operation: str, unit: Disk) -> tuple[int, ...]:
+        return (await self._asked(operation, unit.reservations.keys())).keys
 
-    async def _reservation(self, operation: str, unit: Disk) -> Reservation | None:
-        asked = commands.reserve_in(commands.READ_RESERVATION, commands.RESERVATION_BYTES)
-        found = await self._asked(operation, _run(unit, asked, data_in_bytes=commands.RESERVATION_BYTES))
-        return commands.parse_reservation(found)
+    async def _reservation(self, operation: str, unit: Disk) -> Reservation:
+        return await self._asked(operation, unit.reservations.reservation())
 
-    async def _out(
-        self,
-        operation: str,
-        unit: Disk,
-        service_action: int,
-        key: int,
-        service_action_key: int = 0,
-        *,
-        kind: int = 0,
-    ) -> bool:
+    async def _done(self, operation: str, change: Awaitable[None]) -> bool:
         """False: RESERVATION CONFLICT."""
-        # The last APTPL that a target got holds for all registrations, so every one has it, that which ends one, too.
-        outlive_power = self._outlive_power and service_action in _REGISTERING
-        parameters = commands.out_parameters(key, service_action_key, outlive_power=outlive_power)
         try:
-            await _run(unit, commands.reserve_out(service_action, kind), data_out=parameters)
-        except CommandFailed as failed:
-            if failed.status == RESERVATION_CONFLICT:
-                return False
-            raise storage_error(operation, failed, where=self._url) from failed
+            await change
+        except ReservationConflict:
+            return False
         except InitiatorError as error:
             raise storage_error(operation, error, where=self._url) from error
         return True
@@ -266,12 +263,9 @@ class Fence:
             raise storage_error(operation, error, where=self._url) from error
 
 
-async def _run(unit: Disk, cdb_bytes: bytes, *, data_out: bytes | None = None, data_in_bytes: int = 0) -> bytes:
-    """Run a command; again where a unit attention came in the place of it."""
-    for _ in range(TRIES):
-        try:
-            return await unit.command(cdb_bytes, data_out=data_out, data_in_bytes=data_in_bytes)
-        except CommandFailed as failed:
-            if failed.sense_key != SenseKey.UNIT_ATTENTION:
-                raise
-    return await unit.command(cdb_bytes, data_out=data_out, data_in_bytes=data_in_bytes)
+def _told(held: Reservation) -> str:
+    """A reservation for people: the type as the standard writes it, and whose it is, where it is not everybody's."""
+    name = f"type {held.kind:#x}" if held.type is None else held.type.name
+    name = name.replace("_REGISTRANTS_ONLY", " - REGISTRANTS ONLY").replace("_ALL_REGISTRANTS", " - ALL REGISTRANTS")
+    name = name.replace("_", " ")
+    return f"{name} by the key {held.key:#018x}" if held.key else name

@@ -119,6 +119,13 @@ def test_keys_are_told_and_a_long_list_is_asked_for_again() -> None:
     assert [int.from_bytes(cdb[7:9], "big") for cdb in rig.road.cdbs] == [4096, 8008]
 
 
+def test_more_keys_than_an_answer_can_have_are_none() -> None:
+    answer = header(bytes(8 * 8192))
+    rig = Rig(lambda cdb: answer[: int.from_bytes(cdb.cdb[7:9], "big")])
+    assert isinstance(rig.settle(rig.disk.reservations.keys()), MalformedAnswer)
+    assert [int.from_bytes(cdb[7:9], "big") for cdb in rig.road.cdbs] == [4096, 0xFFFF]
+
+
 def test_nobody_or_somebody_holds_the_unit() -> None:
     nobody = reservations.parse_reservation(header(b""))
     assert nobody == Reservation(7, False)
