@@ -20,6 +20,7 @@ from initiator.fuse.disk_file import DiskFile
 from initiator.fuse.mount import MountFailed, mount, unmount
 from initiator.fuse.protocol import Owner
 from initiator.fuse.server import MAX_TRANSFER_BYTES, FuseServer
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 DEFAULT_NAME: Final = "disk.img"
@@ -55,8 +56,7 @@ def attach(
     background: bool,
     chap: options.Chap,
     initiator_name: str | None,
-    header_digest: bool,
-    data_digest: bool,
+    session: SessionOptions,
     timeout_s: float,
 ) -> None:
     """Show a disk as the file MOUNTPOINT/disk.img, by FUSE: any program can use it, without a kernel module for iSCSI
@@ -83,7 +83,7 @@ def attach(
             target_credentials=target_credentials,
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
-            options=options.session_of(header_digest, data_digest),
+            options=session,
         )
         async with disk:
             descriptor = await in_thread(

@@ -21,6 +21,7 @@ from initiator.load.generator import Load
 from initiator.load.histogram import Histogram
 from initiator.load.report import Measured
 from initiator.load.workload import Commands, Workload
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
@@ -77,8 +78,7 @@ def bench(
     paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
-    header_digest: bool,
-    data_digest: bool,
+    session: SessionOptions,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -99,7 +99,6 @@ def bench(
     if not block_bytes:
         raise click.UsageError("--block-size is not 0")
     credentials, target_credentials = chap.settle(url.user)
-    session = options.session_of(header_digest, data_digest)
 
     async def connect(reactor: Any) -> Disk:
         return await client.connect(

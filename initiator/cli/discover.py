@@ -9,21 +9,21 @@ import click
 from initiator import client
 from initiator.cli import options, runtime
 from initiator.engine.discovery import DiscoveredTarget
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
 @click.command()
 @click.argument("portal", type=options.portal_url, metavar="HOST[:PORT]")
 @click.option("--target", "target_name", type=options.iscsi_name, metavar="NAME", help="Ask for this target only.")
-@options.session_options
+@options.discovery_options
 @options.json_option
 def discover(
     portal: IscsiUrl,
     target_name: str | None,
     chap: options.Chap,
     initiator_name: str | None,
-    header_digest: bool,
-    data_digest: bool,
+    session: SessionOptions,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -48,7 +48,7 @@ def discover(
             target_credentials=target_credentials,
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
-            options=options.session_of(header_digest, data_digest),
+            options=session,
         )
 
     targets = runtime.run(work)

@@ -104,7 +104,7 @@ async def _gather(url: IscsiUrl, disk: Disk) -> dict[str, Any]:
         "access": None,
         "reservations": None,
         "abilities": None,
-        "session": asdict(session.parameters),
+        "session": asdict(session.parameters) | {"connections": session.connections},
         "paths": [_path(path) for path in disk.paths],
     }
     with suppress(CommandFailed, MalformedAnswer):
@@ -209,6 +209,7 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
     blocks = f"blocks of {disk['block_bytes']} bytes, physical {disk['physical_block_bytes']}"
     most = limits["maximum_transfer_length"] * disk["block_bytes"]
     burst, segment = session["max_burst_length"], session["max_recv_data_segment_length"]
+    connections = f"{session['connections']} connection{'' if session['connections'] == 1 else 's'}"
     lines = {
         "URL": found["url"],
         "Target": f"{target['name']} {target['alias']}".strip(),
@@ -221,7 +222,7 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
         "Write cache": _CACHE[disk["write_cache"]],
         "Provisioning": _provisioning(disk),
         "Longest command": options.size_text(most) if most else "no limit reported",
-        "Session": f"bursts of {options.size_text(burst)}, segments of {options.size_text(segment)}",
+        "Session": f"{connections}, bursts of {options.size_text(burst)}, segments of {options.size_text(segment)}",
     }
     if found["read_only"]:
         lines["Read-only"] = "yes"

@@ -14,6 +14,7 @@ from initiator.cli.options import Chap
 from initiator.cli.path_options import PathChoice
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget
+from initiator.options import SessionOptions
 from initiator.session import Session
 from initiator.url import IscsiUrl
 
@@ -24,8 +25,7 @@ class Login:
 
     chap: Chap
     initiator_name: str
-    header_digest: bool
-    data_digest: bool
+    options: SessionOptions
     timeout_s: float
     isid: bytes = b""
 
@@ -69,7 +69,7 @@ class Login:
             "target_credentials": target_credentials,
             "initiator_name": self.initiator_name,
             "timeout_s": self.timeout_s,
-            "options": options.session_of(self.header_digest, self.data_digest),
+            "options": self.options,
         }
 
 
@@ -81,12 +81,11 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         chap: Chap,
         initiator_name: str | None,
-        header_digest: bool,
-        data_digest: bool,
+        session: SessionOptions,
         timeout_s: float,
         **others: Any,
     ) -> Any:
-        login = Login(chap, initiator_name or "", header_digest, data_digest, timeout_s)
+        login = Login(chap, initiator_name or "", session, timeout_s)
         return command(*args, login=login, **others)
 
     return options.session_options(run)

@@ -19,8 +19,9 @@ from csvd.iscsi.keys import OFFER
 from csvd.iscsi.names import check_iscsi_name
 from initiator.cli.runtime import Failed
 from initiator.errors import UrlError
+from initiator.more_links import MOST_CONNECTIONS
+from initiator.options import SessionOptions
 from initiator.secrets import chap_secret
-from initiator.session import SessionOptions
 from initiator.url import IscsiUrl, parse_portal, parse_portal_url, parse_url
 
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
@@ -91,71 +92,81 @@ class Chap:
             raise Failed(str(error)) from error
 
 
+_LOGIN: Final = (
+    click.option("--chap-user", metavar="USER", help="Prove by CHAP to be this user."),
+    click.option(
+        "--chap-secret-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The user's secret, in a file that only you may read.",
+    ),
+    click.option(
+        "--chap-target-user",
+        metavar="USER",
+        help="Have the target prove to be this user (mutual CHAP).",
+    ),
+    click.option(
+        "--chap-target-secret-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The target's secret, in a file that only you may read.",
+    ),
+    click.option(
+        "--initiator-name",
+        type=iscsi_name,
+        metavar="NAME",
+        help="What we are called.  [default: a name made of the host's]",
+    ),
+    click.option(
+        "--header-digest",
+        is_flag=True,
+        help="Demand CRC32C digests of headers.",
+    ),
+    click.option(
+        "--data-digest",
+        is_flag=True,
+        help="Demand CRC32C digests of data.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the login may take, and every request after it.",
+    ),
+)
+_CONNECTIONS: Final = click.option(
+    "--connections",
+    type=click.IntRange(1, MOST_CONNECTIONS),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="TCP connections of a session; the target may allow fewer.",
+)
+
+
 def session_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a login; those of CHAP come as one ``chap``."""
-    command = _with_chap(command)
-    for option in reversed(
-        (
-            click.option("--chap-user", metavar="USER", help="Prove by CHAP to be this user."),
-            click.option(
-                "--chap-secret-file",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="The user's secret, in a file that only you may read.",
-            ),
-            click.option(
-                "--chap-target-user",
-                metavar="USER",
-                help="Have the target prove to be this user (mutual CHAP).",
-            ),
-            click.option(
-                "--chap-target-secret-file",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="The target's secret, in a file that only you may read.",
-            ),
-            click.option(
-                "--initiator-name",
-                type=iscsi_name,
-                metavar="NAME",
-                help="What we are called.  [default: a name made of the host's]",
-            ),
-            click.option(
-                "--header-digest",
-                is_flag=True,
-                help="Demand CRC32C digests of headers.",
-            ),
-            click.option(
-                "--data-digest",
-                is_flag=True,
-                help="Demand CRC32C digests of data.",
-            ),
-            click.option(
-                "--timeout",
-                "timeout_s",
-                type=click.FloatRange(min=0, min_open=True),
-                default=30.0,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long the login may take, and every request after it.",
-            ),
-        )
-    ):
+    """Add the options of a session with a target: those of CHAP come as one ``chap``, those of how it behaves as one
+    ``session``."""
+    return _with_options(command, (*_LOGIN, _CONNECTIONS))
+
+
+def discovery_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a discovery session, which has one connection (RFC 7143 section 4.3); they come as those of
+    session_options do."""
+    return _with_options(command, _LOGIN)
+
+
+def _with_options(command: Callable[..., Any], added: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+    command = _gathered(command)
+    for option in reversed(added):
         command = option(command)
     return command
 
 
-def session_of(header_digest: bool, data_digest: bool) -> SessionOptions:
-    """What is proposed to the target: a digest that is demanded has no alternative."""
-    offer = replace(
-        OFFER,
-        header_digest=CRC32C if header_digest else "None",
-        data_digest=CRC32C if data_digest else "None",
-    )
-    return SessionOptions(offer=offer)
-
-
-def _with_chap(command: Callable[..., Any]) -> Callable[..., Any]:
+def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(
         *args: Any,
@@ -163,12 +174,26 @@ def _with_chap(command: Callable[..., Any]) -> Callable[..., Any]:
         chap_secret_file: Path | None,
         chap_target_user: str | None,
         chap_target_secret_file: Path | None,
+        header_digest: bool,
+        data_digest: bool,
+        connections: int = 1,
         **others: Any,
     ) -> Any:
         chap = Chap(chap_user, chap_secret_file, chap_target_user, chap_target_secret_file)
-        return command(*args, chap=chap, **others)
+        session = _session_of(header_digest, data_digest, connections)
+        return command(*args, chap=chap, session=session, **others)
 
     return run
+
+
+def _session_of(header_digest: bool, data_digest: bool, connections: int) -> SessionOptions:
+    """What is proposed to the target: a digest that is demanded has no alternative."""
+    offer = replace(
+        OFFER,
+        header_digest=CRC32C if header_digest else "None",
+        data_digest=CRC32C if data_digest else "None",
+    )
+    return SessionOptions(offer=offer, connections=connections)
 
 
 def json_option(command: _Command) -> _Command:

@@ -19,6 +19,7 @@ from initiator.images.end import Identity, SourceEnd, TargetEnd
 from initiator.images.file import open_source, open_target
 from initiator.images.lun import LunEnd
 from initiator.images.stream import StreamEnd
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 Place = IscsiUrl | str
@@ -44,8 +45,7 @@ class Places:
     second_user: str | None
     second_secret_file: Path | None
     initiator_name: str
-    header_digest: bool
-    data_digest: bool
+    session: SessionOptions
     timeout_s: float
     _depth: int = 1
     _credentials: dict[str, tuple[Credentials | None, Credentials | None]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Places:
             target_credentials=target_credentials,
             initiator_name=self.initiator_name,
             timeout_s=self.timeout_s,
-            options=replace(options.session_of(self.header_digest, self.data_digest), queue_depth=self._depth),
+            options=replace(self.session, queue_depth=self._depth),
         )
         try:
             return await LunEnd.open(str(where), disk)
@@ -118,14 +118,11 @@ def places_options(command: _Command) -> Callable[..., Any]:
         to_chap_secret_file: Path | None,
         chap: options.Chap,
         initiator_name: str | None,
-        header_digest: bool,
-        data_digest: bool,
+        session: SessionOptions,
         timeout_s: float,
         **others: Any,
     ) -> Any:
-        places = Places(
-            chap, to_chap_user, to_chap_secret_file, initiator_name or "", header_digest, data_digest, timeout_s
-        )
+        places = Places(chap, to_chap_user, to_chap_secret_file, initiator_name or "", session, timeout_s)
         return command(*args, places=places, **others)
 
     return run

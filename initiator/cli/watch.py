@@ -14,6 +14,7 @@ from initiator.cli import options, runtime
 from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
 from initiator.multipath_options import PathStatus
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 from initiator.watching import Event, Watcher
 
@@ -38,8 +39,7 @@ def watch(
     paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
-    header_digest: bool,
-    data_digest: bool,
+    session: SessionOptions,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -65,7 +65,7 @@ def watch(
                 target_credentials=target_credentials,
                 initiator_name=initiator_name or "",
                 timeout_s=timeout_s,
-                options=options.session_of(header_digest, data_digest),
+                options=session,
             )
 
         def path_changed(path: PathStatus) -> None:

@@ -15,6 +15,7 @@ from initiator.cli.path_options import PathChoice, several_paths
 from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
+from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
@@ -40,8 +41,7 @@ def write(
     paths: PathChoice,
     chap: options.Chap,
     initiator_name: str | None,
-    header_digest: bool,
-    data_digest: bool,
+    session: SessionOptions,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -66,7 +66,7 @@ def write(
                 target_credentials=target_credentials,
                 initiator_name=initiator_name or "",
                 timeout_s=timeout_s,
-                options=options.session_of(header_digest, data_digest),
+                options=session,
             )
             async with disk:
                 _check(url, disk, offset_bytes, source)

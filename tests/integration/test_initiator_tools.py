@@ -173,3 +173,12 @@ def test_bench_measures_reads_and_writes(target: Target) -> None:
     lines = call("bench", target.url, "--mix", "50", "--sessions", "2", "--time", "0.5", "--destroy-data").stdout
     for words in ("read: ", "write: ", "total: ", "p99.9", "█"):
         assert words in lines
+
+
+def test_a_session_has_as_many_connections_as_the_target_allows(target: Target, tmp_path: Path) -> None:
+    for asked, had in ((1, 1), (3, 3), (20, 8)):
+        shown = json.loads(call("info", target.url, "--connections", asked, "--json").stdout)
+        assert shown["session"]["connections"] == had
+    source = image(tmp_path / "in.img")
+    call("copy", source, target.url, "--connections", 3)
+    call("verify", source, target.url, "--connections", 3)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from csvd.iscsi.codes import Opcode
 from initiator.cli import cli
 from initiator.cli.options import size_text
 from initiator.cli.runtime import printable
+from tests.unit.initiator.target_script import Pdu
 from tests.unit.initiator.tiny_target import NAME, SECRET, TinyTarget
 
 ROOT = Path(__file__).parents[3]
@@ -84,6 +86,20 @@ def test_info_as_json(target: TinyTarget) -> None:
     assert found["disk"]["solid_state"] is True
     assert found["disk"]["designators"] == [{"of": "unit", "type": 3, "value": "naa.3000000100000001"}]
     assert found["session"]["max_burst_length"] == 65536
+    assert found["session"]["connections"] == 1
+
+
+def test_connections_are_asked_for_and_the_target_may_allow_fewer(target: TinyTarget) -> None:
+    asked: list[str | None] = []
+
+    def before(request: Pdu) -> None:
+        if request.opcode is Opcode.LOGIN_REQUEST:
+            asked.append(request.keys.get("MaxConnections"))
+
+    target.before = before
+    done = call("info", target.url, "--connections", "3")
+    assert "1 connection, bursts of 64.0 KiB" in done.stdout.decode()
+    assert asked == ["3"]
 
 
 # --- ls
@@ -341,6 +357,8 @@ def test_an_interrupted_read_logs_out_and_says_so(number: int) -> None:
         ["info", f"iscsi://host/{NAME}/0", "--chap-target-user", "disk", "--chap-target-secret-file", "x"],
         ["info", f"iscsi://host/{NAME}/0", "--initiator-name", "me"],
         ["info", f"iscsi://host/{NAME}/0", "--timeout", "0"],
+        ["info", f"iscsi://host/{NAME}/0", "--connections", "0"],
+        ["discover", "host", "--connections", "2"],
         ["ls"],
         ["ls", "ho st"],
         ["ls", "iscsi://ho st"],
