@@ -13,7 +13,7 @@ from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.medium_state import MediumState
 from csvd.scsi.mode_pages import ModePage
 from csvd.scsi.mode_parameters import ModeParameters
-from csvd.scsi.nexus import Nexus
+from csvd.scsi.nexus import Nexus, NexusIdentity
 from csvd.scsi.outcome import Outcome, Reply, Status
 from csvd.scsi.reservation_guard import ReservationGuard
 from csvd.scsi.reservation_store import ReservationStore
@@ -26,6 +26,8 @@ from csvd.scsi.turn import Turn
 
 _POWER_ON = Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
 _RESETS = frozenset({_POWER_ON, Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED})
+_REMEMBERED = 1024
+"""Ports that may come back and be told no more than that they were away."""
 
 
 class Guard(Protocol):
@@ -67,6 +69,7 @@ class DeviceServer:
     """
 
     __slots__ = (
+        "_away",
         "_reservation_guard",
         "buffers",
         "commands",
@@ -105,6 +108,7 @@ class DeviceServer:
         self.descriptor_sense = False
         self._mode_changed()
         self.nexuses: dict[str, ItlNexus] = {}
+        self._away: dict[NexusIdentity, None] = {}
         self.task_set = TaskSet()
         self.buffers = DeviceBuffers()
         self.keeping = Turn()
@@ -153,6 +157,10 @@ class DeviceServer:
         itl = self.nexuses.pop(name, None)
         if itl is not None:
             self.reservations.end_legacy(itl.nexus.registrant)
+            if not itl.attentions:
+                self._away[itl.nexus.identity] = None
+                if len(self._away) > _REMEMBERED:
+                    del self._away[next(iter(self._away))]
         self.medium_state.allow_removal(name)
         self.buffers.drop_echo(name)
         self.copies.nexus_lost(name)
@@ -162,8 +170,21 @@ class DeviceServer:
         sense = encode_sense(condition, descriptor=self.descriptor_sense)
         return Reply(Status.CHECK_CONDITION, b"", sense)
 
+    def opened(self, nexus: Nexus) -> ItlNexus:
+        """The I_T_L nexus of an I_T nexus that is new here, with what its first command reports.
+
+        Ports that were here since power on, and have missed nothing, are told of the loss of their nexus alone (SAM-5
+        6.3.4): an initiator that logs in again learns that what it wrote into the cache is still there.
+        """
+        back = nexus.identity in self._away
+        self._away.pop(nexus.identity, None)
+        itl = ItlNexus(self, nexus, Asc.I_T_NEXUS_LOSS_OCCURRED if back else _POWER_ON)
+        self.nexuses[nexus.name] = itl
+        return itl
+
     def establish(self, asc: Asc, *, except_nexus: str | None = None) -> None:
-        """Establish a unit attention condition for every I_T nexus but one."""
+        """Establish a unit attention condition for every I_T nexus but one; those that are away are told all."""
+        self._away.clear()
         for name, itl in self.nexuses.items():
             if name != except_nexus:
                 itl.establish(asc)

@@ -118,7 +118,8 @@ class TargetDevice:
         portal_group_tag: int = 1,
         protocol_level: int = 1,
     ) -> None:
-        """An I_T nexus begins: its first command to each logical unit reports the unit attention condition of power on.
+        """An I_T nexus begins: its first command to each logical unit reports the unit attention condition of power on,
+        or of the loss of the nexus where its ports were here before.
 
         A nexus that is open already begins anew (session reinstatement).
 
@@ -483,11 +484,7 @@ class TargetDevice:
         server = self.server_of(nexus, lun)
         if server is None:
             return ItlNexus(self._absent, opened)
-        itl = server.nexuses.get(nexus)
-        if itl is None:
-            itl = ItlNexus(server, opened, Asc.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
-            server.nexuses[nexus] = itl
-        by_lun[lun] = itl
+        by_lun[lun] = itl = server.nexuses.get(nexus) or server.opened(opened)
         return itl
 
 

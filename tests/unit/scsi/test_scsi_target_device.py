@@ -12,6 +12,7 @@ from tests.unit.scsi.application_client import (
     INVALID_FIELD_IN_CDB,
     INVALID_OPERATION_CODE,
     LUN_NOT_SUPPORTED,
+    NEXUS_LOSS,
     NO_DATA,
     POWER_ON,
     RESET,
@@ -97,15 +98,49 @@ def test_an_attention_goes_before_an_invalid_command_and_an_invalid_field() -> N
     assert code(client.refusal("EE")) == INVALID_OPERATION_CODE
 
 
-def test_a_nexus_that_is_lost_and_opened_again_begins_anew(client: ApplicationClient) -> None:
+def test_a_nexus_that_is_lost_and_opened_again_is_told_of_the_loss_alone(client: ApplicationClient) -> None:
+    client.target.nexus_lost(client.nexus)
+    client.target.nexus_opened(client.nexus)
+    assert code(client.refusal(TEST_UNIT_READY)) == NEXUS_LOSS
+    client.good(TEST_UNIT_READY)
+
+
+def test_opening_an_open_nexus_begins_it_anew(client: ApplicationClient) -> None:
+    client.target.nexus_opened(client.nexus)
+    assert code(client.refusal(TEST_UNIT_READY)) == NEXUS_LOSS
+
+
+def test_ports_that_were_never_here_are_told_of_power_on(client: ApplicationClient) -> None:
+    client.target.nexus_lost(client.nexus)
+    client.target.nexus_opened(client.nexus, "iqn.2026-11.org.example:another")
+    assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
+
+
+def test_who_was_away_when_others_were_told_something_is_told_all(client: ApplicationClient) -> None:
+    client.target.nexus_lost(client.nexus)
+    client.target.logical_unit_reset(0, HOST_B)
+    client.target.nexus_opened(client.nexus)
+    assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
+
+
+def test_who_left_before_hearing_what_there_was_is_told_all(client: ApplicationClient) -> None:
+    client.target.logical_unit_reset(0, HOST_B)
     client.target.nexus_lost(client.nexus)
     client.target.nexus_opened(client.nexus)
     assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
 
 
-def test_opening_an_open_nexus_begins_it_anew(client: ApplicationClient) -> None:
-    client.target.nexus_opened(client.nexus)
-    assert code(client.refusal(TEST_UNIT_READY)) == POWER_ON
+def test_of_those_that_are_away_the_last_thousand_are_remembered(client: ApplicationClient) -> None:
+    for number in range(2000):
+        other = ApplicationClient(client.target, f"host {number}")
+        client.target.nexus_opened(other.nexus, f"iqn.2026-11.org.example:{number}")
+        other.refusal(TEST_UNIT_READY)
+        client.target.nexus_lost(other.nexus)
+    told = {}
+    for number in (0, 1999):
+        client.target.nexus_opened("host", f"iqn.2026-11.org.example:{number}")
+        told[number] = code(ApplicationClient(client.target, "host").refusal(TEST_UNIT_READY))
+    assert told == {0: POWER_ON, 1999: NEXUS_LOSS}
 
 
 def test_a_logical_unit_reset_tells_every_nexus_of_that_unit() -> None:
@@ -149,7 +184,7 @@ def test_a_reset_replaces_what_was_queued_and_power_on_outranks_it(client: Appli
     assert code(other.refusal(TEST_UNIT_READY)) == RESET
     assert code(other.refusal(TEST_UNIT_READY)) == (0x6, 0x2F, 0x00)
     other.good(TEST_UNIT_READY)
-    target.nexus_opened(HOST_B)
+    target.nexus_opened(HOST_B, "iqn.2026-11.org.example:another")
     other.data(INQUIRY)
     target.logical_unit_reset(0, client.nexus)
     assert code(other.refusal(TEST_UNIT_READY)) == POWER_ON
