@@ -23,6 +23,9 @@ from csvd.storage.ranges import can_punch, can_zero
 _BLKPBSZGET: Final = 0x127B
 _LARGEST_PHYSICAL_BLOCK_BYTES: Final = 4096
 
+_NO_NAMELESS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+"""What O_TMPFILE gives on file systems without it."""
+
 _REASONS: Final = {
     errno.ENOENT: ("no such file", "create it with --create SIZE"),
     errno.ENOTDIR: ("a part of the path is not a directory", ""),
@@ -89,11 +92,9 @@ def _create(path: str, size_bytes: int, *, full: bool, read_only: bool) -> int:
     if read_only:
         raise ConfigError("a disk is not both created and read-only", where=path, hint="create it first")
     try:
-        # Only the owner may look into a disk.
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd, has_name = _new_file(path)
     except FileExistsError as error:
-        hint = "leave out --create to serve it as it is, or remove it first"
-        raise ConfigError("exists already, and is not overwritten", where=path, hint=hint) from error
+        raise _exists(path) from error
     except OSError as error:
         raise _config_error(path, error, "cannot be created") from error
     try:
@@ -101,14 +102,45 @@ def _create(path: str, size_bytes: int, *, full: bool, read_only: bool) -> int:
         if full:
             os.posix_fallocate(fd, 0, size_bytes)
         os.fsync(fd)
+        if not has_name:
+            # src_dir_fd is of no use but to have Python call linkat, which follows the link of /proc.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+            has_name = True
+            # By its name, for /proc and who looks there would call it deleted.
+            named = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.close(fd)
+            fd = named
         _sync_directory(path)
     except BaseException as error:
         os.close(fd)
-        os.unlink(path)
+        if isinstance(error, FileExistsError):
+            raise _exists(path) from error
+        if has_name:
+            os.unlink(path)
         if isinstance(error, OSError):
             raise _config_error(path, error, f"{size_bytes} bytes cannot be created") from error
         raise
     return fd
+
+
+def _new_file(path: str) -> tuple[int, bool]:
+    """Make a file that only its owner may look into; give whether it has its name already.
+
+    Where the file system can it gets its name when it is whole: nodes that start at the same time, over one disk that
+    the first of them makes, never find half of it.
+    """
+    try:
+        if not os.path.lexists(path):
+            return os.open(os.path.dirname(path) or ".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600), False
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILES:
+            raise
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), True
+
+
+def _exists(path: str) -> ConfigError:
+    hint = "leave out --create to serve it as it is, or remove it first"
+    return ConfigError("exists already, and is not overwritten", where=path, hint=hint)
 
 
 def _sync_directory(path: str) -> None:

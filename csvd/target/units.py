@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import Identity, LogicalUnit
@@ -141,11 +143,21 @@ class Units:
                 del self._places[name]
 
     def _open_disk(self, settings: UnitSettings) -> Deferred[Disk]:
-        missing = settings.create_bytes is not None and not is_there(settings.disk)
+        if settings.create_bytes is None or is_there(settings.disk):
+            return self._open(settings, None)
+
+        def not_created(failure: Failure) -> Any:
+            # Another node that starts at the same time may have made it meanwhile.
+            is_made = isinstance(failure.value, ConfigError) and is_there(settings.disk)
+            return self._open(settings, None) if is_made else failure
+
+        return self._open(settings, settings.create_bytes).addErrback(not_created)
+
+    def _open(self, settings: UnitSettings, create_bytes: int | None) -> Deferred[Disk]:
         return open_disk(
             settings.disk,
             pool=self._pool,
-            create_bytes=settings.create_bytes if missing else None,
+            create_bytes=create_bytes,
             full=settings.full,
             read_only=settings.read_only,
             block_bytes=settings.block_bytes,

@@ -46,6 +46,45 @@ def test_create_never_overwrites(inline: InlinePool, tmp_path: Path) -> None:
     assert path.read_bytes() == b"precious".ljust(512)
 
 
+def test_a_created_disk_has_its_name_when_it_is_whole(
+    inline: InlinePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen, truncate = tmp_path / "disk.img", [], os.ftruncate
+
+    def looked(fd: int, length: int) -> None:
+        seen.append(path.exists())
+        truncate(fd, length)
+
+    monkeypatch.setattr(os, "ftruncate", looked)
+    inline.settle(inline.open(str(path), create_bytes=512).close())
+    assert seen == [False]
+    assert path.stat().st_size == 512
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EEXIST])
+def test_where_files_have_names_from_the_beginning_one_that_is_there_is_not_overwritten(
+    inline: InlinePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path, opened = tmp_path / "disk.img", os.open
+
+    def without_nameless(name: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            if number == errno.EEXIST:
+                path.write_bytes(bytes(1024))  # somebody else is faster
+            else:
+                raise OSError(number, os.strerror(number))
+        return opened(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", without_nameless)
+    if number == errno.EEXIST:
+        assert "exists already" in refusal(inline, path, create_bytes=512)
+        assert path.read_bytes() == bytes(1024)
+    else:
+        inline.settle(inline.open(str(path), create_bytes=512).close())
+        assert path.stat().st_size == 512
+        assert "exists already" in refusal(inline, path, create_bytes=512)
+
+
 def test_a_failed_creation_leaves_nothing_behind(
     inline: InlinePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,21 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_disk_that_another_node_makes_at_the_same_time_is_opened(
+    opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "disk.img", os.link
+
+    def too_late(source: str, name: str, **options: Any) -> None:
+        path.write_bytes(b"theirs".ljust(SIZE))
+        link(source, name, **options)
+
+    monkeypatch.setattr(os, "link", too_late)
+    unit = opener.open(path, create_bytes=SIZE)
+    assert unit.block_count == SIZE // 512
+    assert path.read_bytes() == b"theirs".ljust(SIZE)
+
+
 def test_what_nobody_says_follows_from_the_disk(opener: Opener, disk: Path) -> None:
     unit = opener.open(disk)
     assert (unit.block_bytes, unit.block_count, unit.thin, unit.read_only) == (512, SIZE // 512, True, False)
