@@ -338,7 +338,7 @@ class Recovery:
         """Have every known logical unit say what it has to say, and prove that it is the same."""
         session.on_message = self._message
         for lun in sorted({*self._known, *self._writes.unflushed}):
-            ask = Questions(session, lun, self.options.login_timeout_s, self._attention)
+            ask = Questions(session, lun, self.options.login_timeout_s, self._first_attention)
             await ask.take_attentions()
             if lun in self._known:
                 self._known[lun].check(await ask.identify(), f"{session.where} LUN {luns.decode(lun)}")
@@ -377,8 +377,11 @@ class Recovery:
         elif (told := sense.parse(message.sense)) is not None:
             self._tell(UnitAttention(self.where, luns.decode(message.lun), told))
 
-    def _attention(self, lun: int, told: Sense) -> None:
-        if self._writes.attention(lun, told):
+    def _first_attention(self, lun: int, told: Sense) -> None:
+        self._attention(lun, told, on_new_session=True)
+
+    def _attention(self, lun: int, told: Sense, *, on_new_session: bool = False) -> None:
+        if self._writes.attention(lun, told, on_new_session=on_new_session):
             self.log.warn("{where}: unflushed writes may be lost: {told}", where=self.where, told=str(told))
         self._tell(UnitAttention(self.where, luns.decode(lun), told))
 

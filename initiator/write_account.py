@@ -61,10 +61,13 @@ class WriteAccount:
                     hint="write again what was written since the last flush",
                 )
 
-    def attention(self, lun: int, sense: Sense) -> bool:
-        """A logical unit said this; give whether its unflushed writes are at risk by it now."""
+    def attention(self, lun: int, sense: Sense, *, on_new_session: bool) -> bool:
+        """A logical unit said this; give whether its unflushed writes are at risk by it now.
+
+        On a session that lives on 29h/00h is a reset, of whomever: a target that loses its power loses its sessions.
+        """
         cache = write_cache.judge([sense])
-        if cache is Cache.KEPT or (cache is Cache.IN_DOUBT and self._assume_power_kept):
+        if cache is Cache.KEPT or (cache is Cache.IN_DOUBT and (self._assume_power_kept or not on_new_session)):
             return False
         if lun not in self.unflushed and not any(flush.lun == lun for flush in self._flushing):
             return False

@@ -73,6 +73,16 @@ def test_an_attention_that_may_be_a_power_on_is_one_unless_the_caller_says_not(a
     assert flush(outage).done is believed
 
 
+@pytest.mark.parametrize(("attention", "believed"), [(RESET_OR_MORE, True), (POWER_ON, False)])
+def test_on_a_session_that_lives_on_a_reset_is_no_loss_of_power(attention: bytes, believed: bool) -> None:
+    outage = written(Outage())
+    call = outage.start(bytes(6))
+    outage.sent()
+    outage.say_status(2, attention)
+    assert call.done
+    assert flush(outage).done is believed
+
+
 def test_a_power_on_is_believed_whatever_the_caller_assumes() -> None:
     outage = written(Outage(assume_power_kept=True))
     come_back(outage, POWER_ON)
