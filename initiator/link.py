@@ -18,7 +18,7 @@ from initiator.loop_reactor import descriptors_of
 READS_A_PASS: Final = 8
 """Reads of the socket before the reactor's other work gets its turn."""
 
-UNANSWERED_BYTES: Final = 512 * 1024
+UNANSWERED_BYTES: Final = 48 * 1024
 """Bytes read before what they let us send goes out."""
 
 SENDS_A_PASS: Final = 16

@@ -172,18 +172,22 @@ class Session:
             attempt_s: a time before the deadline. A command that was sent and has no answer then is aborted: it ends
                 with AttemptAborted when the target has let it go, if nothing else comes first.
         """
-        if not self.alive:
+        engine, link = self._engine, self._link
+        # `alive`, without the calls: one of these is made for each command.
+        if engine is None or engine.failed is not None or self._ended is not None or self._closing is not None:
+            raise self._closed_error()
+        if self._more.all and not self._more.usable:
             raise self._closed_error()
         command.finished = finished
         command.deadline_s = deadline_s
         self._deadlines.set(command, deadline_s if attempt_s is None else min(attempt_s, deadline_s))
-        if self._queue or self._more.all or self._in_flight >= self.options.queue_depth:
+        if self._queue or self._more.all or self._in_flight >= self.options.queue_depth or link is None:
             self._queue.append(command)
             self._issue()
         else:
             self._in_flight += 1
-            self._the_engine.send(command)
-            self._wake()
+            engine.send(command)
+            link.wake()
 
     def cancel(self, command: Command) -> None:
         """Abort a command that nobody waits for any more."""

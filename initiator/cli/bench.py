@@ -110,6 +110,7 @@ def bench(
             initiator_name=initiator_name or "",
             timeout_s=timeout_s,
             options=replace(session, queue_depth=depth),
+            recover=False,  # a session that is lost is a result, and nothing to be smoothed over
         )
 
     async def work(reactor: Any) -> Measured:

@@ -15,8 +15,8 @@ from csvd.iscsi.digests import DIGEST_BYTES, digest_of, padding_and_digest
 from csvd.iscsi.layouts import LENGTHS
 from initiator.errors import DamagedPdu, ProtocolViolation
 
-STAGING_BYTES: Final = 128 * 1024
-"""One read of the socket: some 30 Data-In PDUs of 4 KiB."""
+STAGING_BYTES: Final = 64 * 1024
+"""One read of the socket: some 15 Data-In PDUs of 4 KiB. While we take the next the target works on what they let go."""
 
 LONG_BYTES: Final = 64 * 1024
 BEHIND_LONG_BYTES: Final = 4096
@@ -74,6 +74,8 @@ class Receiver:
         self._header_digest_bytes = 0
         self._data_digest_bytes = 0
         self._express: Express | None = None
+        self._last_long = False
+        """Whether the segment before was a long one: another may follow, and is not to be read into the staging."""
         self._digest = b""
         """What has come of the digest of the segment under way."""
 
@@ -93,6 +95,8 @@ class Receiver:
         if self._placed is not None and self._left:
             behind = self._view if len(self._placed) < LONG_BYTES else self._view[:BEHIND_LONG_BYTES]
             return [self._placed[self._filled :], behind]
+        if self._last_long and self._end < BEHIND_LONG_BYTES:
+            return [self._view[self._end : BEHIND_LONG_BYTES]]
         return [self._view[self._end :]]
 
     def received(self, count: int) -> None:
@@ -245,6 +249,7 @@ class Receiver:
         if self._data_digest_bytes and not self._take_digest():
             return False
         opcode, header, collected = self._opcode & OPCODE_MASK, self._header, self._collected
+        self._last_long = self._placed is not None and len(self._placed) >= LONG_BYTES
         self._opcode, self._header, self._placed, self._collected = 0, b"", None, None
         self._handler.take(opcode, header, 0, bytes(collected) if collected is not None else b"")
         return True
