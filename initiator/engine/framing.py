@@ -16,7 +16,7 @@ from csvd.iscsi.layouts import LENGTHS
 from initiator.errors import DamagedPdu, ProtocolViolation
 
 STAGING_BYTES: Final = 64 * 1024
-"""One read of the socket: some 15 Data-In PDUs of 4 KiB. While we take the next the target works on what they let go."""
+"""One read of the socket: some 15 Data-In PDUs of 4 KiB. While we take the next one the target has work again."""
 
 LONG_BYTES: Final = 64 * 1024
 BEHIND_LONG_BYTES: Final = 4096
