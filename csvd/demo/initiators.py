@@ -55,7 +55,8 @@ class ReactorThread:
         self._reactor.callFromThread(lambda: Deferred.fromCoroutine(work(self._reactor)))
 
     def stop(self) -> None:
-        if self._thread.is_alive():
+        # An interrupt may come before the reactor is there.
+        if self._thread.is_alive() and self._ready.wait(5.0):
             self._reactor.callFromThread(self._reactor.stop)
             self._thread.join(5.0)
 
