@@ -17,10 +17,10 @@ class SlowReactor:
         time.sleep(0.2)
         self.stopped = threading.Event()
 
-    def callWhenRunning(self, call: Callable[[], Any]) -> None:  # noqa: N802
+    def callWhenRunning(self, call: Callable[[], Any]) -> None:
         call()
 
-    def callFromThread(self, call: Callable[[], Any]) -> None:  # noqa: N802
+    def callFromThread(self, call: Callable[[], Any]) -> None:
         call()
 
     def stop(self) -> None:
