@@ -15,12 +15,12 @@ from twisted.internet.defer import CancelledError
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, login_options
 from initiator.cli.transfer import in_thread
 from initiator.fuse.disk_file import DiskFile
 from initiator.fuse.mount import MountFailed, mount, unmount
 from initiator.fuse.protocol import Owner
 from initiator.fuse.server import MAX_TRANSFER_BYTES, FuseServer
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 DEFAULT_NAME: Final = "disk.img"
@@ -45,7 +45,7 @@ def file_name(value: str) -> str:
 )
 @click.option("--allow-other", is_flag=True, help="Let other users in; /etc/fuse.conf has to allow it.")
 @click.option("--background", is_flag=True, help="Return when it is attached, and go on behind.")
-@options.session_options
+@login_options
 def attach(
     url: IscsiUrl,
     mountpoint: Path,
@@ -54,10 +54,7 @@ def attach(
     direct: bool,
     allow_other: bool,
     background: bool,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
 ) -> None:
     """Show a disk as the file MOUNTPOINT/disk.img, by FUSE: any program can use it, without a kernel module for iSCSI
     and without root. It ends at SIGINT or SIGTERM, or by fusermount3 -u MOUNTPOINT.
@@ -72,18 +69,14 @@ def attach(
       csv-initiator attach iscsi://joe@192.0.2.7/iqn.2026-11.org.csvd:disk/0 /mnt/disk \\
         --chap-secret-file joe.secret --background && mkfs.ext4 /mnt/disk/disk.img && fusermount3 -u /mnt/disk
     """
-    credentials, target_credentials = chap.settle(url.user)
+    how = login.of(url.user)
     attached = _into_background() if background else partial(click.echo, f"attached {url} as {mountpoint / name}")
 
     async def work(reactor: Any) -> None:
         disk = await client.connect(
             url,
             reactor=reactor,
-            credentials=credentials,
-            target_credentials=target_credentials,
-            initiator_name=initiator_name or "",
-            timeout_s=timeout_s,
-            options=session,
+            **how,
         )
         async with disk:
             descriptor = await in_thread(

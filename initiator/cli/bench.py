@@ -15,13 +15,13 @@ from twisted.python.failure import Failure
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
 from initiator.load.generator import Load
 from initiator.load.histogram import Histogram
 from initiator.load.report import Measured
 from initiator.load.workload import Commands, Workload
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
@@ -59,7 +59,7 @@ from initiator.url import IscsiUrl
 @click.option("--length", "length_bytes", type=options.size, help="Of the range.  [default: up to the end]")
 @click.option("--fua", is_flag=True, help="Have every write on stable storage before it is answered.")
 @click.option("--destroy-data", is_flag=True, help="What is on the LUN may be written over.")
-@options.session_options
+@login_options
 @several_paths
 @options.json_option
 def bench(
@@ -76,10 +76,7 @@ def bench(
     fua: bool,
     destroy_data: bool,
     paths: PathChoice,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
     as_json: bool,
 ) -> None:
     """Measure a LUN: commands a second, bytes a second, and the time that each command takes.
@@ -98,20 +95,11 @@ def bench(
         raise click.UsageError("writing destroys what is on the LUN: say --destroy-data if it may")
     if not block_bytes:
         raise click.UsageError("--block-size is not 0")
-    credentials, target_credentials = chap.settle(url.user)
+    login = replace(login, session=replace(login.session, queue_depth=depth))
+    how = login.of(url.user, recover=False)  # a session that is lost is a result, and nothing to be smoothed over
 
     async def connect(reactor: Any) -> Disk:
-        return await client.connect(
-            paths.to(url),
-            multipath=paths.how(),
-            reactor=reactor,
-            credentials=credentials,
-            target_credentials=target_credentials,
-            initiator_name=initiator_name or "",
-            timeout_s=timeout_s,
-            options=replace(session, queue_depth=depth),
-            recover=False,  # a session that is lost is a result, and nothing to be smoothed over
-        )
+        return await client.connect(paths.to(url), multipath=paths.how(), reactor=reactor, **how)
 
     async def work(reactor: Any) -> Measured:
         async with AsyncExitStack() as opened:

@@ -43,7 +43,6 @@ from initiator.images.state import read_state
     help="Reads and writes under way at once.",
 )
 @click.option("--chunk", type=options.size, default="1M", show_default=True, help="What one of them moves at most.")
-@options.session_options
 @places_options
 @options.json_option
 def copy(

@@ -8,23 +8,20 @@ import click
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, discovery_options
 from initiator.engine.discovery import DiscoveredTarget
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
 @click.command()
 @click.argument("portal", type=options.portal_url, metavar="HOST[:PORT]")
 @click.option("--target", "target_name", type=options.iscsi_name, metavar="NAME", help="Ask for this target only.")
-@options.discovery_options
+@discovery_options
 @options.json_option
 def discover(
     portal: IscsiUrl,
     target_name: str | None,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
     as_json: bool,
 ) -> None:
     """List the targets at HOST[:PORT], and the portals of each (SendTargets). The port is 3260 unless given; a URL
@@ -37,18 +34,14 @@ def discover(
       csv-initiator discover san.example --chap-user joe --chap-secret-file joe.secret
       csv-initiator discover iscsi://joe@san.example --chap-secret-file joe.secret --target iqn.2026-11.org.csvd:disk
     """
-    credentials, target_credentials = chap.settle(portal.user)
+    how = login.of(portal.user)
 
     async def work(reactor: Any) -> list[DiscoveredTarget]:
         return await client.discover(
             portal,
             target_name=target_name or "",
             reactor=reactor,
-            credentials=credentials,
-            target_credentials=target_credentials,
-            initiator_name=initiator_name or "",
-            timeout_s=timeout_s,
-            options=session,
+            **how,
         )
 
     targets = runtime.run(work)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from initiator import client
 from initiator.cli import options, reserve, runtime
 from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
@@ -56,10 +57,10 @@ def info(url: IscsiUrl, login: Login, paths: PathChoice, as_json: bool) -> None:
       csv-initiator info iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0
       csv-initiator info iscsi://joe@192.0.2.7/iqn.2026-11.org.csvd:disk/0 --chap-secret-file joe.secret --json
     """
-    login.chap.settle(url.user)
+    how = login.of(url.user, recover=False)
 
     async def work(reactor: Any) -> dict[str, Any]:
-        async with await login.connect(reactor, url, paths) as disk:
+        async with client.connect(paths.to(url), multipath=paths.how(), reactor=reactor, **how) as disk:
             return await _gather(url, disk)
 
     found = runtime.run(work)

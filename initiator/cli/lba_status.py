@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from initiator import client
 from initiator.cli import options, runtime
 from initiator.cli.login import Login, login_options
 from initiator.cli.transfer import progress
@@ -37,10 +38,10 @@ def lba_status(
       csv-initiator lba-status iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --offset 1G --length 1G
       csv-initiator lba-status iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --summary --json
     """
-    login.chap.settle(url.user)
+    how = login.of(url.user, recover=False)
 
     async def work(reactor: Any) -> dict[str, Any]:
-        async with await login.connect(reactor, url) as disk:
+        async with client.connect(url, reactor=reactor, **how) as disk:
             first, blocks = _range(disk, offset_bytes, length_bytes)
             listed: list[dict[str, Any]] = []
             totals: dict[str, int] = {}

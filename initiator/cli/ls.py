@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from initiator import client
 from initiator.cli import options, runtime
 from initiator.cli.login import Login, login_options
 from initiator.cli.table import show_table
@@ -38,10 +39,10 @@ def ls(where: str, login: Login, as_json: bool) -> None:
       csv-initiator ls san.example --chap-user joe --chap-secret-file joe.secret --json
     """
     place = _place(where)
-    login.chap.settle(place.user)  # wrong usage is found before anything is sent
+    how = login.of(place.user)
 
     async def work(reactor: Any) -> list[dict[str, Any]]:
-        return [await _target(reactor, login, url) for url in await _targets(reactor, login, place)]
+        return [await _target(reactor, how, url) for url in await _targets(reactor, how, place)]
 
     targets = runtime.run(work)
     if as_json:
@@ -59,10 +60,10 @@ def _place(where: str) -> IscsiUrl:
     return options.url(where) if path.rstrip("/").count("/") else options.portal_url(where)
 
 
-async def _targets(reactor: Any, login: Login, place: IscsiUrl) -> list[IscsiUrl]:
+async def _targets(reactor: Any, how: client.Login, place: IscsiUrl) -> list[IscsiUrl]:
     if place.target_name:
         return [place]
-    found = await login.discover(reactor, place)
+    found = await client.discover(place, reactor=reactor, **how)
     return [IscsiUrl(_portal(target, place.portal), target.name, 0, place.user) for target in found]
 
 
@@ -72,10 +73,10 @@ def _portal(target: DiscoveredTarget, asked: Portal) -> Portal:
     return asked if asked in portals or not portals else portals[0]
 
 
-async def _target(reactor: Any, login: Login, url: IscsiUrl) -> dict[str, Any]:
+async def _target(reactor: Any, how: client.Login, url: IscsiUrl) -> dict[str, Any]:
     found: dict[str, Any] = {"name": url.target_name, "portal": str(url.portal), "alias": "", "luns": [], "error": None}
     try:
-        session = await login.session(reactor, url)
+        session = await client.login(url, reactor=reactor, **how)
         try:
             found["alias"] = session.target_alias
             found["luns"] = [

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 import click
 
-from csvd.iscsi.chap import Credentials
 from initiator import client
 from initiator.cli import options
+from initiator.cli.login import Login, login_options
 from initiator.images.end import Identity, SourceEnd, TargetEnd
 from initiator.images.file import open_source, open_target
 from initiator.images.lun import LunEnd
 from initiator.images.stream import StreamEnd
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 Place = IscsiUrl | str
@@ -41,14 +40,10 @@ def place(value: str) -> Place:
 class Places:
     """Opens the ends; what the options say of sessions holds for both of them."""
 
-    chap: options.Chap
+    login: Login
     second_user: str | None
     second_secret_file: Path | None
-    initiator_name: str
-    session: SessionOptions
-    timeout_s: float
-    _depth: int = 1
-    _credentials: dict[str, tuple[Credentials | None, Credentials | None]] = field(default_factory=dict)
+    _how: dict[str, client.Login] = field(default_factory=dict)
 
     def settle(self, first: Place, second: Place, *, depth: int) -> None:
         """Read the secrets, before anything is opened.
@@ -56,16 +51,15 @@ class Places:
         Raises:
             click.UsageError, Failed: as :meth:`Chap.settle`.
         """
-        self._depth = depth
+        login = replace(self.login, session=replace(self.login.session, queue_depth=depth))
         if isinstance(first, IscsiUrl):
-            self._credentials["first"] = self.chap.settle(first.user)
+            self._how["first"] = login.of(first.user)
         if not isinstance(second, IscsiUrl):
             return
-        if self.second_secret_file is None and self.second_user is None:
-            self._credentials["second"] = self.chap.settle(second.user)
-        else:
-            chap = replace(self.chap, user=self.second_user, secret_file=self.second_secret_file)
-            self._credentials["second"] = chap.settle(second.user)
+        if self.second_secret_file is not None or self.second_user is not None:
+            chap = replace(login.chap, user=self.second_user, secret_file=self.second_secret_file)
+            login = replace(login, chap=chap)
+        self._how["second"] = login.of(second.user)
 
     async def open_source(self, reactor: Any, where: Place, *, which: str = "first") -> SourceEnd:
         """Open what is read."""
@@ -84,16 +78,7 @@ class Places:
         return open_target(where, reactor, size_bytes=size, keep=keep, avoid=avoid)
 
     async def _open_lun(self, reactor: Any, where: IscsiUrl, which: str) -> LunEnd:
-        credentials, target_credentials = self._credentials[which]
-        disk = await client.connect(
-            where,
-            reactor=reactor,
-            credentials=credentials,
-            target_credentials=target_credentials,
-            initiator_name=self.initiator_name,
-            timeout_s=self.timeout_s,
-            options=replace(self.session, queue_depth=self._depth),
-        )
+        disk = await client.connect(where, reactor=reactor, **self._how[which])
         try:
             return await LunEnd.open(str(where), disk)
         except BaseException:
@@ -102,7 +87,7 @@ class Places:
 
 
 def places_options(command: _Command) -> Callable[..., Any]:
-    """Have the options of sessions, and those of CHAP of a second LUN, come as one ``places``."""
+    """Add the options of sessions, and those of CHAP of a second LUN; they come as one ``places``."""
 
     @click.option("--to-chap-user", metavar="USER", help="The CHAP user of the second LUN, if it is another.")
     @click.option(
@@ -116,13 +101,9 @@ def places_options(command: _Command) -> Callable[..., Any]:
         *args: Any,
         to_chap_user: str | None,
         to_chap_secret_file: Path | None,
-        chap: options.Chap,
-        initiator_name: str | None,
-        session: SessionOptions,
-        timeout_s: float,
+        login: Login,
         **others: Any,
     ) -> Any:
-        places = Places(chap, to_chap_user, to_chap_secret_file, initiator_name or "", session, timeout_s)
-        return command(*args, places=places, **others)
+        return command(*args, places=Places(login, to_chap_user, to_chap_secret_file), **others)
 
-    return run
+    return login_options(run)

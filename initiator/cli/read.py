@@ -10,11 +10,11 @@ import click
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
 from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
@@ -30,7 +30,7 @@ from initiator.url import IscsiUrl
     metavar="FILE",
     help="Where to write it; - is stdout, the default.",
 )
-@options.session_options
+@login_options
 @several_paths
 @options.json_option
 def read(
@@ -39,10 +39,7 @@ def read(
     length_bytes: int | None,
     output: str,
     paths: PathChoice,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
     as_json: bool,
 ) -> None:
     """Read a disk, or a part of it, into a file. Offset and length are in bytes and may be odd.
@@ -56,18 +53,14 @@ def read(
         raise click.UsageError("--json prints on stdout, and so does the data: give -o FILE")
     if output == "-" and sys.stdout.isatty():
         raise click.UsageError("the data of a disk is not for a terminal: give -o FILE, or a pipe")
-    credentials, target_credentials = chap.settle(url.user)
+    how = login.of(url.user)
 
     async def work(reactor: Any) -> Report:
         disk = await client.connect(
             paths.to(url),
             multipath=paths.how(),
             reactor=reactor,
-            credentials=credentials,
-            target_credentials=target_credentials,
-            initiator_name=initiator_name or "",
-            timeout_s=timeout_s,
-            options=session,
+            **how,
         )
         async with disk:
             length = disk.size_bytes - offset_bytes if length_bytes is None else length_bytes

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 from twisted.internet.defer import Deferred
 
+from initiator import client
 from initiator.cli import options, runtime
 from initiator.cli.login import Login, login_options
 from initiator.cli.table import show_table
@@ -81,16 +82,16 @@ def _with_disk(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, login: Login, isid: bytes | None, url: IscsiUrl, **others: Any) -> Any:
-        login.chap.settle(url.user)
-        return command(*args, login=login.with_lasting_isid(isid), url=url, **others)
+        how = login.with_lasting_isid(isid).of(url.user, recover=False)
+        return command(*args, how=how, url=url, **others)
 
     option = click.option("--isid", type=_isid, metavar="HEX", help="Of our session.  [default: made of our name]")
     return click.argument("url", type=options.url, metavar="URL")(option(login_options(run)))
 
 
-def _change(login: Login, url: IscsiUrl, call: _Call) -> None:
+def _change(how: client.Login, url: IscsiUrl, call: _Call) -> None:
     async def work(reactor: Any) -> None:
-        async with await login.connect(reactor, url) as disk:
+        async with client.connect(url, reactor=reactor, **how) as disk:
             await call(disk.reservations)
 
     runtime.run(work)
@@ -99,7 +100,7 @@ def _change(login: Login, url: IscsiUrl, call: _Call) -> None:
 @reserve.command()
 @_with_disk
 @options.json_option
-def show(url: IscsiUrl, login: Login, as_json: bool) -> None:
+def show(url: IscsiUrl, how: client.Login, as_json: bool) -> None:
     """Show the registered keys, who holds the disk, and what the target can do.
 
     \b
@@ -109,7 +110,7 @@ def show(url: IscsiUrl, login: Login, as_json: bool) -> None:
     """
 
     async def work(reactor: Any) -> dict[str, Any]:
-        async with await login.connect(reactor, url) as disk:
+        async with client.connect(url, reactor=reactor, **how) as disk:
             return {"url": str(url)} | await gather(disk)
 
     found = runtime.run(work)
@@ -181,7 +182,7 @@ def _show(found: dict[str, Any]) -> None:
 @_with_aptpl
 def register(
     url: IscsiUrl,
-    login: Login,
+    how: client.Login,
     key: int,
     old_key: int | None,
     ignore_existing: bool,
@@ -198,7 +199,7 @@ def register(
     if ignore_existing and old_key is not None:
         raise click.UsageError("--ignore-existing makes --old-key count for nothing: give one of them")
     _change(
-        login,
+        how,
         url,
         lambda calls: calls.register(
             key,
@@ -213,21 +214,21 @@ def register(
 @reserve.command()
 @_with_disk
 @_with_key
-def unregister(url: IscsiUrl, login: Login, key: int) -> None:
+def unregister(url: IscsiUrl, how: client.Login, key: int) -> None:
     """Take our key back; a reservation that we alone hold ends.
 
     \b
     Examples:
       csv-initiator reserve unregister iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234
     """
-    _change(login, url, lambda calls: calls.register(0, key=key))
+    _change(how, url, lambda calls: calls.register(0, key=key))
 
 
 @reserve.command("reserve")
 @_with_disk
 @_with_key
 @_with_type
-def take(url: IscsiUrl, login: Login, key: int, kind: str) -> None:
+def take(url: IscsiUrl, how: client.Login, key: int, kind: str) -> None:
     """Reserve the disk; our key has to be registered before.
 
     \b
@@ -235,21 +236,21 @@ def take(url: IscsiUrl, login: Login, key: int, kind: str) -> None:
       csv-initiator reserve reserve iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234
       csv-initiator reserve reserve iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234 --type exclusive-access
     """
-    _change(login, url, lambda calls: calls.reserve(_TYPES[kind], key=key))
+    _change(how, url, lambda calls: calls.reserve(_TYPES[kind], key=key))
 
 
 @reserve.command()
 @_with_disk
 @_with_key
 @_with_type
-def release(url: IscsiUrl, login: Login, key: int, kind: str) -> None:
+def release(url: IscsiUrl, how: client.Login, key: int, kind: str) -> None:
     """End the reservation that we hold; our key stays registered.
 
     \b
     Examples:
       csv-initiator reserve release iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234
     """
-    _change(login, url, lambda calls: calls.release(_TYPES[kind], key=key))
+    _change(how, url, lambda calls: calls.release(_TYPES[kind], key=key))
 
 
 @reserve.command()
@@ -258,24 +259,24 @@ def release(url: IscsiUrl, login: Login, key: int, kind: str) -> None:
 @click.option("--victim", type=_key, required=True, metavar="KEY", help="Whose registrations are taken away.")
 @click.option("--abort", is_flag=True, help="End his commands, too: none of his writes lands any more.")
 @_with_type
-def preempt(url: IscsiUrl, login: Login, key: int, victim: int, abort: bool, kind: str) -> None:
+def preempt(url: IscsiUrl, how: client.Login, key: int, victim: int, abort: bool, kind: str) -> None:
     """Take somebody's registrations away, and the reservation where he holds it.
 
     \b
     Examples:
       csv-initiator reserve preempt iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234 --victim 0x99 --abort
     """
-    _change(login, url, lambda calls: calls.preempt(victim, key=key, kind=_TYPES[kind], abort=abort))
+    _change(how, url, lambda calls: calls.preempt(victim, key=key, kind=_TYPES[kind], abort=abort))
 
 
 @reserve.command()
 @_with_disk
 @_with_key
-def clear(url: IscsiUrl, login: Login, key: int) -> None:
+def clear(url: IscsiUrl, how: client.Login, key: int) -> None:
     """End the reservation and all registrations, whose ever they are.
 
     \b
     Examples:
       csv-initiator reserve clear iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --key 0x1234
     """
-    _change(login, url, lambda calls: calls.clear(key=key))
+    _change(how, url, lambda calls: calls.clear(key=key))

@@ -51,7 +51,6 @@ MAX_MANIFEST_BYTES = 256 << 20
     show_default=True,
     help="Reads of each side under way at once.",
 )
-@options.session_options
 @places_options
 @options.json_option
 def verify(

@@ -11,10 +11,10 @@ from twisted.internet.defer import CancelledError
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
 from initiator.disk import Disk
 from initiator.multipath_options import PathStatus
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 from initiator.watching import Event, Watcher
 
@@ -30,17 +30,14 @@ from initiator.watching import Event, Watcher
     metavar="SECONDS",
     help="Between two polls: one TEST UNIT READY each.",
 )
-@options.session_options
+@login_options
 @several_paths
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 def watch(
     url: IscsiUrl,
     interval_s: float,
     paths: PathChoice,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
     as_json: bool,
 ) -> None:
     """Show what happens on a LUN until Ctrl-C, a line for each event: unit attentions, another capacity, access states,
@@ -52,7 +49,7 @@ def watch(
       csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --multipath
       csv-initiator watch iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --interval 0.2 --json | jq .event
     """
-    credentials, target_credentials = chap.settle(url.user)
+    how = login.of(url.user)
 
     async def work(reactor: Any) -> None:
         async def connect() -> Disk:
@@ -61,11 +58,7 @@ def watch(
                 multipath=paths.how(),
                 on_path=path_changed,
                 reactor=reactor,
-                credentials=credentials,
-                target_credentials=target_credentials,
-                initiator_name=initiator_name or "",
-                timeout_s=timeout_s,
-                options=session,
+                **how,
             )
 
         def path_changed(path: PathStatus) -> None:

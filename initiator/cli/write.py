@@ -11,11 +11,11 @@ import click
 
 from initiator import client
 from initiator.cli import options, runtime
+from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
 from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
-from initiator.options import SessionOptions
 from initiator.url import IscsiUrl
 
 
@@ -30,7 +30,7 @@ from initiator.url import IscsiUrl
     help="Where on the disk to begin, in bytes: whole blocks.",
 )
 @click.option("--fua", is_flag=True, help="Have every write on stable storage before it is answered.")
-@options.session_options
+@login_options
 @several_paths
 @options.json_option
 def write(
@@ -39,10 +39,7 @@ def write(
     offset_bytes: int,
     fua: bool,
     paths: PathChoice,
-    chap: options.Chap,
-    initiator_name: str | None,
-    session: SessionOptions,
-    timeout_s: float,
+    login: Login,
     as_json: bool,
 ) -> None:
     """Write FILE onto a disk (- is stdin). When this ends with 0, the data is on stable storage.
@@ -54,7 +51,7 @@ def write(
       csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 system.img
       zstdcat system.img.zst | csv-initiator write iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 - --offset 1M
     """
-    credentials, target_credentials = chap.settle(url.user)
+    how = login.of(url.user)
 
     async def work(reactor: Any) -> Report:
         with _open(file) as source:
@@ -62,11 +59,7 @@ def write(
                 paths.to(url),
                 multipath=paths.how(),
                 reactor=reactor,
-                credentials=credentials,
-                target_credentials=target_credentials,
-                initiator_name=initiator_name or "",
-                timeout_s=timeout_s,
-                options=session,
+                **how,
             )
             async with disk:
                 _check(url, disk, offset_bytes, source)
