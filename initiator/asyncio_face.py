@@ -28,33 +28,16 @@ _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
 _Value = TypeVar("_Value")
 _Page = TypeVar("_Page", bound=ModePage)
+_Behind = TypeVar("_Behind", covariant=True)
 
 
-def _of_disk(
-    method: Callable[Concatenate[Disk, _P], Awaitable[_Result]],
-) -> Callable[Concatenate[AsyncioDisk, _P], Coroutine[Any, Any, _Result]]:
+def _of(
+    method: Callable[Concatenate[_Behind, _P], Awaitable[_Result]],
+) -> Callable[Concatenate[_Face[_Behind], _P], Coroutine[Any, Any, _Result]]:
+    """Make a method of a face of one of what stands behind it."""
+
     @functools.wraps(method)
-    async def call(self: AsyncioDisk, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
-        return await in_task(method(self.disk, *args, **kwargs))
-
-    return call
-
-
-def _of_session(
-    method: Callable[Concatenate[Session, _P], Awaitable[_Result]],
-) -> Callable[Concatenate[AsyncioSession, _P], Coroutine[Any, Any, _Result]]:
-    @functools.wraps(method)
-    async def call(self: AsyncioSession, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
-        return await in_task(method(self.session, *args, **kwargs))
-
-    return call
-
-
-def _of_reservations(
-    method: Callable[Concatenate[Reservations, _P], Awaitable[_Result]],
-) -> Callable[Concatenate[AsyncioReservations, _P], Coroutine[Any, Any, _Result]]:
-    @functools.wraps(method)
-    async def call(self: AsyncioReservations, /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
+    async def call(self: _Face[_Behind], /, *args: _P.args, **kwargs: _P.kwargs) -> _Result:
         return await in_task(method(self._behind, *args, **kwargs))
 
     return call
@@ -71,9 +54,6 @@ class _Fact(Generic[_Value]):
             return self  # type: ignore[return-value] # as with a property: for documentation and introspection
         value: _Value = getattr(face._behind, self._name)
         return value
-
-
-_Behind = TypeVar("_Behind")
 
 
 class _Face(Generic[_Behind]):
@@ -103,10 +83,10 @@ class AsyncioSession(_Face[Session]):
     tsih = _Fact[int]()
     where = _Fact[str]()
 
-    close = _of_session(Session.close)
-    nop = _of_session(Session.nop)
-    task_management = _of_session(Session.task_management)
-    text = _of_session(Session.text)
+    close = _of(Session.close)
+    nop = _of(Session.nop)
+    task_management = _of(Session.task_management)
+    text = _of(Session.text)
 
     def abort(self) -> None:
         """Close the connection at once, without a logout; calls under way fail with SessionLost."""
@@ -124,16 +104,16 @@ class AsyncioSession(_Face[Session]):
 class AsyncioReservations(_Face[Reservations]):
     """The registrations and the reservation of a disk, for asyncio, as ``disk.reservations``."""
 
-    capabilities = _of_reservations(Reservations.capabilities)
-    clear = _of_reservations(Reservations.clear)
-    full_status = _of_reservations(Reservations.full_status)
-    keys = _of_reservations(Reservations.keys)
-    preempt = _of_reservations(Reservations.preempt)
-    register = _of_reservations(Reservations.register)
-    register_and_move = _of_reservations(Reservations.register_and_move)
-    release = _of_reservations(Reservations.release)
-    reservation = _of_reservations(Reservations.reservation)
-    reserve = _of_reservations(Reservations.reserve)
+    capabilities = _of(Reservations.capabilities)
+    clear = _of(Reservations.clear)
+    full_status = _of(Reservations.full_status)
+    keys = _of(Reservations.keys)
+    preempt = _of(Reservations.preempt)
+    register = _of(Reservations.register)
+    register_and_move = _of(Reservations.register_and_move)
+    release = _of(Reservations.release)
+    reservation = _of(Reservations.reservation)
+    reserve = _of(Reservations.reserve)
 
 
 class AsyncioDisk(_Face[Disk]):
@@ -173,42 +153,42 @@ class AsyncioDisk(_Face[Disk]):
     paths = _Fact[tuple[PathStatus, ...]]()
     size_bytes = _Fact[int]()
 
-    ask = _of_disk(Disk.ask)
-    close = _of_disk(Disk.close)
-    command = _of_disk(Disk.command)
-    command_support = _of_disk(Disk.command_support)
-    compare_and_write = _of_disk(Disk.compare_and_write)
-    copy_name = _of_disk(Disk.copy_name)
-    copy_to = _of_disk(Disk.copy_to)
-    flush = _of_disk(Disk.flush)
-    get_lba_status = _of_disk(Disk.get_lba_status)
-    inquiry = _of_disk(Disk.inquiry)
-    log_sense = _of_disk(Disk.log_sense)
-    make_token = _of_disk(Disk.make_token)
-    mode_select = _of_disk(Disk.mode_select)
-    mode_sense = _of_disk(Disk.mode_sense)
-    nop = _of_disk(Disk.nop)
-    read = _of_disk(Disk.read)
-    read_capacity = _of_disk(Disk.read_capacity)
-    read_into = _of_disk(Disk.read_into)
-    report_luns = _of_disk(Disk.report_luns)
-    request_sense = _of_disk(Disk.request_sense)
-    set_target_port_groups = _of_disk(Disk.set_target_port_groups)
-    start_stop = _of_disk(Disk.start_stop)
-    supported_commands = _of_disk(Disk.supported_commands)
-    supported_log_pages = _of_disk(Disk.supported_log_pages)
-    supported_pages = _of_disk(Disk.supported_pages)
-    target_port_groups = _of_disk(Disk.target_port_groups)
-    tell = _of_disk(Disk.tell)
-    test_unit_ready = _of_disk(Disk.test_unit_ready)
-    unmap = _of_disk(Disk.unmap)
-    verify = _of_disk(Disk.verify)
-    vpd = _of_disk(Disk.vpd)
-    write = _of_disk(Disk.write)
-    write_cache_enabled = _of_disk(Disk.write_cache_enabled)
-    write_same = _of_disk(Disk.write_same)
-    write_token = _of_disk(Disk.write_token)
-    write_zeroes = _of_disk(Disk.write_zeroes)
+    ask = _of(Disk.ask)
+    close = _of(Disk.close)
+    command = _of(Disk.command)
+    command_support = _of(Disk.command_support)
+    compare_and_write = _of(Disk.compare_and_write)
+    copy_name = _of(Disk.copy_name)
+    copy_to = _of(Disk.copy_to)
+    flush = _of(Disk.flush)
+    get_lba_status = _of(Disk.get_lba_status)
+    inquiry = _of(Disk.inquiry)
+    log_sense = _of(Disk.log_sense)
+    make_token = _of(Disk.make_token)
+    mode_select = _of(Disk.mode_select)
+    mode_sense = _of(Disk.mode_sense)
+    nop = _of(Disk.nop)
+    read = _of(Disk.read)
+    read_capacity = _of(Disk.read_capacity)
+    read_into = _of(Disk.read_into)
+    report_luns = _of(Disk.report_luns)
+    request_sense = _of(Disk.request_sense)
+    set_target_port_groups = _of(Disk.set_target_port_groups)
+    start_stop = _of(Disk.start_stop)
+    supported_commands = _of(Disk.supported_commands)
+    supported_log_pages = _of(Disk.supported_log_pages)
+    supported_pages = _of(Disk.supported_pages)
+    target_port_groups = _of(Disk.target_port_groups)
+    tell = _of(Disk.tell)
+    test_unit_ready = _of(Disk.test_unit_ready)
+    unmap = _of(Disk.unmap)
+    verify = _of(Disk.verify)
+    vpd = _of(Disk.vpd)
+    write = _of(Disk.write)
+    write_cache_enabled = _of(Disk.write_cache_enabled)
+    write_same = _of(Disk.write_same)
+    write_token = _of(Disk.write_token)
+    write_zeroes = _of(Disk.write_zeroes)
 
     async def __aenter__(self) -> Self:
         return self
