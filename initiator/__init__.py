@@ -15,7 +15,7 @@ why. No call waits longer than its deadline. ``docs/initiator.md`` is the guide.
 from csvd.iscsi.chap import Credentials
 from csvd.iscsi.codes import TaskManagementFunction
 from initiator.asyncio_face import AsyncioDisk, AsyncioReservations, AsyncioSession
-from initiator.client import Connect, Login, connect, default_initiator_name, discover, login, stay_logged_in
+from initiator.client import Connect, Login, connect, default_initiator_name, discover, isid_of, login, stay_logged_in
 from initiator.disk import Disk
 from initiator.engine.discovery import DiscoveredTarget, TargetAddress
 from initiator.engine.paths import PathSettings, PathState, Policy
@@ -226,6 +226,7 @@ __all__ = [
     "connect",
     "default_initiator_name",
     "discover",
+    "isid_of",
     "login",
     "parse_portal",
     "parse_portal_url",

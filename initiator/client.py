@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -55,6 +56,12 @@ def new_isid(entropy: Callable[[int], bytes] = os.urandom) -> bytes:
     """Make an initiator session ID of the random kind (RFC 7143 section 11.12.5): two sessions never reinstate one
     another."""
     return b"\x80" + entropy(5)
+
+
+def isid_of(name: str) -> bytes:
+    """Make an initiator session ID of the random kind out of a name, the same every time: a session reinstates the one
+    before of that name, and a target that remembers initiators by name and ISID knows it again."""
+    return new_isid(lambda length: hashlib.sha256(name.encode()).digest()[:length])
 
 
 class Login(TypedDict, total=False):
@@ -189,11 +196,11 @@ async def _connect(url: Places, reactor: Any, how: Connect) -> Disk:
     if len(places) != 1 or how.get("multipath"):
         return await _connect_several(places, reactor, how)
     (place,) = places
-    _, options = _settle(place, how)
+    settings, options = _settle(place, how)
 
     async def opened() -> Disk:
-        recovery = await _stay_logged_in(place, reactor, how) if how.get("recover", True) else None
-        road: Road = recovery or await _login(place, reactor, how)
+        recovery = await _recovering(place, settings, options, reactor) if how.get("recover", True) else None
+        road: Road = recovery or await _open(place.portal, settings, options, reactor)
         try:
             disk = await Disk.open(road, place.lun)
             if place.serial:
@@ -269,6 +276,10 @@ async def _login(url: str | IscsiUrl, reactor: Any, how: Login) -> Session:
 
 async def _stay_logged_in(place: IscsiUrl, reactor: Any, how: Login) -> Recovery:
     settings, options = _settle(place, how)
+    return await _in_time(_recovering(place, settings, options, reactor), place, options.timeout_s, reactor)
+
+
+async def _recovering(place: IscsiUrl, settings: LoginSettings, options: SessionOptions, reactor: Any) -> Recovery:
     # One ISID for all sessions of the road: each login ends what is left of the session before.
     settings = replace(settings, isid=settings.isid or new_isid())
 
@@ -278,8 +289,7 @@ async def _stay_logged_in(place: IscsiUrl, reactor: Any, how: Login) -> Recovery
         work = _open(place.portal, settings, options, reactor, timeout_s=left_s)
         return _in_time(work, place, left_s, reactor)
 
-    first = await _in_time(_open(place.portal, settings, options, reactor), place, options.timeout_s, reactor)
-    return Recovery(first, log_in)
+    return Recovery(await _open(place.portal, settings, options, reactor), log_in)
 
 
 async def _discover(place: IscsiUrl, reactor: Any, how: Login) -> list[DiscoveredTarget]:

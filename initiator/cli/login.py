@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +65,7 @@ class Login:
         """Give the same login with an ISID that is the same at every call: persistent reservations know a session's
         initiator by its name and ISID."""
         name = self.initiator_name or client.default_initiator_name()
-        return replace(self, isid=isid or b"\x80" + hashlib.sha256(name.encode()).digest()[:5])
+        return replace(self, isid=isid or client.isid_of(name))
 
     def of(self, url_user: str, *, recover: bool = True) -> client.Login:
         """Give what the calls of the client take. It reads the secrets: asked for before anything is sent, it finds

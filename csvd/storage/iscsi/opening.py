@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Coroutine
-from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as TookTooLong
 
 from csvd.errors import ConfigError
 from csvd.storage.disk import Disk
@@ -16,10 +12,8 @@ from csvd.storage.iscsi.description import describe
 from csvd.storage.iscsi.disk import IscsiDisk
 from csvd.storage.iscsi.errors import opening_error
 from csvd.storage.kind import Opening, check_size
-from initiator import Credentials, InitiatorError, IscsiUrl, Session, SessionOptions, TimedOut, login, parse_url
+from initiator import Credentials, InitiatorError, IscsiUrl, Login, SessionOptions, connect, isid_of, parse_url
 from initiator import Disk as Unit
-from initiator.client import new_isid
-from initiator.recovery import Recovery
 
 
 def open_disk(opening: Opening) -> Deferred[Disk]:
@@ -71,47 +65,21 @@ class _Roads:
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._reactor = opening.reactor
         self._place = _parsed(opening.url)
         self._credentials = _credentials(self._place, opening.secret)
 
     async def __call__(self, who: str = "") -> Unit:
         """Open the LUN in a session of its own, which is logged in again when it is lost. That of the caretaker is
         not, and has the same name every time."""
-        isid = self._isid(who) if who else new_isid()
-        session = await self._log_in(isid)
-        road = session if who else Recovery(session, partial(self._log_in_again, isid))
-        try:
-            unit = await Unit.open(road, self._place.lun)
-            if isinstance(road, Recovery):
-                await road.know(self._place.lun)
-        except BaseException:
-            await road.close()
-            raise
-        return unit
-
-    def _log_in(self, isid: bytes) -> Coroutine[Deferred[Any], Any, Session]:
-        return login(
-            self._place,
-            reactor=self._reactor,
+        how = Login(
             credentials=self._credentials,
             initiator_name=self._opening.initiator_name or "",
             options=SessionOptions(timeout_s=self._opening.timeout_s),
-            isid=isid,
         )
-
-    async def _log_in_again(self, isid: bytes, deadline_s: float) -> Session:
-        """With the same initiator session ID: the target ends what it still had of the session before."""
-        trying = Deferred.fromCoroutine(self._log_in(isid))
-        trying.addTimeout(max(deadline_s - self._reactor.seconds(), 0.0), self._reactor)
-        try:
-            return await trying
-        except TookTooLong:
-            raise TimedOut("the login took too long", where=str(self._place)) from None
-
-    def _isid(self, who: str) -> bytes:
-        """An initiator session ID of the random kind (RFC 7143 section 11.12.5), made of a name."""
-        return b"\x80" + hashlib.sha256(f"{place_of(self._opening.url)}\0{who}".encode()).digest()[:5]
+        if who:
+            how["isid"] = isid_of(f"{place_of(self._opening.url)}\0{who}")
+            how["recover"] = False
+        return await connect(self._place, reactor=self._opening.reactor, **how)
 
 
 async def _open(opening: Opening) -> Disk:
