@@ -18,7 +18,6 @@ from initiator.images.waiting import all_of, pages
 VERSION: Final = 1
 ALGORITHMS: Final = ("sha256", "sha512", "sha1", "blake2b", "sha3_256")
 RANGE_BYTES: Final = 64 << 20
-MOST_RANGES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ SEGMENT_BLOCKS: Final = 0xFFFF
 """Blocks that one block-to-block segment can copy."""
 SEGMENT_BYTES: Final = 28
 CSCD_BYTES: Final = 32
-LID1_HEADER_BYTES: Final = 16
 DESIGNATOR_BYTES: Final = 20
 OPERATING_PARAMETERS_BYTES: Final = 512
 

@@ -13,8 +13,6 @@ from initiator.scsi import transport_id
 from initiator.scsi.transport_id import TransportId
 
 KEY_LIMIT: Final = 1 << 64
-LIST_BYTES: Final = 24
-"""The parameter list of every service action but REGISTER AND MOVE."""
 
 _IN: Final = struct.Struct(">BBBBBBBHB")
 _OUT: Final = struct.Struct(">BBBBBIB")

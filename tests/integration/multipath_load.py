@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -17,23 +14,6 @@ from initiator import AccessState, Disk, PathSettings
 BLOCK_BYTES = 512
 QUICK = PathSettings(check_interval_s=0.3, retry_first_s=0.05, retry_last_s=0.5, steady_s=0.5)
 ACTIVE = AccessState.ACTIVE_OPTIMIZED.words
-
-
-def run(work: Callable[[Any], Coroutine[Deferred[Any], Any, None]]) -> None:
-    """Run ``work(reactor)`` on a reactor of its own; raise its error."""
-    loop = asyncio.new_event_loop()
-    reactor = AsyncioSelectorReactor(loop)
-    outcome: list[Any] = []
-
-    def ended(result: Any) -> None:
-        outcome.append(result)
-        reactor.stop()  # type: ignore[no-untyped-call]
-
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work(reactor)).addBoth(ended))
-    reactor.run(installSignalHandlers=False)  # type: ignore[no-untyped-call]
-    loop.close()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
 
 
 class Load:

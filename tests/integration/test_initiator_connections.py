@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
 
 import initiator
 from csvd.iscsi.codes import TaskManagementFunction
 from initiator import SessionLost, SessionOptions
 from tests.integration.served import Daemon, serving
+from tests.own_reactor import run
 
 TARGET = "iqn.2026-11.test:several"
 TIMEOUT_S = 30.0
-
-
-def run(work: Callable[[Any], Coroutine[Deferred[Any], Any, None]]) -> None:
-    """Run ``work(reactor)`` on a reactor of its own."""
-    loop = asyncio.new_event_loop()
-    reactor = AsyncioSelectorReactor(loop)
-    outcome: list[Any] = []
-
-    def ended(result: Any) -> None:
-        outcome.append(result)
-        reactor.stop()  # type: ignore[no-untyped-call]
-
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work(reactor)).addBoth(ended))
-    reactor.run(installSignalHandlers=False)  # type: ignore[no-untyped-call]
-    loop.close()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
 
 
 def url(daemon: Daemon) -> str:

@@ -17,7 +17,8 @@ import initiator
 from initiator import MultipathOptions, Policy
 from initiator.multipath import Multipath
 from tests.integration.daemon_rig import TARGET, DaemonNode, Daemons, free_ports
-from tests.integration.multipath_load import ACTIVE, BLOCK_BYTES, QUICK, Load, run, until
+from tests.integration.multipath_load import ACTIVE, BLOCK_BYTES, QUICK, Load, until
+from tests.own_reactor import run
 
 AREA_BLOCKS = 2048
 OPTIONS = MultipathOptions(paths=QUICK, check_timeout_s=1.0, login_timeout_s=1.0)

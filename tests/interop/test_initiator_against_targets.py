@@ -9,15 +9,13 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
 
 import initiator
 from csvd.iscsi.codes import TaskManagementFunction
@@ -25,6 +23,7 @@ from csvd.iscsi.keys import OFFER
 from initiator import AuthenticationFailed, CommandFailed, Credentials, LoginRefused, SenseKey, SessionLost
 from initiator.scsi import cdb
 from tests.bench.targets import TARGETS, Chap, Export, Target
+from tests.own_reactor import run
 
 pytestmark = pytest.mark.interop
 
@@ -33,7 +32,6 @@ BOTH = Chap("joe", "opensesame12345", "the-target", "battery-staple-12")
 MIB = 1 << 20
 SIZE_BYTES = 64 * MIB
 
-Work = Callable[[Any], Coroutine[Deferred[Any], Any, Any]]
 Start = Callable[..., Target]
 
 TOLD_PORTALS = {"lio": initiator.Portal("10.0.2.15")}
@@ -41,24 +39,6 @@ TOLD_PORTALS = {"lio": initiator.Portal("10.0.2.15")}
 
 CONNECTIONS = {"tgtd": 1}
 """How many of four connections a session gets where it does not get all."""
-
-
-def run(work: Work) -> Any:
-    """Run ``work(reactor)`` on a reactor of its own; give its result or raise its error."""
-    loop = asyncio.new_event_loop()
-    reactor = AsyncioSelectorReactor(loop)
-    outcome: list[Any] = []
-
-    def ended(result: Any) -> None:
-        outcome.append(result)
-        reactor.stop()  # type: ignore[no-untyped-call]
-
-    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work(reactor)).addBoth(ended))
-    reactor.run(installSignalHandlers=False)  # type: ignore[no-untyped-call]
-    loop.close()
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    return outcome[0]
 
 
 def holds(target: Any, disk: Path, model: bytes | bytearray) -> bool:

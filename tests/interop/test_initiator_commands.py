@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -11,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 import initiator
 from initiator import Disk, third_party_copy
@@ -23,6 +19,7 @@ from initiator.scsi.mode import Caching, Control
 from initiator.scsi.reservations import ReservationType
 from initiator.scsi.target_ports import AccessState
 from tests.bench.targets import TARGETS, Export, Target
+from tests.own_reactor import run
 
 pytestmark = pytest.mark.interop
 
@@ -43,11 +40,8 @@ class Peer:
 
     def use(self, use: Callable[..., Any], *, names: tuple[str, ...] = ("",)) -> Any:
         """Run ``use(disk, …)`` on a reactor of its own, with a session for each name; give its result or raise."""
-        loop = asyncio.new_event_loop()
-        reactor = AsyncioSelectorReactor(loop)
-        outcome: list[Any] = []
 
-        async def work() -> Any:
+        async def work(reactor: Any) -> Any:
             disks = []
             async with AsyncExitStack() as stack:
                 for name in names:
@@ -55,16 +49,7 @@ class Peer:
                     disks.append(await stack.enter_async_context(disk))
                 return await use(*disks)
 
-        def ended(result: Any) -> None:
-            outcome.append(result)
-            reactor.stop()  # type: ignore[no-untyped-call]
-
-        reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work()).addBoth(ended))
-        reactor.run(installSignalHandlers=False)  # type: ignore[no-untyped-call]
-        loop.close()
-        if isinstance(outcome[0], Failure):
-            outcome[0].raiseException()
-        return outcome[0]
+        return run(work)
 
 
 @pytest.fixture(params=["tgtd", "csvd"])

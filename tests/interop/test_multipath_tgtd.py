@@ -17,7 +17,8 @@ from initiator import AccessState, MultipathOptions
 from initiator.multipath import Multipath
 from tests.bench.targets import TARGETS, Export, Target
 from tests.integration.daemon_rig import free_ports
-from tests.integration.multipath_load import QUICK, Load, run, until
+from tests.integration.multipath_load import QUICK, Load, until
+from tests.own_reactor import run
 
 pytestmark = pytest.mark.interop
 

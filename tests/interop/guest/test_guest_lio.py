@@ -18,7 +18,6 @@ from tests.bench.targets import Chap, Export
 from tests.interop.guest.lio import Lio
 from tests.interop.guest.machine import Guest
 from tests.interop.test_initiator_against_targets import (  # noqa: F401 - run here, on the `start` below
-    run,
     test_a_missing_unit_and_a_missing_target_are_told,
     test_a_refused_command_says_why,
     test_a_session_goes_on_after_a_reset_of_the_unit,
@@ -34,6 +33,7 @@ from tests.interop.test_initiator_against_targets import (  # noqa: F401 - run h
     test_what_several_connections_write_at_once_is_on_the_disk,
     test_with_digests_what_is_written_is_read_back,
 )
+from tests.own_reactor import run
 
 pytestmark = pytest.mark.interop
 
