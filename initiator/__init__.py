@@ -66,6 +66,7 @@ from initiator.events import (
 from initiator.multipath import Multipath
 from initiator.multipath_options import MultipathOptions, PathStatus, StalePolicy
 from initiator.opening import Opening
+from initiator.options import SessionOptions
 from initiator.recovery import Recovery
 from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
@@ -109,7 +110,7 @@ from initiator.scsi.target_ports import AccessState, TargetPortGroup, TargetPort
 from initiator.scsi.transport_id import TransportId
 from initiator.scsi.vpd_copy import ThirdPartyCopy
 from initiator.scsi.vpd_device import ExtendedInquiryData, ManagementNetworkAddresses, ModePagePolicies, ScsiPorts
-from initiator.session import Session, SessionOptions
+from initiator.session import Session
 from initiator.unit import LogicalUnit, units_of
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 

@@ -16,12 +16,13 @@ from csvd.iscsi.keys import SessionParameters
 from initiator.deferred_await import in_task
 from initiator.disk import Disk
 from initiator.multipath_options import PathStatus
+from initiator.options import SessionOptions
 from initiator.reservations import Reservations
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
 from initiator.scsi.mode import ModePage
 from initiator.scsi.sense import Sense
-from initiator.session import Session, SessionOptions
+from initiator.session import Session
 from initiator.url import Portal
 
 _P = ParamSpec("_P")

@@ -31,11 +31,12 @@ from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
 from initiator.multipath_options import DEFAULT_OPTIONS, MultipathOptions, PathListener
 from initiator.opening import Opening
+from initiator.options import SessionOptions
 from initiator.recovery import Recovery
 from initiator.road import Road
 from initiator.scsi.inquiry import UnitSerialNumber
 from initiator.secrets import SecretPath
-from initiator.session import Session, SessionOptions
+from initiator.session import Session
 from initiator.several import addresses_in, find_places, open_disk
 from initiator.url import IscsiUrl, Portal, parse_portal, parse_portal_url, parse_url
 

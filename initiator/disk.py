@@ -59,9 +59,8 @@ class Disk(BlockCommands):
         """
         disk = cls(road, lun)
         found = await disk.inquiry(timeout_s=timeout_s)
-        if not found.connected or not found.is_disk:
-            what = "is not there" if not found.connected else f"is no disk but {found.device_type_name}"
-            raise InitiatorError(f"LUN {lun} {what}", where=road.where)
+        if found.no_disk:
+            raise InitiatorError(f"LUN {lun} {found.no_disk}", where=road.where)
         await disk.test_unit_ready(timeout_s=timeout_s)
         if 0xB0 in await disk.supported_pages(timeout_s=timeout_s):
             limits = await disk.vpd(0xB0, timeout_s=timeout_s)

@@ -45,6 +45,7 @@ from csvd.iscsi.codes import TaskManagementFunction
 from initiator.engine.requests import CHECK_CONDITION, GOOD, Command
 from initiator.errors import CommandAborted, InitiatorError, NoPath, SessionClosed, SessionLost, TimedOut
 from initiator.multipath_options import DEFAULT_OPTIONS, MultipathOptions, PathListener, PathStatus
+from initiator.options import SessionOptions
 from initiator.path import Addresses, DiskPath, Nexus, Opener
 from initiator.path_call import PathCall
 from initiator.path_group import PathGroup
@@ -54,7 +55,7 @@ from initiator.scsi import lun as luns
 from initiator.scsi import port_groups, sense
 from initiator.scsi.sense import Sense, SenseKey
 from initiator.scsi.target_ports import AccessState
-from initiator.session import Session, SessionOptions
+from initiator.session import Session
 from initiator.stale_proofs import StaleProofs
 from initiator.url import IscsiUrl
 from initiator.waiting import follow

@@ -84,9 +84,8 @@ async def examine(session: Session, lun: int, timeout_s: float) -> Findings:
     """
     disk = Disk(session, lun)
     found = await disk.inquiry(timeout_s=timeout_s)
-    if not found.connected or found.device_type not in (0x00, 0x14):
-        what = "is not there" if not found.connected else f"is no disk but {found.device_type_name}"
-        raise InitiatorError(f"LUN {lun} {what}", where=session.where)
+    if found.no_disk:
+        raise InitiatorError(f"LUN {lun} {found.no_disk}", where=session.where)
     listed = await disk.vpd(0x00, timeout_s=timeout_s)
     pages = listed.pages if isinstance(listed, SupportedPages) else ()
     identity, group, serial = "", None, ""

@@ -16,7 +16,8 @@ from initiator.engine.requests import Command
 from initiator.errors import SessionClosed
 
 if TYPE_CHECKING:
-    from initiator.session import Session, SessionOptions
+    from initiator.options import SessionOptions
+    from initiator.session import Session
 
 Finished = Callable[[Command], None]
 

@@ -14,9 +14,9 @@ from initiator.engine.discovery import DiscoveredTarget, TargetAddress
 from initiator.errors import InitiatorError
 from initiator.multipath import Multipath
 from initiator.multipath_options import MultipathOptions, PathListener
+from initiator.options import SessionOptions
 from initiator.path import Addresses, DiskPath, Opener
 from initiator.scsi.sense import Sense
-from initiator.session import SessionOptions
 from initiator.url import IscsiUrl, Portal
 
 Discover = Callable[[IscsiUrl], Coroutine[Deferred[Any], Any, tuple[list[DiscoveredTarget], Portal]]]

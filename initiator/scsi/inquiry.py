@@ -59,6 +59,13 @@ class Inquiry:
         """Whether there is a logical unit behind this LUN (peripheral qualifier 0)."""
         return self.peripheral_qualifier == 0
 
+    @property
+    def no_disk(self) -> str:
+        """Why there is no disk behind this LUN, as the rest of a sentence; empty where there is one."""
+        if not self.connected:
+            return "is not there"
+        return "" if self.is_disk else f"is no disk but {self.device_type_name}"
+
 
 def parse_standard(data: bytes) -> Inquiry:
     """Parse standard INQUIRY data.

@@ -114,9 +114,8 @@ def cold_file(samples: Samples) -> str:
 def initiators(samples: Samples) -> str:
     """Random reads by csv-initiator, iscsi-perf and qemu-img on each target."""
     lines = _head("random reads, depth 32", OURS, THEIRS)
-    text = ""
     for size, key in (("4 KiB", "initiators-4k"), ("256 KiB", "initiators-256k")):
-        text = _scene(
+        _scene(
             samples,
             lines,
             key,
@@ -130,15 +129,14 @@ def initiators(samples: Samples) -> str:
             (f"{size}: by iscsi-perf, µs", "iscsi_perf_cpu_us", ",.1f", 1),
             (f"{size}: by qemu-img, µs", "qemu_img_cpu_us", ",.1f", 1),
         )
-    return text
+    return _text(lines)
 
 
 def copies(samples: Samples) -> str:
     """An image of 2 GiB, half holes, copied by csv-initiator and by qemu-img."""
     lines = _head("copy of 2 GiB, half holes", OURS, THEIRS)
-    text = ""
     for direction, key in (("to the LUN", "copy-to-lun"), ("from the LUN", "copy-from-lun")):
-        text = _scene(
+        _scene(
             samples,
             lines,
             key,
@@ -148,7 +146,7 @@ def copies(samples: Samples) -> str:
             (f"{direction}: qemu-img convert, not durable, s", "qemu_default_s", ",.2f", 1),
             (f"{direction}: **times as fast as -W -m 16 -t none**", "to_qemu", ".2f", 1),
         )
-    return text
+    return _text(lines)
 
 
 def memory(samples: Samples) -> str:

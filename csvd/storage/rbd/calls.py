@@ -15,6 +15,7 @@ python3-rbd makes no transfer without a copy: `aio_read` brings `bytes`, which a
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -39,7 +40,7 @@ OP_TIMEOUT_PART: Final = 0.9
 caller is told of as late does not reach the disk when the network comes back, unless it was on its way already."""
 
 
-class Call:
+class Call(ABC):
     """One call. Subclasses say what is called, and what becomes of the result.
 
     Attributes:
@@ -61,9 +62,9 @@ class Call:
         self.deferred: Deferred[None] = Deferred()
         self.tell_done: Callable[[Call, int, bytes | None], None]
 
+    @abstractmethod
     def begin(self, image: Any) -> None:
         """Hand it to librbd, which calls `done` when it is done unless this raises."""
-        raise NotImplementedError
 
     def done(self, completion: Any, data: bytes | None = None) -> None:
         """In a thread of librbd, which has nobody to tell of an exception: there is none."""
@@ -73,7 +74,7 @@ class Call:
         """Take the result, zero or more. Returns an errno, 0 for none."""
         return 0
 
-    def let_go(self) -> None:
+    def let_go(self) -> None:  # noqa: B027 - there are calls that hold nothing
         """Nobody waits any more: hold nothing of the caller's."""
 
     @property

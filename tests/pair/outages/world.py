@@ -17,8 +17,9 @@ from initiator.engine.login import LoginSettings
 from initiator.engine.session import SessionState
 from initiator.errors import ConnectFailed
 from initiator.link import Link
+from initiator.options import SessionOptions
 from initiator.recovery import Recovery
-from initiator.session import Session, SessionOptions
+from initiator.session import Session
 from initiator.url import Portal
 from tests.iscsi_wire import TARGET
 from tests.pair.outages.wire import Wire

@@ -26,9 +26,9 @@ from initiator.errors import (
 )
 from initiator.multipath import Multipath
 from initiator.multipath_options import MultipathOptions, PathStatus
+from initiator.options import SessionOptions
 from initiator.road import submit
 from initiator.scsi.target_ports import AccessState
-from initiator.session import SessionOptions
 from initiator.url import IscsiUrl, Portal
 from tests.unit.initiator.session_script import Outcome
 

@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from csvd.iscsi.codes import Opcode
 from initiator.engine.requests import Command
-from initiator.session import Session, SessionOptions
+from initiator.options import SessionOptions
+from initiator.session import Session
 from initiator.url import Portal
 from tests.unit.initiator.target_script import TARGET, Pdu, Script, pdu
 

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from initiator.disk import Disk
 from initiator.engine.requests import Command
 from initiator.errors import InitiatorError
+from initiator.options import SessionOptions
 from initiator.road import Finished
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits
-from initiator.session import SessionOptions
 from tests.unit.initiator.session_script import Outcome
 
 CHECK_CONDITION = 0x02

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from initiator.disk import Disk
 from initiator.engine.requests import Command
 from initiator.errors import CommandFailed, InitiatorError, MalformedAnswer, ResidualMismatch, SessionLost
+from initiator.options import SessionOptions
 from initiator.road import Finished
 from initiator.scsi.answers import Capacity
 from initiator.scsi.inquiry import BlockLimits, RawPage
-from initiator.session import SessionOptions
 from initiator.unit import UNIT_ATTENTIONS
 from tests.unit.initiator.session_script import Outcome
 
