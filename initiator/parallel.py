@@ -1,12 +1,15 @@
-"""Running the commands of one call several at a time."""
+"""Work that goes on at once: commands several at a time, what blocks in a thread, and waiting for all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
+
+_Result = TypeVar("_Result")
 
 Work = Callable[[], Coroutine[Deferred[Any], Any, Any]]
 
@@ -30,8 +33,19 @@ async def run_all(works: Iterator[Work], most: int) -> None:
                 stop = True
                 raise
 
-    running: list[Deferred[Any]] = [Deferred.fromCoroutine(worker()) for _ in range(most)]
-    results = await DeferredList(running, consumeErrors=True)
-    failures = [result for succeeded, result in results if not succeeded and isinstance(result, Failure)]
-    if failures:
-        failures[0].raiseException()
+    await all_of([Deferred.fromCoroutine(worker()) for _ in range(most)])
+
+
+async def all_of(running: Sequence[Deferred[Any]]) -> None:
+    """Wait until all have ended; only then may their buffers go. Raises the error of the first in order that failed."""
+    results: list[tuple[bool, Any]] = await DeferredList(list(running), consumeErrors=True)
+    for succeeded, result in results:
+        if not succeeded:
+            failure: Failure = result
+            failure.raiseException()
+
+
+async def in_thread(reactor: Any, work: Callable[..., _Result], *args: Any) -> _Result:
+    """Run what may block (a slow file, a pipe) in a thread: the sessions must stay able to answer their targets."""
+    done: Deferred[_Result] = deferToThreadPool(reactor, reactor.getThreadPool(), work, *args)
+    return await done

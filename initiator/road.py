@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from csvd.iscsi.codes import TaskManagementFunction
 from initiator.engine.requests import Command
 from initiator.errors import SessionClosed
+from initiator.waiting import answer
 
 if TYPE_CHECKING:
     from initiator.options import SessionOptions
@@ -85,7 +86,7 @@ def begin(road: Road, command: Command, deadline_s: float) -> Deferred[Command]:
     done = Underway(_cancelled)
     done.road, done.command, command.context = road, command, done
     try:
-        road.start(command, deadline_s, _fire)
+        road.start(command, deadline_s, answer)
     except SessionClosed as error:
         done.errback(error)
     return done
@@ -95,15 +96,6 @@ def submit(road: Road, command: Command, timeout_s: float | None = None) -> Defe
     """Start a command that has so long from now; by default what the road's options say."""
     timeout = road.options.timeout_s if timeout_s is None else timeout_s
     return begin(road, command, road.reactor.seconds() + timeout)
-
-
-def _fire(command: Command) -> None:
-    done: Deferred[Command] = command.context
-    command.context = None
-    if command.error is None:
-        done.callback(command)
-    else:
-        done.errback(command.error)
 
 
 def _cancelled(done: Deferred[Any]) -> None:

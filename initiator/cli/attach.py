@@ -16,11 +16,11 @@ from twisted.internet.defer import CancelledError
 from initiator import client
 from initiator.cli import options, runtime
 from initiator.cli.login import Login, login_options
-from initiator.cli.transfer import in_thread
 from initiator.fuse.disk_file import DiskFile
 from initiator.fuse.mount import MountFailed, mount, unmount
 from initiator.fuse.protocol import Owner
 from initiator.fuse.server import MAX_TRANSFER_BYTES, FuseServer
+from initiator.parallel import in_thread
 from initiator.url import IscsiUrl
 
 DEFAULT_NAME: Final = "disk.img"

@@ -10,8 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
 
 from initiator import client
 from initiator.cli import options, runtime
@@ -22,6 +20,7 @@ from initiator.load.generator import Load
 from initiator.load.histogram import Histogram
 from initiator.load.report import Measured
 from initiator.load.workload import Commands, Workload
+from initiator.parallel import all_of
 from initiator.url import IscsiUrl
 
 
@@ -163,15 +162,11 @@ async def _measure(
     for done in running:
         done.addErrback(stop)
     try:
-        ended: Deferred[Any] = DeferredList(running, consumeErrors=True)
         with _watching(reactor, loads, time_s):
-            results = await ended
+            await all_of(running)
     finally:
         if late.active():
             late.cancel()
-    for succeeded, result in results:
-        if not succeeded and isinstance(result, Failure):
-            result.raiseException()
     took_s = (time.perf_counter_ns() - began_ns) / 1e9
     latencies = {"read": Histogram(), "write": Histogram()}
     for load in loads:

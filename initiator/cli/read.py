@@ -12,9 +12,10 @@ from initiator import client
 from initiator.cli import options, runtime
 from initiator.cli.login import Login, login_options
 from initiator.cli.path_options import PathChoice, several_paths
-from initiator.cli.transfer import WINDOW_BYTES, Report, both, in_thread, progress
+from initiator.cli.transfer import WINDOW_BYTES, Report, both, progress
 from initiator.disk import Disk
 from initiator.errors import InitiatorError
+from initiator.parallel import in_thread
 from initiator.url import IscsiUrl
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import click
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 
 from initiator.cli import options
 
@@ -18,12 +17,6 @@ WINDOW_BYTES: Final = 16 << 20
 """The disk moves one window, in parallel commands, while the file moves another."""
 
 _Result = TypeVar("_Result")
-
-
-async def in_thread(reactor: Any, work: Callable[..., _Result], *args: Any) -> _Result:
-    """Run what may block (a slow file, a pipe) in a thread: the session must stay able to answer the target."""
-    done: Deferred[_Result] = deferToThreadPool(reactor, reactor.getThreadPool(), work, *args)
-    return await done
 
 
 async def both(

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from initiator.images.end import SourceEnd
 from initiator.images.plan import Ask, Buffer, CopyPlan, Move, Side, Zero
-from initiator.images.waiting import all_of, answer
+from initiator.images.waiting import answer
+from initiator.parallel import all_of
 
 SHOWN_BYTES: Final = 16
 """Of each side, from the first byte that differs on."""

@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -17,6 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from initiator.errors import InitiatorError
 from initiator.images.end import Identity
 from initiator.images.plan import Run
+from initiator.parallel import in_thread
 
 CHUNK_BYTES: Final = 1 << 20
 MOST_RUNS: Final = 1024
@@ -38,12 +38,6 @@ _fallocate.restype = ctypes.c_int
 
 _Result = TypeVar("_Result")
 _Write = tuple[int, memoryview, Deferred[None]]
-
-
-async def in_thread(reactor: Any, work: Callable[..., _Result], *args: Any) -> _Result:
-    """Run what may block in a thread: the sessions must stay able to answer their targets."""
-    done: Deferred[_Result] = deferToThreadPool(reactor, reactor.getThreadPool(), work, *args)
-    return await done
 
 
 class FileEnd:

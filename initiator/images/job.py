@@ -10,10 +10,11 @@ from typing import Any, Final
 from initiator.errors import InitiatorError
 from initiator.images import state as states
 from initiator.images.end import SourceEnd, TargetEnd
-from initiator.images.file import in_thread, same_place
+from initiator.images.file import same_place
 from initiator.images.plan import UNBOUNDED, CopyPlan, Side
 from initiator.images.state import State
 from initiator.images.transfer import Transfer
+from initiator.parallel import in_thread
 
 HOLE_ALIGN_BYTES: Final = 4096
 """Holes are made of whole pages."""

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 
 from initiator.errors import InitiatorError
 from initiator.images.end import SourceEnd
-from initiator.images.file import in_thread
-from initiator.images.waiting import all_of, pages
+from initiator.images.waiting import pages
+from initiator.parallel import all_of, in_thread
 
 VERSION: Final = 1
 ALGORITHMS: Final = ("sha256", "sha512", "sha1", "blake2b", "sha3_256")

@@ -6,8 +6,9 @@ import os
 from typing import Any, Final
 
 from initiator.images.end import Identity
-from initiator.images.file import CHUNK_BYTES, in_thread
+from initiator.images.file import CHUNK_BYTES
 from initiator.images.plan import Run
+from initiator.parallel import in_thread
 
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 

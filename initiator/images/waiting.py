@@ -1,13 +1,8 @@
-"""What copying and comparing share: buffers, the answer to a plan that asks, waiting for all that runs."""
+"""What copying and comparing share: buffers, and the answer to a plan that asks."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
-from typing import Any
-
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
 
 from initiator.errors import InitiatorError
 from initiator.images.end import End
@@ -24,15 +19,6 @@ async def answer(plan: CopyPlan, ask: Ask, end: End, offset: int) -> None:
     if not any(run.length for run in runs):
         raise InitiatorError("nothing is told of what is there", where=end.name)
     plan.mapped(ask.side, runs)
-
-
-async def all_of(running: Sequence[Deferred[Any]]) -> None:
-    """Wait until all have ended; only then may their buffers go. Raises the error of the first in order that failed."""
-    results: list[tuple[bool, Any]] = await DeferredList(list(running), consumeErrors=True)
-    for succeeded, result in results:
-        if not succeeded:
-            failure: Failure = result
-            failure.raiseException()
 
 
 def pages(length: int) -> memoryview:
