@@ -56,7 +56,7 @@ from initiator.events import (
     UnitAttention,
 )
 from initiator.identity import Identity, Questions, attention_of
-from initiator.road import Finished
+from initiator.road import Finished, deadline_of
 from initiator.scsi import cdb as cdbs
 from initiator.scsi import lun as luns
 from initiator.scsi import sense
@@ -401,7 +401,7 @@ class Recovery:
         Raises:
             TimedOut, SessionClosed.
         """
-        deadline_s = self._deadline(timeout_s)
+        deadline_s = deadline_of(self, timeout_s)
         while True:
             session = await self._a_session(deadline_s)
             try:
@@ -419,12 +419,9 @@ class Recovery:
             TaskManagementFailed: the target did not do it.
             TimedOut, SessionLost, SessionClosed.
         """
-        deadline_s = self._deadline(timeout_s)
+        deadline_s = deadline_of(self, timeout_s)
         session = await self._a_session(deadline_s)
         await session.task_management(function, lun=lun, timeout_s=max(0.0, deadline_s - self.reactor.seconds()))
-
-    def _deadline(self, timeout_s: float | None) -> float:
-        return float(self.reactor.seconds() + (self.options.timeout_s if timeout_s is None else timeout_s))
 
     async def _a_session(self, deadline_s: float) -> Session:
         while not self.connected:

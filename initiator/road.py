@@ -94,8 +94,12 @@ def begin(road: Road, command: Command, deadline_s: float) -> Deferred[Command]:
 
 def submit(road: Road, command: Command, timeout_s: float | None = None) -> Deferred[Command]:
     """Start a command that has so long from now; by default what the road's options say."""
-    timeout = road.options.timeout_s if timeout_s is None else timeout_s
-    return begin(road, command, road.reactor.seconds() + timeout)
+    return begin(road, command, deadline_of(road, timeout_s))
+
+
+def deadline_of(road: Road, timeout_s: float | None) -> float:
+    """Give the deadline of a call that has so long from now; by default what the road's options say."""
+    return float(road.reactor.seconds() + (road.options.timeout_s if timeout_s is None else timeout_s))
 
 
 def _cancelled(done: Deferred[Any]) -> None:

@@ -39,7 +39,7 @@ from initiator.ladder import Ladder
 from initiator.link import Link
 from initiator.more_links import MoreLinks
 from initiator.options import SessionOptions
-from initiator.road import Finished, submit
+from initiator.road import Finished, deadline_of, submit
 from initiator.scsi import cdb as cdbs
 from initiator.scsi import lun as luns
 from initiator.target_messages import obey
@@ -387,7 +387,7 @@ class Session:
         done: Deferred[_Asked] = Deferred(partial(self._forget, request))
         request.context, request.finished = done, answer
         (self._the_engine if over is None else over.engine).send(request)
-        self._deadlines.set(request, self._deadline(timeout_s))
+        self._deadlines.set(request, deadline_of(self, timeout_s))
         self._wake(over)
         return await done
 
@@ -400,9 +400,6 @@ class Session:
         """The caller waits no more; an answer is ignored."""
         request.finished = None
         self._deadlines.at.pop(request, None)
-
-    def _deadline(self, timeout_s: float | None) -> float:
-        return float(self.reactor.seconds() + (self.options.timeout_s if timeout_s is None else timeout_s))
 
     def _issue(self) -> None:
         """Send the commands that have waited longest, as far as the queue depth goes."""
@@ -469,13 +466,13 @@ class Session:
         abort = engine.abort(command)
         if abort is not None:
             self._ladder.begin(command, abort)
-            self._deadlines.set(abort, self._deadline(self.options.abort_timeout_s))
+            self._deadlines.set(abort, deadline_of(self, self.options.abort_timeout_s))
             self._wake(self._more.of(engine))
 
     def _ask_reset(self, reset: TaskManagement) -> None:
         self.log.warn("{where}: a command can not be aborted: LOGICAL UNIT RESET", where=self.where)
         self._the_engine.send(reset)
-        self._deadlines.set(reset, self._deadline(self.options.abort_timeout_s))
+        self._deadlines.set(reset, deadline_of(self, self.options.abort_timeout_s))
         self._wake()
 
     def _drop(self, why: str) -> None:

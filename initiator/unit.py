@@ -15,7 +15,7 @@ from initiator.errors import AttentionPending, CommandFailed, IllegalRequest, Ma
 from initiator.failures import failure_of, passes
 from initiator.multipath_options import PathStatus
 from initiator.reservations import Reservations
-from initiator.road import Road, begin, submit
+from initiator.road import Road, begin, deadline_of, submit
 from initiator.scsi import answers, cdb, inquiry, log, mode, operation_codes, sense, target_ports
 from initiator.scsi import lun as luns
 from initiator.scsi.inquiry import Inquiry, SupportedPages, VpdPage
@@ -292,7 +292,7 @@ class LogicalUnit:
 
     def deadline(self, timeout_s: float | None = None) -> float:
         """Give when a call with such a timeout has to be done, on ``reactor.seconds()``."""
-        return float(self.road.reactor.seconds() + (self.road.options.timeout_s if timeout_s is None else timeout_s))
+        return deadline_of(self.road, timeout_s)
 
     async def ask(self, cdb_bytes: bytes, room_bytes: int, *, timeout_s: float | None = None) -> bytes:
         """Run any command that gives data, repeated where it was not executed; give the data, of any length up to the
