@@ -163,8 +163,9 @@ async def start(reactor: Any, settings: ServeSettings) -> Callable[[], Awaitable
     from csvd.iscsi.names import check_iscsi_name
     from csvd.iscsi.portals import PortalGroup
     from csvd.storage.pool import DiskPool
+    from csvd.target.export import Export
     from csvd.target.kept_state import KeptState
-    from csvd.target.service import Export, TargetService
+    from csvd.target.service import TargetService
     from csvd.target.units import Units
 
     access = access_of(settings)

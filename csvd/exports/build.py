@@ -17,7 +17,7 @@ from csvd.iscsi.chap import Credentials, check_secret
 from csvd.iscsi.portals import Redirect
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.target_ports import AccessState
-from csvd.target.service import Export
+from csvd.target.export import Export
 from csvd.target.units import UnitSettings
 
 ReadSecret: TypeAlias = Callable[[Path], bytes]

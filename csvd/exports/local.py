@@ -18,8 +18,9 @@ from csvd.exports.serving import Plan
 from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.open import create_disk, is_there
+from csvd.target.export import Export
 from csvd.target.kept_state import KeptState
-from csvd.target.service import DRAIN_S, Export, TargetService, Tell
+from csvd.target.service import DRAIN_S, TargetService, Tell
 from csvd.target.units import Units
 
 Json = dict[str, Any]

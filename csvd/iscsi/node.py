@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -80,6 +80,8 @@ class TargetNode:
         self.queue_depth = queue_depth
         self.max_sessions = max_sessions
         self.redirect = redirect
+        self.elsewhere: Mapping[int, Collection[str]] = {}
+        """The portals of other nodes that serve this target, too, by portal group tag."""
         self.draining = False
         """No new sessions: the target is going to be stopped, for a while."""
         self.sessions: dict[int, Session] = {}
@@ -379,6 +381,9 @@ class NetworkEntity:
             if tag in self.groups:
                 named = self.groups[tag].addresses(local_address)
                 addresses |= dict.fromkeys(f"{address},{tag}" for address in named)
+        for tag, portals in sorted(target.elsewhere.items()):
+            if tag not in self.groups and target.access.admits(initiator_name, origin._replace(portal_group_tag=tag)):
+                addresses |= dict.fromkeys(f"{address},{tag}" for address in portals)
         return addresses
 
 

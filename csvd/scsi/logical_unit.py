@@ -94,6 +94,7 @@ class LogicalUnit:
         medium_rotation_rate: VPD page B1h: 0 not reported, 1 non-rotating.
         keeps: whether what must outlive a restart (saved mode pages, APTPL reservations) has a place to be kept.
         kept: what was kept before this start, by name; the glue writes it at `procedure.Keep`, nobody else.
+        is_clustered: whether several nodes export it as one: what holds for it is the cluster's, not this node's.
         locks: the claims on its disk; logical units over the same disk share them.
 
     Raises:
@@ -115,6 +116,7 @@ class LogicalUnit:
     medium_rotation_rate: int = 0
     peripheral: Peripheral = Peripheral.DISK
     keeps: bool = False
+    is_clustered: bool = False
     kept: dict[str, Any] = field(default_factory=dict)
     locks: RangeLocks = field(default_factory=RangeLocks)
     maximum_transfer_blocks: int = field(init=False)

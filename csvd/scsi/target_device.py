@@ -190,6 +190,20 @@ class TargetDevice:
                 server.establish(Asc.INQUIRY_DATA_HAS_CHANGED)
                 server.refresh()
 
+    def set_ports_elsewhere(self, states: Mapping[int, AccessState]) -> None:
+        """Have these target ports at other nodes that serve the target, too; the nexuses are told of what changed.
+
+        Args:
+            states: the asymmetric access states of their groups, by tag.
+        """
+        ports_changed, states_changed = self.ports.serve_elsewhere(states)
+        for server in self.servers.values():
+            if ports_changed:
+                server.establish(Asc.INQUIRY_DATA_HAS_CHANGED)
+            if states_changed:
+                server.establish(Asc.ASYMMETRIC_ACCESS_STATE_CHANGED)
+            server.refresh()
+
     def set_access_states(self, states: Mapping[int, AccessState], *, by_nexus: str | None = None) -> None:
         """Change the asymmetric access states of target port groups; the nexuses are told (SPC-4 5.15.2.3).
 

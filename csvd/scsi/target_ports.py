@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
@@ -76,27 +76,52 @@ _REFUSALS: Final = {
 class TargetPorts:
     """The target ports of one target device. A `Guard` of each of its logical units.
 
+    A target that several nodes serve is one target device to its initiators: ports of the other nodes are ports of it,
+    too, in the state in which these nodes are. Its own ports are those through which commands come here.
+
     Args:
         tags: portal group tags; each is a target port in a target port group of its own.
 
     Attributes:
-        groups: by tag, ascending.
+        groups: own and elsewhere, by tag, ascending.
     """
 
-    __slots__ = ("groups",)
+    __slots__ = ("_elsewhere", "groups")
 
     def __init__(self, tags: Iterable[int] = (1,)) -> None:
         self.groups: dict[int, TargetPortGroup] = {}
+        self._elsewhere: frozenset[int] = frozenset()
         self.serve(tags)
 
     def serve(self, tags: Iterable[int]) -> bool:
-        """Have these ports, and no others; what stays keeps its state.
+        """Have these ports here, and no others; what stays keeps its state.
 
         Returns:
             Whether they were others.
         """
+        return self._have(set(tags), self._elsewhere)
+
+    def serve_elsewhere(self, states: Mapping[int, AccessState]) -> tuple[bool, bool]:
+        """Have these ports at other nodes, and no others there.
+
+        Args:
+            states: the states of their groups by tag. A tag of a port that is here is left out.
+
+        Returns:
+            Whether there are other ports now, and whether the state of one that stays is another one.
+        """
+        own = self.groups.keys() - self._elsewhere
+        there = {tag: state for tag, state in states.items() if tag not in own}
+        stayed = there.keys() & self.groups.keys()
+        ports_changed = self._have(own, frozenset(there))
+        for tag in there.keys() - stayed:
+            self.groups[tag].state = there[tag]
+        return ports_changed, self.change({tag: there[tag] for tag in stayed}, StateChange.IMPLICIT)
+
+    def _have(self, own: Set[int], elsewhere: frozenset[int]) -> bool:
         before = self.groups
-        self.groups = {tag: before.get(tag) or TargetPortGroup(tag, (tag,)) for tag in sorted(set(tags))}
+        self._elsewhere = elsewhere - own
+        self.groups = {tag: before.get(tag) or TargetPortGroup(tag, (tag,)) for tag in sorted(own | elsewhere)}
         return list(before) != list(self.groups)
 
     def group_of(self, port: int) -> TargetPortGroup:

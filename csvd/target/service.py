@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -17,15 +17,18 @@ from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
 from csvd.iscsi.node import NetworkEntity, TargetNode
-from csvd.iscsi.portals import PortalGroup, Redirection
-from csvd.iscsi.session import QUEUE_DEPTH, Session
+from csvd.iscsi.portals import PortalGroup
+from csvd.iscsi.session import Session
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.lun import lun_spellings
+from csvd.scsi.reservation_store import ReservationStore
 from csvd.scsi.target_device import LunMask, TargetDevice
 from csvd.scsi.target_ports import AccessState
+from csvd.target.cluster_ports import ClusterPorts, tell_ports
 from csvd.target.connection import ServerConnection
 from csvd.target.crowd import oldest_of_crowd
 from csvd.target.executor import Executor
+from csvd.target.export import Export
 from csvd.target.listener import Portal, PortalError, bound_silence, descriptors_for_connections, listening_socket
 from csvd.target.sessions import session_face
 from csvd.target.shared_reservations import SharedReservations
@@ -42,32 +45,11 @@ FAREWELL_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
-    """One target to serve.
-
-    Args:
-        name: its iSCSI name.
-        logical_units: its logical units, each with its disk as ``device``.
-    """
-
-    name: str
-    logical_units: Sequence[LogicalUnit]
-    alias: str = ""
-    access: Access = OPEN
-    portal_group_tags: frozenset[int] | None = None
-    """The portal groups that it is reached through; None: every one."""
-    redirect: Redirection | None = None
-    """Where logins are sent on to."""
-    queue_depth: int = QUEUE_DEPTH
-    access_states: Mapping[int, AccessState] = field(default_factory=dict)
-    """The asymmetric access states of portal groups by tag; active/optimized where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Served:
     """A target that is served: its two faces, and what executes its tasks.
 
     Args:
+        is_clustered: whether all nodes of the cluster serve it.
         said: the access states that its export says.
         due: those of them that are to be set as soon as their portal group is there.
     """
@@ -75,6 +57,7 @@ class _Served:
     node: TargetNode
     device: TargetDevice
     executor: Executor
+    is_clustered: bool
     said: dict[int, AccessState]
     due: dict[int, AccessState]
 
@@ -91,6 +74,8 @@ class TargetService:
     """Serves targets at portals. Targets, logical units, portals and rights may change at run time.
 
     Args:
+        cluster_reservations: gives the reservations of a logical unit that all nodes of the cluster serve; the same
+            on every node. None: there is no such unit.
         tell: told of logins, logouts, rejects and resets.
     """
 
@@ -104,6 +89,7 @@ class TargetService:
         discovery_access: Access = OPEN,
         keeper: Keeper | None = None,
         keepalive: Keepalive = KEEPALIVE,
+        cluster_reservations: Callable[[LogicalUnit], ReservationStore] | None = None,
         tell: Tell = _tell_nobody,
     ) -> None:
         self._reactor = reactor
@@ -122,6 +108,8 @@ class TargetService:
         self._ticker.clock = reactor
         self._keeper = keeper
         self._reservations = SharedReservations()
+        self._cluster_reservations = cluster_reservations or self._reservations.of
+        self._cluster_ports: ClusterPorts = {}
         self.entity = NetworkEntity(discovery_access=discovery_access, entropy=os.urandom)
         for export in exports:
             self.add_target(export)
@@ -211,13 +199,20 @@ class TargetService:
             due = {tag: served.due.pop(tag) for tag in tags if tag in served.due}
             if due:
                 served.device.set_access_states(due)
+            if served.is_clustered:
+                tell_ports(self._cluster_ports, tags, served.node, served.device)
+
+    def set_cluster_ports(self, ports: ClusterPorts) -> None:
+        """Tell the initiators of targets that all nodes serve where these are, and how."""
+        self._cluster_ports = ports
+        self._ports_changed()
 
     def add_target(self, export: Export) -> None:
         """Serve one more target; its name must be free."""
         device = TargetDevice(
             {unit.number: unit for unit in export.logical_units},
             name=export.name,
-            reservations=self._reservations.of,
+            reservations=self._cluster_reservations if export.is_clustered else self._reservations.of,
         )
         node = TargetNode(
             export.name,
@@ -231,7 +226,7 @@ class TargetService:
         device.set_mask(_mask_of(node))
         executor = Executor(device, StepRunner(self._reactor, self._keeper, self._abort))
         states = dict(export.access_states)
-        self._served[node.name] = _Served(node, device, executor, states, states.copy())
+        self._served[node.name] = _Served(node, device, executor, export.is_clustered, states, states.copy())
         executor.resume()
         self.entity.add_target(node)
         self._ports_changed()

@@ -37,6 +37,7 @@ class UnitSettings:
         rotation_rate: MEDIUM ROTATION RATE: 0 not reported, 1 does not rotate, 1025 to 65534 revolutions a minute.
         write_cache: whether a write may be GOOD before it is durable; None for what the disk says of itself.
         maximum_transfer_bytes: a longer transfer is refused.
+        is_clustered: see LogicalUnit.
         disk_secret, disk_initiator_name, disk_timeout_s: how to reach a disk that is somewhere else; see
             `csvd.storage.kind.Opening`.
     """
@@ -60,6 +61,7 @@ class UnitSettings:
     rotation_rate: int = 0
     write_cache: bool | None = None
     maximum_transfer_bytes: int = 8 << 20
+    is_clustered: bool = False
     disk_secret: bytes | None = field(default=None, repr=False)
     disk_initiator_name: str | None = None
     disk_timeout_s: float = 30.0
@@ -273,5 +275,6 @@ def _unit(settings: UnitSettings, disk: Disk, locks: RangeLocks) -> LogicalUnit:
         soft_threshold_percent=settings.soft_threshold_percent,
         physical_block_bytes=settings.physical_block_bytes or max(block_bytes, capabilities.physical_block_bytes),
         medium_rotation_rate=settings.rotation_rate,
+        is_clustered=settings.is_clustered,
         locks=locks,
     )

@@ -19,8 +19,9 @@ from csvd.exports.serving import Plan
 from csvd.iscsi.portals import PortRedirect, join_address, split_address
 from csvd.scsi.logical_unit import naa_of
 from csvd.storage.open import place_of
+from csvd.target.export import Export
 from csvd.target.listener import listening_socket
-from csvd.target.service import DRAIN_S, Export, TargetService
+from csvd.target.service import DRAIN_S, TargetService
 from csvd.target.statistics import bounds_s
 from csvd.workers.assignment import Demand, assign
 from csvd.workers.ledger import Ledger

@@ -16,8 +16,9 @@ from csvd.iscsi.portals import PortalGroup
 from csvd.storage.disk import Disk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
+from csvd.target.export import Export
 from csvd.target.kept_state import KeptState
-from csvd.target.service import Export, TargetService
+from csvd.target.service import TargetService
 from csvd.target.units import Units, UnitSettings
 from tests.unit.storage.disk_stores import GrowingStore
 

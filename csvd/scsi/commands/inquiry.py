@@ -30,14 +30,16 @@ _unpack = INQUIRY.unpacker("flags", "page_code", "allocation_length").unpack_fro
 _SPC_4: Final = 0x06
 _RMB: Final = 0x80
 _HISUP_AND_FORMAT_2: Final = 0x12
-# Asymmetric access states that the target changes, and that initiators may change.
-_TPGS: Final = 0x30
+# TPGS: asymmetric access states that the target changes, and that initiators may change, too.
+_IMPLICIT: Final = 0x10
+_EXPLICIT: Final = 0x20
 _3PC: Final = 0x08
 _MULTIP: Final = 0x10
 _CMDQUE: Final = 0x02
 
 _MAINTENANCE_IN: Final = 0xA3
-_REPORT_TARGET_PORT_GROUPS: Final = 0x0A
+_MAINTENANCE_OUT: Final = 0xA4
+_TARGET_PORT_GROUPS: Final = 0x0A
 _EXTENDED_COPY: Final = 0x83
 
 # SAM-5, iSCSI, SPC-4 and SBC-3, no version claimed (SPC-4 6.6.2).
@@ -66,7 +68,8 @@ STANDARD_INQUIRY: Final = Struct(
 def _standard_data(nexus: ItlNexus) -> bytes:
     unit = nexus.unit
     identity, commands = unit.identity, nexus.server.commands
-    tpgs = _TPGS if commands.find_service_action(_MAINTENANCE_IN, _REPORT_TARGET_PORT_GROUPS) else 0
+    tpgs = _IMPLICIT if commands.find_service_action(_MAINTENANCE_IN, _TARGET_PORT_GROUPS) else 0
+    tpgs |= _EXPLICIT if commands.find_service_action(_MAINTENANCE_OUT, _TARGET_PORT_GROUPS) else 0
     third_party_copy = _3PC if commands.has_operation_code(_EXTENDED_COPY) else 0
     ports = nexus.nexus.device.ports.groups
     descriptors = [*VERSION_DESCRIPTORS]

@@ -21,6 +21,7 @@ from csvd.scsi.target_ports import ACTIVE, AccessState, TargetPortGroup
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
+    from csvd.scsi.logical_unit import LogicalUnit
     from csvd.scsi.target_ports import TargetPorts
 
 _PARAMETER_DATA_FORMAT: Final = 0xE0
@@ -123,6 +124,11 @@ def _set_target_port_groups(nexus: ItlNexus, cdb: bytes, data_out: memoryview) -
     return GOOD
 
 
+def _has_states_of_its_own(unit: LogicalUnit) -> bool:
+    """Where several nodes export a logical unit, the states tell how these nodes are, which is nobody's to set."""
+    return not unit.is_clustered
+
+
 def _set_length(_server: DeviceServer, cdb: bytes) -> int:
     (length,) = _unpack_set(cdb)
     # One that is longer than any list of all groups is refused; it need not come first.
@@ -148,5 +154,6 @@ COMMANDS: Final = (
         reservation=Reservation.CONFLICTS,
         handler=_set_target_port_groups,
         data_out_length=_set_length,
+        offered=_has_states_of_its_own,
     ),
 )

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from csvd.iscsi.connection import TargetConnection
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.target.connection import ServerConnection
-from csvd.target.service import Export, TargetService
+from csvd.target.export import Export
+from csvd.target.service import TargetService
 from initiator.engine.connection import InitiatorConnection
 from initiator.engine.login import LoginSettings
 from initiator.engine.session import SessionState

@@ -14,7 +14,8 @@ from csvd.iscsi.connection import TargetConnection
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.memory import MemoryDisk
 from csvd.target.connection import ServerConnection
-from csvd.target.service import Export, TargetService
+from csvd.target.export import Export
+from csvd.target.service import TargetService
 from tests.iscsi_wire import TARGET
 from tests.pair.script.host import FOREVER, Host, Sent
 from tests.pair.script.oracle import Oracle, Size, end_what_was_managed

@@ -113,6 +113,19 @@ def test_discovery_names_every_portal_of_every_group_with_its_tag() -> None:
     assert found == [("TargetName", TARGET), *A_FIRST, *SECOND, ("TargetName", OTHER), *SECOND]
 
 
+def test_discovery_names_the_portals_of_other_nodes_behind_its_own_to_whom_they_let_in() -> None:
+    wire = two_groups()
+    target = wire.entity.targets[TARGET]
+    target.elsewhere = {0x31: ("192.0.2.3:3260",), 0x21: ("192.0.2.2:3260", "[2001:db8::2]:3260"), 2: ("192.0.2.9:1",)}
+    there = [("TargetAddress", "192.0.2.2:3260,33"), ("TargetAddress", "[2001:db8::2]:3260,33")]
+    assert discover(wire) == [
+        *(("TargetName", TARGET), *A_FIRST, *SECOND, *there, ("TargetAddress", "192.0.2.3:3260,49")),
+        *(("TargetName", OTHER), *SECOND),
+    ]
+    target.access = Access(rules={INITIATOR: InitiatorRule(portal_group_tags=frozenset({1, 0x21}))})
+    assert discover(wire, TARGET) == [("TargetName", TARGET), *A_FIRST, *there]
+
+
 def test_discovery_of_one_name_gives_that_target_and_of_nothing_gives_nothing() -> None:
     wire = two_groups()
     assert discover(wire, OTHER) == [("TargetName", OTHER), *SECOND]

@@ -188,3 +188,50 @@ def test_an_initiator_can_not_take_the_last_active_group(state: AccessState) -> 
     assert set_states(client, (2, state)) == (0, 0, 0)
     assert set_states(client, (1, state)) == (0x4, 0x67, 0x0A)
     assert set_states(client, (1, state), (2, 1)) == (0, 0, 0), "another one takes over"
+
+
+def a_cluster_host(device: TargetDevice) -> ApplicationClient:
+    device.set_ports([0x11])
+    device.set_ports_elsewhere({0x21: AccessState.ACTIVE_OPTIMIZED})
+    return a_host(device, 0x11)
+
+
+def test_ports_of_other_nodes_are_reported_in_the_state_of_their_nodes() -> None:
+    device = TargetDevice({0: a_unit(is_clustered=True)}, ports=TargetPorts())
+    client = a_cluster_host(device)
+    groups = "00 8F 0011 00 00 00 01 0000 0011 {} 8F 0021 00 {} 00 01 0000 0021"
+    assert client.data(RTPG)[4:] == bytes.fromhex(groups.format("00", "00"))
+    device.set_ports_elsewhere({0x21: AccessState.UNAVAILABLE})
+    assert code(client.refusal(TEST_UNIT_READY)) == CHANGED
+    assert client.data(RTPG)[4:] == bytes.fromhex(groups.format("03", "02")), "by the target itself"
+    client.good(TEST_UNIT_READY)
+    assert client.transfer(READ_10), "its own port is as it was"
+    device.set_ports_elsewhere({0x21: AccessState.UNAVAILABLE})
+    client.good(TEST_UNIT_READY)
+
+
+def test_nexuses_are_told_when_a_node_comes_or_is_evicted() -> None:
+    device = TargetDevice({0: a_unit(is_clustered=True)}, ports=TargetPorts())
+    client = a_cluster_host(device)
+    for there in ({0x21: AccessState.ACTIVE_OPTIMIZED, 0x31: AccessState.STANDBY}, {}):
+        device.set_ports_elsewhere(there)
+        assert code(client.refusal(TEST_UNIT_READY)) == (0x6, 0x3F, 0x03)
+        client.good(TEST_UNIT_READY)
+        assert list(device.ports.groups) == [0x11, *there]
+
+
+def test_a_port_that_is_here_is_not_elsewhere() -> None:
+    ports = TargetPorts([0x11])
+    assert ports.serve_elsewhere({0x11: AccessState.UNAVAILABLE}) == (False, False)
+    assert ports.groups[0x11].state is AccessState.ACTIVE_OPTIMIZED
+    assert ports.serve_elsewhere({0x21: AccessState.STANDBY}) == (True, False)
+    assert ports.serve([0x21]), "the port has moved here"
+    assert list(ports.groups) == [0x21]
+
+
+def test_the_states_of_a_unit_of_several_nodes_are_not_for_initiators_to_set() -> None:
+    alone = a_host(a_device(1), 1)
+    assert alone.data("12 00 00 00 FF")[5] & 0x30 == 0x30
+    client = a_host(TargetDevice({0: a_unit(is_clustered=True)}, ports=TargetPorts([1])), 1)
+    assert client.data("12 00 00 00 FF")[5] & 0x30 == 0x10
+    assert set_states(client, (1, 1)) == (0x5, 0x20, 0x00)

@@ -13,7 +13,8 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.file import FileDisk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
-from csvd.target.service import Export, TargetService
+from csvd.target.export import Export
+from csvd.target.service import TargetService
 from tests.iscsi_wire import BLOCK_BYTES, TARGET, WRITE10, cdb10
 from tests.unit.storage.pool_doubles import HeldThreads, result_now
 from tests.unit.target.turns_rig import Client, FairReactor

@@ -18,8 +18,9 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.task_set import ORDERED
 from csvd.storage.memory import MemoryDisk
 from csvd.target.connection import HELD_BYTES, READS_A_TURN, TURN_BYTES, TURN_NS, ServerConnection
+from csvd.target.export import Export
 from csvd.target.express import SCRATCH_BYTES
-from csvd.target.service import Export, TargetService
+from csvd.target.service import TargetService
 from tests.iscsi_wire import BLOCK_BYTES, TARGET, Pdu, pdu
 from tests.unit.target.turns_rig import Client, FairReactor
 

@@ -13,8 +13,9 @@ from csvd.iscsi.access import Access, InitiatorRule
 from csvd.iscsi.portals import PortalGroup
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.storage.memory import MemoryDisk
+from csvd.target.export import Export
 from csvd.target.listener import parse_portal
-from csvd.target.service import Export, TargetService
+from csvd.target.service import TargetService
 from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus
 from tests.unit.scsi.copy_lists import blocks, extended_copy, identification, lid1
 from tests.unit.target.fake_reactor import FakeReactor

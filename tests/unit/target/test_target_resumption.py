@@ -16,7 +16,8 @@ from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
-from csvd.target.service import Export, TargetService
+from csvd.target.export import Export
+from csvd.target.service import TargetService
 from csvd.target.steps import StepRunner
 from tests.iscsi_wire import TARGET
 from tests.unit.target.fake_reactor import FakeReactor

@@ -18,8 +18,9 @@ from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_ports import AccessState
 from csvd.storage.memory import MemoryDisk
 from csvd.target.crowd import oldest_of_crowd
+from csvd.target.export import Export
 from csvd.target.listener import SPARE_DESCRIPTORS, listening_socket, parse_portal
-from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, Export, TargetService
+from csvd.target.service import FAREWELL_S, MAX_HALF_OPEN, TargetService
 from tests.iscsi_wire import TARGET, End, Pdu, Wire, parse_pdus, pdu
 from tests.unit.target.fake_reactor import FakeReactor
 

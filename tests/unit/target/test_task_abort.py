@@ -17,7 +17,8 @@ from csvd.scsi.target_device import TargetDevice
 from csvd.scsi.task_set import ORDERED, SIMPLE
 from csvd.storage.memory import MemoryDisk
 from csvd.target.executor import Executor
-from csvd.target.service import Export, TargetService
+from csvd.target.export import Export
+from csvd.target.service import TargetService
 from csvd.target.steps import StepRunner
 from tests.fake_adapter import FakeAdapter
 from tests.unit.scsi.reserving_host import WE, Host, parameter_list
