@@ -142,7 +142,7 @@ class FullFeature:
         elif not session.in_window(cmd_sn):
             return None
         task = Task(session, self._connection, flags, lun, tag, expected_length, cmd_sn, cdb)
-        task.delivered = bool(opcode & IMMEDIATE)
+        task.immediate = task.delivered = bool(opcode & IMMEDIATE)
         if flags & _WRITE:
             self._expect_data_out(task, data_bytes)
             if flags & _READ and expected_length:

@@ -60,6 +60,7 @@ class Task:
         "expected_length",
         "fault",
         "flags",
+        "immediate",
         "initiator_task_tag",
         "leave_queue",
         "lun",
@@ -95,6 +96,7 @@ class Task:
         self.cdb = cdb
         self.state = COLLECTING
         self.delivered = False
+        self.immediate = False
         self.aborted = False
         self.leave_queue: Callable[[], None] | None = None
         """Set while it waits for its turn in a task set, or for a range of its disk: takes it out of there."""

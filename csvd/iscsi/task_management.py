@@ -223,7 +223,7 @@ class TaskManagement:
         if len(session.connections) > 1 and session.has_passed(request.cmd_sn):
             # Of this session, what stands behind the function in CmdSN order is not affected (RFC 7143 section
             # 4.2.3.3), though it may have come by another connection before the function did.
-            tasks = [task for task in tasks if task.session is not session or _is_before(task.cmd_sn, request.cmd_sn)]
+            tasks = [task for task in tasks if task.session is not session or not _is_behind(task, request.cmd_sn)]
         session.functions += 1
 
         def done() -> None:
@@ -257,8 +257,11 @@ class TaskManagement:
         connection.wake()
 
 
-def _is_before(cmd_sn: int, other: int) -> bool:
-    return 0 < (other - cmd_sn) & _SERIAL_MASK < _SERIAL_HALF
+def _is_behind(task: Task, cmd_sn: int) -> bool:
+    """Whether a task stands behind a function in CmdSN order. An immediate one has the number of the command after it,
+    as the function has, so with the same number it was there first."""
+    ahead = (task.cmd_sn - cmd_sn) & _SERIAL_MASK
+    return ahead < _SERIAL_HALF and not (task.immediate and ahead == 0)
 
 
 def _tasks_at(tasks: Iterable[Task], luns: Collection[int]) -> list[Task]:

@@ -251,3 +251,10 @@ class Accounting(RuleBasedStateMachine):
 
 TestAccounting = Accounting.TestCase
 TestAccounting.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+
+
+def test_an_immediate_command_ends_with_a_function_that_has_its_number() -> None:
+    state = Accounting()
+    state.begin()
+    state.write(number=1, place=0, blocks=12, immediate_blocks=0, unsolicited=False, at_once=True, gap=0, cut=1)
+    state.teardown()
