@@ -46,6 +46,7 @@ class Reply:
 
 
 GOOD: Final = Reply(Status.GOOD)
+BUSY: Final = Reply(Status.BUSY)
 
 
 class Transfer:

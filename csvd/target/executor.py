@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.iscsi.session import EXECUTING, Task
-from csvd.scsi.outcome import FLUSH, GOOD, READ, WRITE, Reply, Status, Transfer
+from csvd.scsi.outcome import BUSY, FLUSH, GOOD, READ, WRITE, Reply, Status, Transfer
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.task_set import SIMPLE, TaskSet
@@ -206,6 +206,11 @@ class Executor:
 
     def _write(self, connection: ServerConnection, task: Task, transfer: Transfer, ended: Callable[[], None]) -> None:
         """A WRITE that the page cache takes at once is answered at once; a thread and back would cost more."""
+        if task.data_out_length != transfer.length_bytes:
+            # When it came it was to be refused, so its data was not taken; the unit has grown, or appeared, since.
+            ended()
+            self._reply(connection, task, BUSY)
+            return
         unit = transfer.logical_unit
         if (
             transfer.fua

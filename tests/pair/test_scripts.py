@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csvd.iscsi.codes import TaskAttribute
+from csvd.scsi.outcome import Status
 from tests.pair.script.host import Sent
-from tests.pair.script.steps import HOSTS, Manner, Step, eventful, manners, peaceful
+from tests.pair.script.steps import HOSTS, Manner, Push, Resize, Step, Transfer, eventful, manners, peaceful
 from tests.pair.script.world import World
 
 pairs_of_manners = st.lists(manners(), min_size=HOSTS, max_size=HOSTS)
@@ -71,3 +73,29 @@ def test_wherever_a_socket_cuts_what_it_takes_nothing_is_lost_or_moved(
     steps: list[Step], how: list[Manner], slow: bool, seed: int
 ) -> None:
     played(steps, how, slow=slow, stingy=seed)
+
+
+def test_a_write_that_did_not_fit_when_it_came_and_does_when_its_turn_comes_is_to_be_sent_again() -> None:
+    """Its data was not taken: GOOD would be a lie."""
+    write = _one_block(block=20, write=True)
+    ordered = _one_block()._replace(attribute=TaskAttribute.ORDERED)
+    script: list[Step] = [_one_block(), ordered, Resize(20), _one_block(), write, Push(0, 0), Resize(4096)]
+    outcome = played(script, [Manner(out_segment=262144)] * HOSTS, slow=True)
+    (sent,) = [sent for sent in outcome.requests if sent.step == write]
+    assert sent.status == Status.BUSY
+
+
+def _one_block(*, block: int = 0, write: bool = False) -> Transfer:
+    return Transfer(
+        host=0,
+        write=write,
+        block=block,
+        blocks=1,
+        long=False,
+        attribute=TaskAttribute.SIMPLE,
+        fua=False,
+        immediate_bytes=1 << 20,
+        unsolicited=False,
+        surplus_bytes=0,
+        urgent=False,
+    )

@@ -13,7 +13,7 @@ from csvd.iscsi.codes import TaskAttribute
 from tests.pair.script.host import FOREVER, Sent
 from tests.pair.script.steps import BLOCK_BYTES, DISK_BLOCKS, Ask, Manage, Transfer
 
-GOOD, CHECK_CONDITION, RESERVATION_CONFLICT = 0x00, 0x02, 0x18
+GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT = 0x00, 0x02, 0x08, 0x18
 ATTENTION, ILLEGAL = 0x06, 0x05
 BEFORE_ALL = -1
 
@@ -76,9 +76,15 @@ class Oracle:
             self._check_block(block, shown, None)
 
     def _judge(self, sent: Sent, step: Transfer) -> None:
-        assert sent.status in (GOOD, CHECK_CONDITION, RESERVATION_CONFLICT), sent
+        assert sent.status in (GOOD, CHECK_CONDITION, RESERVATION_CONFLICT, BUSY), sent
         sizes = self._sizes_while(sent)
         fits = [size is not None and step.block + step.blocks <= size for size in sizes]
+        if sent.status == BUSY:
+            # It did not fit when it came, so its data was not taken, and does now.
+            assert step.write, sent
+            assert any(fits), sent
+            assert not all(fits), sent
+            return
         is_at_the_end = any(size == step.block for size in sizes)
         if sent.status == GOOD:
             assert any(fits), sent

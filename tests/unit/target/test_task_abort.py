@@ -108,6 +108,7 @@ class Rig:
         session: Any = FakeSession(host.nexus)
         task = Task(session, self.connection, 0x40 | attribute, encode_lun(0), len(self.tasks), expected, 0, cdb)
         task.data = memoryview(data)
+        task.data_out_length = len(data)
         self.tasks.append(task)
         self.executor.execute(self.connection, task)
         return task
