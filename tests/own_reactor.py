@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.epollreactor import EPollReactor
 from twisted.python.failure import Failure
 
 Work = Callable[[Any], Coroutine[Deferred[Any], Any, Any]]
@@ -31,8 +32,18 @@ def run(work: Work, *, time_limit_s: float | None = None) -> Any:
 
     reactor.callWhenRunning(begin)
     reactor.run(installSignalHandlers=False)
+    close(reactor)
     loop.close()
     (result,) = outcome
     if isinstance(result, Failure):
         result.raiseException()
     return result
+
+
+def close(reactor: Any) -> None:
+    """Close what a reactor that has ended leaves open: it is meant to be the only one of its process."""
+    for waker in list(reactor._internalReaders):
+        reactor.removeReader(waker)
+        waker.connectionLost(None)
+    if isinstance(reactor, EPollReactor):
+        reactor._poller.close()

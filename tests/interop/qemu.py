@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import subprocess
 import time
 from types import TracebackType
 
 from tests.interop.programs import TIMEOUT_S, run
+from tests.readable import wait_readable
 
 PROMPT = b"qemu-io> "
 
@@ -88,7 +88,7 @@ class QemuIoSession:
         deadline = time.monotonic() + timeout_s
         printed = b""
         while not printed.endswith(PROMPT):
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            readable = wait_readable(descriptor, deadline - time.monotonic())
             assert readable, f"qemu-io {command}: not done after {timeout_s} s: {printed!r}"
             chunk = os.read(descriptor, 65536)
             assert chunk, f"qemu-io {command}: it ended: {printed!r}"

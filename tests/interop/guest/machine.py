@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.interop.guest.kit import Kit
+from tests.readable import wait_readable
 
 BOOT_TIMEOUT_S: Final = 180
 STEP_TIMEOUT_S: Final = 60
@@ -184,7 +184,7 @@ class Guest:
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
         while (found := self._received.find(mark)) < 0:
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            readable = wait_readable(descriptor, deadline - time.monotonic())
             chunk = os.read(descriptor, 65536) if readable else b""
             if not chunk:
                 self._lost = True

@@ -33,6 +33,7 @@ from initiator import (
 )
 from initiator.client import MAX_REDIRECTS, new_isid
 from initiator.url import parse_url
+from tests.own_reactor import close
 from tests.unit.initiator.conftest import Run
 from tests.unit.initiator.target_script import Pdu
 from tests.unit.initiator.tiny_target import NAME, SECRET, TinyTarget
@@ -74,6 +75,7 @@ def test_any_reactor_with_readers_and_writers_will_do(kind: Callable[[], Any], t
 
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(work()).addBoth(ended))
     reactor.run(installSignalHandlers=False)
+    close(reactor)
     assert outcome == [b"z" * 2 * 65536]
 
 

@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from csvd.migration.interfaces import RunInThread
+from tests.own_reactor import close
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ def run_scenario(scenario: Callable[[Any], Awaitable[None]], *, timeout_s: float
         reactor.run(installSignalHandlers=False)
     finally:
         signal.signal(signal.SIGCHLD, before)
+        close(reactor)
         loop.close()
     if failures:
         raise failures[0]

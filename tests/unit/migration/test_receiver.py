@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +36,10 @@ OPENING = Opening(b"i" * 16, "g", MEMORY, PAGE, 3)
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> MemoryImage:
-    return MemoryImage.create(tmp_path / "guest.ram", MEMORY)
+def image(tmp_path: Path) -> Iterator[MemoryImage]:
+    image = MemoryImage.create(tmp_path / "guest.ram", MEMORY)
+    yield image
+    image.close()
 
 
 def raw(offset_bytes: int, payload: bytes) -> bytes:

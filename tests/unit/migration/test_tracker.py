@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ MEMORY = 2 * SLICE_BYTES
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> MemoryImage:
-    return MemoryImage.create(tmp_path / "guest.ram", MEMORY)
+def image(tmp_path: Path) -> Iterator[MemoryImage]:
+    image = MemoryImage.create(tmp_path / "guest.ram", MEMORY)
+    yield image
+    image.close()
 
 
 def page(fill: int) -> bytes:

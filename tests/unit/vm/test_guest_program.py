@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 from csvd.vm.guest import Guest
 from csvd.vm.layout import PAGE_BYTES
+from tests.readable import wait_readable
 
 MEMORY = 64 * PAGE_BYTES
 ROOT = Path(__file__).parents[3]
@@ -217,7 +217,7 @@ def test_it_dies_with_its_parent_even_when_its_stdin_stays_open(image: Path) -> 
         descriptor = os.pidfd_open(process_id)
         parent.kill()
         parent.communicate(timeout=10)
-        assert select.select([descriptor], [], [], 10)[0], "the guest outlives its parent"
+        assert wait_readable(descriptor, 10), "the guest outlives its parent"
         os.close(descriptor)
     finally:
         os.close(reading)
