@@ -29,6 +29,7 @@ from csvd.api.routes import Route, Router
 from csvd.api.server import ControlServer, MetricsServer
 from csvd.api.version import version
 from csvd.api.watch import Watch
+from csvd.cluster.assembly import open_cluster
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
 from csvd.config.load import Source
@@ -121,6 +122,7 @@ class _Node:
         self._parts.callback(threads.stop)
         target, administration = await self._make_target(threads)
         cluster = self._make_cluster()
+        self._parts.push_async_callback(cluster.stop)
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
             cluster,
@@ -135,7 +137,6 @@ class _Node:
         router = self._make_router(cluster, guests, source, target, administration)
 
         # The guests come first: a call of another node must not meet a node that has not read what it has.
-        self._parts.push_async_callback(cluster.stop)
         self._parts.push_async_callback(guests.close)
         await guests.begin()
         await cluster.start()
@@ -228,7 +229,7 @@ class _Node:
         section = config.cluster
         # A cluster of one has no peer to prove anything to.
         secret = os.urandom(32) if section.secret_file is None else read_secret_file(section.secret_file)
-        return Cluster(
+        return open_cluster(
             node=config.node.name,
             listen=parse_portal(section.listen),
             members={name: parse_portal(address) for name, address in section.members.items()},

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from random import SystemRandom
-from threading import Thread
-from typing import Any, Final
+from random import Random
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
-from csvd.cluster.authentication import ClusterKeys
 from csvd.cluster.calls import Handler
 from csvd.cluster.coordinator import Coordinator
+from csvd.cluster.durability import RunBlocking
 from csvd.cluster.election import Election
 from csvd.cluster.errors import ClusterError, PeerMessageError
 from csvd.cluster.journal import Journal
-from csvd.cluster.names import NODE_NAME_RULE, is_node_name
-from csvd.cluster.peer import Address, PeerEvents, PeerNetwork
-from csvd.cluster.reactor import Reactor
+from csvd.cluster.names import address_of_text, text_of_address
+from csvd.cluster.network import Address, Network, PeerEvents
+from csvd.cluster.reactor import Clock
 from csvd.cluster.register import Register
+from csvd.cluster.register_members import Member
 from csvd.cluster.replicated_register import ReplicatedRegister
-from csvd.cluster.state_directory import StateDirectory
+from csvd.cluster.state_directory import Files
 from csvd.cluster.stream import StreamHandler, StreamLink
 from csvd.cluster.timeouts import Timeouts
-from csvd.errors import ConfigError
-
-MAXIMUM_MEMBERS: Final = 32
 
 
 class Cluster:
     """This node's membership in its cluster.
 
+    Everything that it stands on is given, so that it runs in the simulation as on a host: csvd.cluster.assembly makes
+    one of a host's parts.
+
     Args:
-        node: the name of this node.
-        listen: host and port to accept the other nodes at; only this address is bound. Port 0 takes a free one.
-        members: host and port of every node by name, this one included.
-        secret: known to the members alone; 16 to 4096 random bytes.
-        state_directory: where the node keeps what it must not forget; one process at a time.
-        reactor: the node's loop.
+        node: the id of this node.
+        network: the links to the others, not started.
+        files: where the node keeps what it must not forget, with its journal (csvd.cluster.beginning).
+        clock: the node's loop.
+        boottime: seconds since the host was started, with those in which it slept; leases are measured by it.
+        now_ms: the time of day.
+        run_blocking: where the journal is written.
+        random: for the times of elections.
         timeouts: the same on every node.
         failed: called when the node can take no part any more (its journal could not be written, or contradicts the
             cluster); it has closed its links by then, and only a new start after the cause is mended helps.
+        stopped: called at the end of `stop`, once.
     """
 
     _log = Logger()
@@ -55,39 +53,29 @@ class Cluster:
         self,
         *,
         node: str,
-        listen: Address,
-        members: Mapping[str, Address],
-        secret: bytes,
-        state_directory: Path,
-        reactor: Reactor,
+        network: Network,
+        files: Files,
+        clock: Clock,
+        boottime: Callable[[], float],
+        now_ms: Callable[[], int],
+        run_blocking: RunBlocking,
+        random: Random,
         timeouts: Timeouts | None = None,
         failed: Callable[[ClusterError], None] | None = None,
+        stopped: Callable[[], None] | None = None,
     ) -> None:
-        """
-        Raises:
-            ConfigError: a name, the list of members, the address or the secret can not be.
-        """
-        _check_members(node, listen, members)
         self.node = node
-        self._members = dict(sorted(members.items()))
-        self._state_directory = state_directory
-        self._reactor = reactor
+        self._network = network
+        self._files = files
+        self._clock = clock
+        self._boottime = boottime
+        self._now_ms = now_ms
+        self._run_blocking = run_blocking
+        self._random = random
         self._timeouts = timeouts or Timeouts()
         self._failed = failed
-        self._random = SystemRandom()
-        self._replicated = ReplicatedRegister(reactor)
-        self._network = PeerNetwork(
-            node=node,
-            listen=listen,
-            members=self._members,
-            keys=ClusterKeys.from_secret(secret),
-            events=PeerEvents(self._link_up, self._link_down, self._raft_received),
-            reactor=reactor,
-            timeouts=self._timeouts,
-            random=self._random,
-        )
-        self._files: StateDirectory | None = None
-        self._threads: ThreadPool | None = None
+        self._stopped = stopped
+        self._replicated = ReplicatedRegister(clock)
         self._election: Election | None = None
         self._coordinator: Coordinator | None = None
 
@@ -97,8 +85,13 @@ class Cluster:
         return self._replicated.register
 
     @property
-    def address(self) -> Address:
-        """Where this node listens for the others."""
+    def members(self) -> Mapping[str, Member]:
+        """The members by id, as far as this node has applied the register."""
+        return self._replicated.register.members
+
+    @property
+    def address(self) -> Address | None:
+        """Where this node listens for the others; None where it listens nowhere."""
         return self._network.address
 
     @property
@@ -118,34 +111,34 @@ class Cluster:
             JournalError: the state is damaged, or belongs to another node.
         """
         try:
-            self._files = StateDirectory(self._state_directory)
-            journal = Journal(self._files, self.node, now_ms=time.time_ns() // 1_000_000)
-            self._threads = _journal_thread()
+            journal = Journal(self._files, self.node, now_ms=self._now_ms())
+            if journal.snapshot is not None:
+                self._replicated.restore(journal.snapshot.state)
+            self._set_members()
             self._election = Election(
                 node=self.node,
-                members=list(self._members),
+                members=list(self.members),
                 journal=journal,
                 machine=self._replicated,
                 link_to=self._network.link_to,
                 changed=self._changed,
                 failed=self._election_failed,
                 timeouts=self._timeouts,
-                clock=self._reactor,
+                clock=self._clock,
                 random=self._random,
-                run_blocking=partial(_run_in, self._reactor, self._threads),
+                run_blocking=self._run_blocking,
             )
             if self._election.failure is not None:
                 raise self._election.failure
             self._coordinator = Coordinator(
                 node=self.node,
-                members=list(self._members),
                 election=self._election,
                 replicated=self._replicated,
                 network=self._network,
-                clock=self._reactor,
+                clock=self._clock,
                 incarnation=journal.incarnation,
             )
-            self._network.start()
+            self._network.start(PeerEvents(self._link_up, self._link_down, self._raft_received))
             self._election.start()
         except BaseException:
             await self.stop()
@@ -159,12 +152,9 @@ class Cluster:
             await election.stop()
         if self._coordinator is not None:
             self._coordinator.changed()
-        if self._threads is not None:
-            self._threads.stop()
-            self._threads = None
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:
+            stopped()
 
     def status(self) -> dict[str, Any]:
         """What this node knows of the cluster, as a JSON object."""
@@ -172,7 +162,7 @@ class Cluster:
         failure = election.failure if election is not None else None
         return {
             "node": self.node,
-            "members": [self._member_status(name) for name in self._members],
+            "members": [self._member_status(member) for member in self.members.values()],
             "coordinator": record.node if record else None,
             "epoch": self.register.epoch,
             "is_coordinator": self.is_coordinator,
@@ -235,16 +225,17 @@ class Cluster:
         """Take streams of a kind: `handler(peer, header, link)`; a CsvdError that it raises refuses the stream."""
         self._network.serve_stream(kind, handler)
 
-    def _member_status(self, name: str) -> dict[str, Any]:
-        host, port = self.address if name == self.node else self._members[name]
-        is_up, trouble = self._network.link_state(name)
-        link = "self" if name == self.node else "up" if is_up else "down"
-        return {
-            "node": name,
-            "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-            "link": link,
-            "trouble": trouble,
-        }
+    def _member_status(self, member: Member) -> dict[str, Any]:
+        is_up, trouble = self._network.link_state(member.id)
+        address = text_of_address(self.address) if member.id == self.node and self.address else member.address
+        link = "self" if member.id == self.node else "up" if is_up else "down"
+        return {"node": member.id, "address": address, "link": link, "trouble": trouble}
+
+    def _set_members(self) -> None:
+        """Tell the network who the members are."""
+        self._network.set_members(
+            {node: (address_of_text(member.address), member.fingerprints) for node, member in self.members.items()}
+        )
 
     def _started_coordinator(self) -> Coordinator:
         if self._coordinator is None:
@@ -278,34 +269,3 @@ class Cluster:
         )
         if self._failed is not None:
             self._failed(error)
-
-
-def _check_members(node: str, listen: Address, members: Mapping[str, Address]) -> None:
-    for name in (node, *members):
-        if not is_node_name(name):
-            raise ConfigError(f"{name!r} can not be the name of a node", hint=f"a name is {NODE_NAME_RULE}")
-    if node not in members:
-        raise ConfigError("this node is not among the members", where=node)
-    if len(members) > MAXIMUM_MEMBERS:
-        raise ConfigError(f"the cluster has {len(members)} members, more than {MAXIMUM_MEMBERS}")
-    if not listen[0]:
-        raise ConfigError("there is no address to listen at for the other nodes", where=node)
-
-
-class _DaemonThread(Thread):
-    """A thread that does not keep the process alive."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, daemon=True, **options)
-
-
-def _journal_thread() -> ThreadPool:
-    """One thread, in which the journal is written."""
-    pool = ThreadPool(minthreads=1, maxthreads=1, name="csvd-journal")
-    pool.threadFactory = _DaemonThread
-    pool.start()
-    return pool
-
-
-def _run_in(reactor: Reactor, pool: ThreadPool, call: Callable[[], None]) -> Deferred[None]:
-    return deferToThreadPool(reactor, pool, call)  # type: ignore[arg-type]

@@ -22,9 +22,10 @@ from twisted.python.failure import Failure
 
 from csvd.cluster.election import MAXIMUM_COMMAND_BYTES, Election, NotLeader
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError
-from csvd.cluster.peer import PeerNetwork
+from csvd.cluster.network import Network
 from csvd.cluster.reactor import Clock
-from csvd.cluster.register import ANSWERS_REMEMBERED, Answer, CoordinatorRecord, IdempotencyKey, check_command
+from csvd.cluster.register import ANSWERS_REMEMBERED, CoordinatorRecord, IdempotencyKey, check_command
+from csvd.cluster.register_fields import Answer
 from csvd.cluster.replicated_register import Keyed, ReplicatedRegister, encode_entry
 
 MAXIMUM_WAITING: Final = 256
@@ -35,7 +36,12 @@ _METHOD: Final = "cluster.submit"
 _TRY_S: Final = 1.0
 _PAUSE_S: Final = 0.05
 _WITHOUT_KEY: Final = frozenset({"guest_read"})
-_NODE_FIELDS: Final = ("node", "owner", "new_owner")
+_MUST_BE_MEMBERS: Final = {
+    "claim_coordinator": "node",
+    "guest_create": "owner",
+    "guest_move": "new_owner",
+}
+"""The field of an operation that names a member; the register refuses others, and here it is said at once."""
 
 
 @dataclass(slots=True)
@@ -49,7 +55,6 @@ class Coordinator:
 
     Args:
         node: the name of this node.
-        members: the names of all nodes.
         election: Raft.
         replicated: the register.
         network: for reaching the coordinator.
@@ -63,15 +68,13 @@ class Coordinator:
         self,
         *,
         node: str,
-        members: Sequence[str],
         election: Election,
         replicated: ReplicatedRegister,
-        network: PeerNetwork,
+        network: Network,
         clock: Clock,
         incarnation: int,
     ) -> None:
         self._node = node
-        self._members = frozenset(members)
         self._election = election
         self._replicated = replicated
         self._register = replicated.register
@@ -138,9 +141,9 @@ class Coordinator:
         if reason is None and len(encode_entry([("", command)])) > MAXIMUM_COMMAND_BYTES - 256:
             reason = f"it has more than {MAXIMUM_COMMAND_BYTES - 256} bytes"
         if reason is None:
-            strangers = [command[name] for name in _NODE_FIELDS if command.get(name, self._node) not in self._members]
-            if strangers:
-                reason = f"there is no node {strangers[0]} in the cluster"
+            named = command.get(_MUST_BE_MEMBERS.get(command["op"], ""))
+            if named is not None and self._register.member(named) is None:
+                reason = f"there is no node {named} in the cluster"
         if reason is not None:
             raise CommandRefused("the command was refused", why=reason)
 

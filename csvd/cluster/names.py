@@ -1,4 +1,4 @@
-"""Names of nodes and guests: one rule, used by the register, the links and the facade."""
+"""Names of nodes and guests, and addresses: one rule each, used by the register, the links and the facade."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ def is_node_name(value: object) -> bool:
 def is_guest_name(value: object) -> bool:
     """Whether a value is the name of a guest."""
     return isinstance(value, str) and _GUEST.fullmatch(value) is not None
+
+
+def text_of_address(address: tuple[str, int]) -> str:
+    """Host and port as a person writes them: `host:port`, or `[host]:port` of version 6."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_of_text(text: str) -> tuple[str, int] | None:
+    """Host and port of what `text_of_address` gives; None of an empty text."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from csvd.cluster.authentication import NONCE_BYTES, Channel, ClusterKeys, Ident
 from csvd.cluster.calls import Calls, Handler
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
 from csvd.cluster.link import MAXIMUM_CONTROL_FRAME_BYTES, MAXIMUM_STREAM_FRAME_BYTES, Kind, Link, LinkOwner
+from csvd.cluster.network import Address, Fingerprints, PeerEvents
 from csvd.cluster.reactor import DelayedCall, Reactor
 from csvd.cluster.stream import (
     StreamHandler,
@@ -39,17 +39,6 @@ MAXIMUM_HALF_OPEN: Final = 64
 MAXIMUM_STREAMS: Final = 256
 MAXIMUM_REFUSALS_LOGGED: Final = 5
 
-Address = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerEvents:
-    """What the network tells the node."""
-
-    link_up: Callable[[str], None]
-    link_down: Callable[[str], None]
-    raft_received: Callable[[str, bytes], None]
-
 
 class PeerNetwork:
     """All connections of one node to its peers.
@@ -58,9 +47,7 @@ class PeerNetwork:
         node: the name of this node.
         listen: the host (an address, never all of them unless it says so) and port to accept peers at; port 0 takes a
             free one.
-        members: the address of every node, this one included.
         keys: of the cluster's secret.
-        events: told of links and of Raft's messages.
         reactor: the node's loop.
         timeouts: of connections, handshakes and links.
         random: spreads the times of dialing.
@@ -73,21 +60,20 @@ class PeerNetwork:
         *,
         node: str,
         listen: Address,
-        members: Mapping[str, Address],
         keys: ClusterKeys,
-        events: PeerEvents,
         reactor: Reactor,
         timeouts: Timeouts,
         random: Random,
     ) -> None:
         self.node = node
         self._listen = listen
-        self._members = dict(members)
+        self._members: dict[str, Address | None] = {}
         self._keys = keys
-        self._identity = Identity(node, frozenset(members))
-        self._events = events
+        self._identity = Identity(node, frozenset())
+        self._events: PeerEvents
         self._reactor = reactor
         self._timeouts = timeouts
+        self._random = random
         self._calls = Calls(node, reactor)
         self._stream_handlers: dict[str, StreamHandler] = {}
         self._links: dict[str, Link] = {}
@@ -96,8 +82,9 @@ class PeerNetwork:
         self._streams: set[Link] = set()
         self._port: Any = None
         self._refusals = (0, 0)  # the second, and how many connections were refused in it
+        self._is_started = False
         self._is_stopped = False
-        self._dialers = [_Dialer(self, peer, reactor, timeouts, random) for peer in members if peer > node]
+        self._dialers: dict[str, _Dialer] = {}
 
     @property
     def address(self) -> Address:
@@ -107,12 +94,13 @@ class PeerNetwork:
         host = self._port.getHost()
         return (host.host, host.port)
 
-    def start(self) -> None:
+    def start(self, events: PeerEvents) -> None:
         """Listen, and dial.
 
         Raises:
             ConfigError: the address can not be listened at.
         """
+        self._events = events
         host, port = self._listen
         try:
             self._port = self._reactor.listenTCP(port, _ListenFactory(self._arrival), interface=host)
@@ -120,13 +108,31 @@ class PeerNetwork:
             raise ConfigError(
                 "the nodes' port can not be listened at", where=f"{host}:{port}", why=str(error.socketError)
             ) from error
-        for dialer in self._dialers:
+        self._is_started = True
+        for dialer in self._dialers.values():
             dialer.start()
+
+    def set_members(self, members: Mapping[str, tuple[Address | None, Fingerprints]]) -> None:
+        """Say who the members are now: links to others are ended, new ones are dialed."""
+        if self._is_stopped:
+            return
+        before, self._members = self._members, {peer: address for peer, (address, _) in members.items()}
+        self._identity = Identity(self.node, frozenset(members))
+        for peer in before:
+            if self._members.get(peer) != before[peer] and peer in self._dialers:
+                self._dialers.pop(peer).stop()
+            if peer not in self._members:
+                self.drop_link(peer, "it is no member of the cluster any more")
+        for peer, address in self._members.items():
+            if peer > self.node and address is not None and peer not in self._dialers:
+                dialer = self._dialers[peer] = _Dialer(self, peer, self._reactor, self._timeouts, self._random)
+                if self._is_started:
+                    dialer.start()
 
     async def stop(self) -> None:
         """End all connections and listen no more."""
         self._is_stopped = True
-        for dialer in self._dialers:
+        for dialer in self._dialers.values():
             dialer.stop()
         for link in [*self._half_open, *self._streams, *self._links.values()]:
             link.drop("this node is stopped")
@@ -185,8 +191,8 @@ class PeerNetwork:
         self._check_member(peer)
         if peer == self.node:
             raise ClusterError("a node opens no stream to itself", where=peer)
+        host, port = self._address_of(peer)
         opening = _Opening(self._streams.discard, kind, encode_open(kind, header))
-        host, port = self._members[peer]
         factory = _DialFactory(lambda: self._dialed(peer, Purpose.STREAM, opening), opening.failed)
         connector = self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
         try:
@@ -199,9 +205,15 @@ class PeerNetwork:
         if peer not in self._members:
             raise ClusterError("there is no such node in the cluster", where=peer)
 
+    def _address_of(self, peer: str) -> Address:
+        address = self._members[peer]
+        if address is None:
+            raise PeerUnreachable("the node listens nowhere", where=peer)
+        return address
+
     def dial(self, peer: str, owner: LinkOwner, failed: Callable[[str], None]) -> Any:
         """Begin to make the control link to a peer; gives Twisted's connector."""
-        host, port = self._members[peer]
+        host, port = self._address_of(peer)
         factory = _DialFactory(lambda: self._dialed(peer, Purpose.CONTROL, owner), failed)
         return self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
 

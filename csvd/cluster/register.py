@@ -1,12 +1,10 @@
-"""The replicated register: who the coordinator is, and which node owns which guest. PURE.
+"""The replicated register: its core. PURE.
 
 Every node applies the same commands in the same order and gets the same state and the same answers. A command is a dict
 with `op` and the fields of its operation; what it may not do is *refused*, with a reason, never raised: a refusal is
-part of the replicated history like any other answer.
-
-Ownership is compare-and-set on (owner, epoch): a command names the epoch that its sender believes in, and a change of
-owner makes the epoch one higher. Epochs of the coordinator and of a guest's name only grow, also over removal and
-creation of a guest of the same name.
+part of the replicated history like any other answer. The operations stand in tables by subject: members and tokens
+(csvd.cluster.register_members), guests (csvd.cluster.register_guests); here are the coordinator, the sessions and the
+snapshot.
 
 A command may carry an idempotency key `node/incarnation/sequence`. The register remembers the last answers of each
 node's latest incarnation, so that a command that is asked again is answered again and never carried out twice; a key
@@ -16,34 +14,33 @@ too old to be remembered is refused as `expired`, for then nobody can tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from csvd.cluster.errors import ClusterError
-from csvd.cluster.json_values import JsonError, copy_json_object
-from csvd.cluster.names import GUEST_NAME_RULE, NODE_NAME_RULE, is_guest_name, is_node_name
+from csvd.cluster.register_fields import (
+    MAXIMUM_NUMBER,
+    Answer,
+    Operation,
+    Refusal,
+    Table,
+    check_mapping,
+    check_node,
+    check_number,
+)
+from csvd.cluster.register_guests import GuestRecord, Guests
+from csvd.cluster.register_members import Member, Members, Token
 
-MAXIMUM_GUESTS: Final = 1024
-MAXIMUM_SPEC_BYTES: Final = 8 * 1024
-MAXIMUM_ALL_SPECS_BYTES: Final = 384 * 1024
-MAXIMUM_SESSIONS: Final = 32
+MAXIMUM_SESSIONS: Final = 40
 ANSWERS_REMEMBERED: Final = 32
-MAXIMUM_NUMBER: Final = 2**62
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 
 _KEY: Final = re.compile(r"([a-z0-9-]{1,63})/([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
-_STATE: Final = re.compile(r"[a-z][a-z-]{0,31}", re.ASCII)
-
-Answer = dict[str, Any]
 
 
 class RegisterError(ClusterError):
     """A snapshot of the register is not one."""
-
-
-class _Refusal(Exception):
-    """The reason why a command is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +49,6 @@ class CoordinatorRecord:
 
     node: str
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class GuestRecord:
-    """A guest: its owner, the epoch of that ownership, what it is made of, and the state that its owner reports."""
-
-    name: str
-    owner: str
-    epoch: int
-    spec: dict[str, Any]
-    state: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object with the names of its fields."""
-        return {"name": self.name, "owner": self.owner, "epoch": self.epoch, "spec": self.spec, "state": self.state}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,26 +87,74 @@ class _Session:
             del self.answers[self.forgotten]
 
 
-class Register:
-    """The state that the cluster replicates. Deterministic: no clock, no randomness, no order of hashing."""
+class Coordinatorship:
+    """The table with the one record of who the coordinator is; claimed by compare-and-set on the epoch."""
 
-    def __init__(self) -> None:
-        self._coordinator: CoordinatorRecord | None = None
-        self._guests: dict[str, GuestRecord] = {}
-        self._spec_bytes: dict[str, int] = {}
-        self._highest_removed_epoch = 0
-        self._revision = 0
-        self._sessions: dict[str, _Session] = {}
+    name = "coordinator"
 
-    @property
-    def coordinator(self) -> CoordinatorRecord | None:
-        """The coordinator, or None before the first claim."""
-        return self._coordinator
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self.record: CoordinatorRecord | None = None
 
     @property
     def epoch(self) -> int:
         """The coordinator's epoch; 0 before the first claim."""
-        return self._coordinator.epoch if self._coordinator else 0
+        return self.record.epoch if self.record else 0
+
+    def operations(self) -> Mapping[str, Operation]:
+        """The operation of claiming."""
+        return {"claim_coordinator": Operation({"node": check_node, "expected_epoch": check_number}, self._claim)}
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """The record, or None."""
+        return {"node": self.record.node, "epoch": self.record.epoch} if self.record else None
+
+    def restore(self, part: Any) -> None:
+        """Become the state of a snapshot's part."""
+        if part is not None:
+            record = check_mapping(part)
+            self.record = CoordinatorRecord(check_node(record["node"]), check_number(record["epoch"]))
+
+    def _claim(self, node: str, expected_epoch: int) -> Answer:
+        if expected_epoch != self.epoch:
+            raise Refusal(f"the coordinator's epoch is {self.epoch}, not {expected_epoch}")
+        self._members.require(node)
+        self.record = CoordinatorRecord(node, self.epoch + 1)
+        return {"node": node, "epoch": self.epoch}
+
+
+class Register:
+    """The state that the cluster replicates. Deterministic: no clock, no randomness, no order of hashing.
+
+    Args:
+        members: whom it begins with.
+    """
+
+    def __init__(self, members: Iterable[Member] = ()) -> None:
+        self._revision = 0
+        self._sessions: dict[str, _Session] = {}
+        self._members = Members(members)
+        self._coordinatorship = Coordinatorship(self._members)
+        self._guests = Guests(self._members)
+        # A subject of the register: its table stands here, and its operations, its part of the snapshot and the
+        # restoring of it follow.
+        self._tables: tuple[Table, ...] = (self._coordinatorship, self._members, self._guests)
+        self._operations = {name: row for table in self._tables for name, row in table.operations().items()}
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """Every operation by name."""
+        return self._operations
+
+    @property
+    def coordinator(self) -> CoordinatorRecord | None:
+        """The coordinator, or None before the first claim."""
+        return self._coordinatorship.record
+
+    @property
+    def epoch(self) -> int:
+        """The coordinator's epoch; 0 before the first claim."""
+        return self._coordinatorship.epoch
 
     @property
     def revision(self) -> int:
@@ -132,13 +162,32 @@ class Register:
         return self._revision
 
     @property
+    def members(self) -> Mapping[str, Member]:
+        """A copy of the table of members by id, sorted."""
+        return dict(sorted(self._members.records.items()))
+
+    def member(self, id: str) -> Member | None:  # noqa: A002 - the word of the contract
+        """One member, or None."""
+        return self._members.records.get(id)
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """The ids of the members that vote."""
+        return self._members.voters
+
+    @property
+    def tokens(self) -> Mapping[str, Token]:
+        """A copy of the table of tokens by id, sorted."""
+        return dict(sorted(self._members.tokens.items()))
+
+    @property
     def guests(self) -> Mapping[str, GuestRecord]:
         """A copy of the table of guests by name, sorted."""
-        return dict(sorted(self._guests.items()))
+        return dict(sorted(self._guests.records.items()))
 
     def guest(self, name: str) -> GuestRecord | None:
         """The record of one guest, or None."""
-        return self._guests.get(name)
+        return self._guests.records.get(name)
 
     def apply(self, command: object, key: object = None) -> Answer:
         """Carry out one command; never raises.
@@ -158,8 +207,9 @@ class Register:
             return _refused("the idempotency key is not node/incarnation/sequence")
         session = self._sessions.get(parsed.node)
         if session is None:
-            if len(self._sessions) >= MAXIMUM_SESSIONS:
-                return _refused(f"{MAXIMUM_SESSIONS} nodes have sent commands already, the register holds no more")
+            if parsed.node not in self._members.records:
+                return _refused(f"{parsed.node}, which sent it, is no node of the cluster")
+            self._make_room_for_a_session()
             session = self._sessions[parsed.node] = _Session(parsed.incarnation)
         elif parsed.incarnation > session.incarnation:
             session = self._sessions[parsed.node] = _Session(parsed.incarnation)
@@ -173,74 +223,49 @@ class Register:
         session.remember(parsed.sequence, answer)
         return answer
 
+    def _make_room_for_a_session(self) -> None:
+        """Make room for a session: of the nodes that were removed, the one whose last run began first is forgotten.
+
+        There are always fewer members than sessions. Late commands of a node that was
+        removed are refused until then by its session, and after that because it is no node of the cluster.
+        """
+        if len(self._sessions) >= MAXIMUM_SESSIONS:
+            members = self._members.records
+            gone = [(session.incarnation, node) for node, session in self._sessions.items() if node not in members]
+            del self._sessions[min(gone)[1]]
+
     def _execute(self, command: object) -> Answer:
         try:
-            operation, fields = _checked(command)
-            return {"ok": True, **operation.handler(self, **fields), "revision": self._revision}
-        except _Refusal as refusal:
+            operation, fields = self.checked(command)
+            answer = operation.handler(**fields)
+        except Refusal as refusal:
             return _refused(str(refusal))
+        self._revision += operation.changes
+        return {"ok": True, **answer, "revision": self._revision}
 
-    def _claim_coordinator(self, node: str, expected_epoch: int) -> Answer:
-        if expected_epoch != self.epoch:
-            raise _Refusal(f"the coordinator's epoch is {self.epoch}, not {expected_epoch}")
-        self._coordinator = CoordinatorRecord(node, self.epoch + 1)
-        self._revision += 1
-        return {"node": node, "epoch": self.epoch}
+    def checked(self, command: object) -> tuple[Operation, dict[str, Any]]:
+        """The operation of a command and its checked fields.
 
-    def _guest_create(self, name: str, owner: str, spec: _Spec) -> Answer:
-        if name in self._guests:
-            raise _Refusal(f"guest {name} exists already, owned by {self._guests[name].owner}")
-        if len(self._guests) >= MAXIMUM_GUESTS:
-            raise _Refusal(f"the register holds {MAXIMUM_GUESTS} guests, no more")
-        if sum(self._spec_bytes.values()) + spec.length_bytes > MAXIMUM_ALL_SPECS_BYTES:
-            raise _Refusal(f"the specs of all guests together would be longer than {MAXIMUM_ALL_SPECS_BYTES} bytes")
-        guest = GuestRecord(name, owner, self._highest_removed_epoch + 1, spec.value, "created")
-        self._spec_bytes[name] = spec.length_bytes
-        return self._stored(guest)
-
-    def _guest_move(self, name: str, owner: str, epoch: int, new_owner: str) -> Answer:
-        guest = self._owned(name, owner, epoch)
-        return self._stored(replace(guest, owner=new_owner, epoch=epoch + 1))
-
-    def _guest_state(self, name: str, owner: str, epoch: int, state: str) -> Answer:
-        return self._stored(replace(self._owned(name, owner, epoch), state=state))
-
-    def _guest_remove(self, name: str, owner: str, epoch: int) -> Answer:
-        self._owned(name, owner, epoch)
-        del self._guests[name], self._spec_bytes[name]
-        # A later guest of the same name starts above, so that no epoch of a name is ever seen twice.
-        self._highest_removed_epoch = max(self._highest_removed_epoch, epoch)
-        self._revision += 1
-        return {"name": name}
-
-    def _guest_read(self, name: str) -> Answer:
-        guest = self._guests.get(name)
-        return {"guest": guest.to_json() if guest else None}
-
-    def _owned(self, name: str, owner: str, epoch: int) -> GuestRecord:
-        """The guest, when (owner, epoch) is what the register says; the compare of compare-and-set."""
-        guest = self._guests.get(name)
-        if guest is None:
-            raise _Refusal(f"there is no guest {name}")
-        if (guest.owner, guest.epoch) != (owner, epoch):
-            raise _Refusal(
-                f"guest {name} is owned by {guest.owner} with epoch {guest.epoch}, not by {owner} with epoch {epoch}"
-            )
-        return guest
-
-    def _stored(self, guest: GuestRecord) -> Answer:
-        self._guests[guest.name] = guest
-        self._revision += 1
-        return {"name": guest.name, "owner": guest.owner, "epoch": guest.epoch, "state": guest.state}
+        Raises:
+            Refusal: it is malformed.
+        """
+        fields = check_mapping(command)
+        name = fields.get("op")
+        operation = self._operations.get(name) if isinstance(name, str) else None
+        if operation is None:
+            raise Refusal(f"op is one of {', '.join(self._operations)}")
+        checks = {**operation.fields, **operation.optional}
+        given = set(fields) - {"op"}
+        if not set(operation.fields) <= given <= set(checks):
+            raise Refusal(f"{name} takes {', '.join(checks)}")
+        return operation, {key: check(fields[key]) for key, check in checks.items() if key in given}
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as a JSON-able object; equal states give equal snapshots."""
         return {
             "format": SNAPSHOT_FORMAT,
             "revision": self._revision,
-            "coordinator": {"node": self._coordinator.node, "epoch": self.epoch} if self._coordinator else None,
-            "highest_removed_epoch": self._highest_removed_epoch,
-            "guests": [guest.to_json() for _, guest in sorted(self._guests.items())],
+            **{table.name: table.snapshot() for table in self._tables},
             "sessions": [
                 {
                     "node": node,
@@ -271,119 +296,40 @@ class Register:
         """
         register = cls()
         try:
-            register._fill(_mapping(snapshot))
-        except (_Refusal, KeyError, TypeError, ValueError) as error:
+            register._fill(check_mapping(snapshot))
+        except (Refusal, KeyError, TypeError, ValueError) as error:
             raise RegisterError("the snapshot of the register is damaged", why=str(error)) from error
         return register
 
     def _fill(self, snapshot: Mapping[str, Any]) -> None:
         if snapshot["format"] != SNAPSHOT_FORMAT:
-            raise _Refusal(f"format {snapshot['format']!r} is not {SNAPSHOT_FORMAT}")
-        self._revision = _number(snapshot["revision"])
-        self._highest_removed_epoch = _number(snapshot["highest_removed_epoch"])
-        if snapshot["coordinator"] is not None:
-            record = _mapping(snapshot["coordinator"])
-            self._coordinator = CoordinatorRecord(_node(record["node"]), _number(record["epoch"]))
-        for item in snapshot["guests"]:
-            record = _mapping(item)
-            spec = _spec(record["spec"])
-            name = _guest(record["name"])
-            owner, epoch, state = _node(record["owner"]), _number(record["epoch"]), _state(record["state"])
-            self._guests[name] = GuestRecord(name, owner, epoch, spec.value, state)
-            self._spec_bytes[name] = spec.length_bytes
+            raise RegisterError(
+                f"the snapshot of the register has format {snapshot['format']!r}, this csvd knows {SNAPSHOT_FORMAT}",
+                hint="another version of csvd wrote it: run that, or remove the node's state and let it join anew",
+            )
+        self._revision = check_number(snapshot["revision"])
+        for table in self._tables:
+            table.restore(snapshot[table.name])
         for item in snapshot["sessions"]:
-            record = _mapping(item)
-            session = _Session(_number(record["incarnation"]), _number(record["forgotten"] + 1) - 1)
+            record = check_mapping(item)
+            session = _Session(check_number(record["incarnation"]), check_number(record["forgotten"] + 1) - 1)
             for sequence, answer in record["answers"]:
-                session.answers[_number(sequence)] = dict(_mapping(answer))
-            self._sessions[_node(record["node"])] = session
+                session.answers[check_number(sequence)] = dict(check_mapping(answer))
+            self._sessions[check_node(record["node"])] = session
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec:
-    value: dict[str, Any]
-    length_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One row of the table of commands: the check of each field, and the method that carries it out."""
-
-    fields: Mapping[str, Callable[[object], Any]]
-    handler: Callable[..., Answer]
-
-
-def _node(value: object) -> str:
-    if not is_node_name(value):
-        raise _Refusal(f"the name of a node is {NODE_NAME_RULE}")
-    return str(value)
-
-
-def _guest(value: object) -> str:
-    if not is_guest_name(value):
-        raise _Refusal(f"the name of a guest is {GUEST_NAME_RULE}")
-    return str(value)
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= MAXIMUM_NUMBER:
-        raise _Refusal("an epoch is a whole number from 0 to 2**62")
-    return value
-
-
-def _state(value: object) -> str:
-    if not isinstance(value, str) or _STATE.fullmatch(value) is None:
-        raise _Refusal("a state is 1 to 32 of a-z and '-', a letter first")
-    return value
-
-
-def _spec(value: object) -> _Spec:
-    try:
-        return _Spec(*copy_json_object(value, maximum_bytes=MAXIMUM_SPEC_BYTES))
-    except JsonError as error:
-        raise _Refusal(f"the spec {error}") from error
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _Refusal("an object is expected")
-    return value
-
-
-OPERATIONS: Final[Mapping[str, Operation]] = {
-    "claim_coordinator": Operation({"node": _node, "expected_epoch": _number}, Register._claim_coordinator),
-    "guest_create": Operation({"name": _guest, "owner": _node, "spec": _spec}, Register._guest_create),
-    "guest_move": Operation(
-        {"name": _guest, "owner": _node, "epoch": _number, "new_owner": _node}, Register._guest_move
-    ),
-    "guest_state": Operation(
-        {"name": _guest, "owner": _node, "epoch": _number, "state": _state}, Register._guest_state
-    ),
-    "guest_remove": Operation({"name": _guest, "owner": _node, "epoch": _number}, Register._guest_remove),
-    "guest_read": Operation({"name": _guest}, Register._guest_read),
-}
+_BLANK: Final = Register()
+OPERATIONS: Final[Mapping[str, Operation]] = _BLANK.operations
+"""Every operation by name, with the fields that it takes."""
 
 
 def check_command(command: object) -> str | None:
     """Why a command is malformed, or None; the check that `apply` makes, to say no before anything is logged."""
     try:
-        _checked(command)
-    except _Refusal as refusal:
+        _BLANK.checked(command)
+    except Refusal as refusal:
         return str(refusal)
     return None
-
-
-def _checked(command: object) -> tuple[Operation, dict[str, Any]]:
-    """The operation of a command and its checked fields."""
-    fields = _mapping(command)
-    name = fields.get("op")
-    operation = OPERATIONS.get(name) if isinstance(name, str) else None
-    if operation is None:
-        raise _Refusal(f"op is one of {', '.join(OPERATIONS)}")
-    given = set(fields) - {"op"}
-    if given != set(operation.fields):
-        raise _Refusal(f"{name} takes {', '.join(operation.fields)}")
-    return operation, {field_name: check(fields[field_name]) for field_name, check in operation.fields.items()}
 
 
 def _refused(reason: str) -> Answer:

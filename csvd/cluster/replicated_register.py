@@ -9,7 +9,8 @@ import msgspec
 from twisted.logger import Logger
 
 from csvd.cluster.reactor import Clock
-from csvd.cluster.register import Answer, Register, RegisterError
+from csvd.cluster.register import Register, RegisterError
+from csvd.cluster.register_fields import Answer
 
 Keyed = tuple[str | None, Mapping[str, Any]]
 """A command with the text of its idempotency key."""

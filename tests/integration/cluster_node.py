@@ -13,6 +13,7 @@ from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols.basic import LineReceiver
 
+from csvd.cluster.assembly import open_cluster
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown
 from csvd.cluster.register import Register
@@ -149,7 +150,7 @@ def main() -> None:
             tell({"event": "coordinator", "node": record.node, "epoch": record.epoch})
 
     async def start() -> None:
-        cluster = Cluster(
+        cluster = open_cluster(
             node=config["node"],
             listen=members[config["node"]],
             members=members,

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from csvd.cluster.cluster import Cluster
+from csvd.cluster.assembly import open_cluster
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.source import MigrationSource
@@ -26,7 +26,7 @@ class Node:
 
     def __init__(self, reactor: Any, name: str, members: dict[str, tuple[str, int]], directory: Path) -> None:
         run_in_thread = threads_of(reactor)
-        self.cluster = Cluster(
+        self.cluster = open_cluster(
             node=name,
             listen=members[name],
             members=members,

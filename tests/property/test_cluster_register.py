@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csvd.cluster.register import ANSWERS_REMEMBERED, Register
+from tests.unit.cluster.registers import register_of, small_register
 
 NODES = st.sampled_from(["n1", "n2", "n3"])
 NAMES = st.sampled_from(["a", "b"])
@@ -45,7 +46,7 @@ HISTORIES = st.lists(st.tuples(COMMANDS, KEYS), max_size=60)
 def test_epochs_only_grow_and_only_the_owner_of_an_epoch_gives_a_guest_away(
     history: list[tuple[dict[str, Any], str | None]],
 ) -> None:
-    register = Register()
+    register = small_register()
     highest: dict[str, int] = {}
     for command, key in history:
         before, guests = register.epoch, register.guests
@@ -64,7 +65,7 @@ def test_epochs_only_grow_and_only_the_owner_of_an_epoch_gives_a_guest_away(
 
 @given(HISTORIES)
 def test_no_key_is_carried_out_twice(history: list[tuple[dict[str, Any], str | None]]) -> None:
-    register = Register()
+    register = small_register()
     done: dict[str, dict[str, Any]] = {}
     for command, key in history:
         revision = register.revision
@@ -82,7 +83,7 @@ def test_no_key_is_carried_out_twice(history: list[tuple[dict[str, Any], str | N
 def test_a_replay_gives_the_same_answers_and_state_also_from_a_snapshot_in_between(
     history: list[tuple[dict[str, Any], str | None]], cut: int
 ) -> None:
-    first, second = Register(), Register()
+    first, second = small_register(), small_register()
     for number, (command, key) in enumerate(history):
         if number == cut:
             second = Register.from_snapshot(json.loads(json.dumps(second.snapshot())))
@@ -94,23 +95,24 @@ def test_a_replay_gives_the_same_answers_and_state_also_from_a_snapshot_in_betwe
 
 @given(JSON, KEYS | JSON)
 def test_whatever_is_given_is_answered_and_never_raised(command: object, key: object) -> None:
-    register = Register()
+    register = small_register()
     assert register.apply(command, key)["ok"] is False
     register.apply({"op": "guest_create", "name": "a", "owner": "n1", "spec": {"x": command}}, None)
     json.dumps(register.snapshot(), allow_nan=False)
 
 
 def test_the_largest_register_is_not_longer_than_a_megabyte() -> None:
-    register = Register()
-    node = "n" * 63
+    senders = [f"{session:02}{'n' * 61}" for session in range(32)]
+    register = register_of(*senders)
+    node = senders[0]
     for number in range(1024):
         name = f"{number:04}".rjust(63, "g")
         register.apply(
             {"op": "guest_create", "name": name, "owner": node, "spec": {"x": "y" * 8000 if number < 46 else ""}}
         )
-    for session in range(32):
+    for sender in senders:
         for sequence in range(ANSWERS_REMEMBERED):
             command = {"op": "guest_remove", "name": "0000".rjust(63, "g"), "owner": "m" * 63, "epoch": 2**62}
-            register.apply(command, f"{session:02}{'n' * 61}/{2**62}/{sequence}")
+            register.apply(command, f"{sender}/{2**62}/{sequence}")
     assert len(register.guests) == 1024
     assert len(msgspec.msgpack.encode(register.snapshot())) < 1_200_000

@@ -15,7 +15,8 @@ from csvd.api.node import NodeRoutes
 from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Router
 from csvd.cluster.errors import PeerUnreachable, RemoteError
-from csvd.cluster.register import GuestRecord, Register
+from csvd.cluster.register import Register
+from csvd.cluster.register_guests import GuestRecord
 from csvd.errors import CsvdError
 from csvd.migration.errors import MigrationRefused
 from csvd.migration.precopy import Policy
@@ -23,6 +24,7 @@ from csvd.migration.report import Progress, Report
 from csvd.vm.errors import GuestNotHere
 from csvd.vm.interfaces import GuestVerification
 from csvd.vm.spec import GuestSpec
+from tests.unit.cluster.registers import register_of
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -45,7 +47,7 @@ class FakeCluster:
 
     def __init__(self, node: str, nodes: dict[str, FakeNode]) -> None:
         self.node = node
-        self.register = Register()
+        self.register = register_of("node1", "node2", "node3")
         self.links: dict[str, str] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.fresh: Register = self.register

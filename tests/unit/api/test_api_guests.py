@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from csvd.cluster.errors import CommandRefused
-from csvd.cluster.register import Register
 from csvd.migration.errors import MigrationRefused
 from csvd.vm.errors import GuestBusy
 from csvd.vm.interfaces import GuestVerification
 from tests.unit.api.small_cluster import SmallCluster
+from tests.unit.cluster.registers import register_of
 
 SPEC = {"memory_bytes": 1 << 20, "pages_per_s": 10}
 
@@ -110,7 +110,7 @@ def test_a_refusal_because_nobody_is_there_to_agree_is_told_from_one_with_a_reas
 def test_a_guest_is_unknown_only_when_the_coordinator_says_so() -> None:
     cluster = SmallCluster()
     assert cluster[1].ask("GET", "/v1/guests/g").status == 404
-    fresh = Register()
+    fresh = register_of("node1", "node2", "node3")
     fresh.apply({"op": "guest_create", "name": "g", "owner": "node1", "spec": {}})
     cluster[1].cluster.fresh = fresh
     assert cluster[1].ask("GET", "/v1/guests/g").status == 200

@@ -13,9 +13,10 @@ from twisted.python.failure import Failure
 from csvd.cluster.coordinator import MAXIMUM_AT_ONCE, MAXIMUM_WAITING, Coordinator
 from csvd.cluster.election import Election, NotLeader
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError
-from csvd.cluster.peer import PeerNetwork
+from csvd.cluster.network import Network
 from csvd.cluster.register import CoordinatorRecord
 from csvd.cluster.replicated_register import ReplicatedRegister, encode_entry
+from tests.unit.cluster.registers import small_register
 
 
 class ScriptedElection:
@@ -79,15 +80,15 @@ class Stage:
     def __init__(self) -> None:
         self.clock = Clock()
         self.replicated = ReplicatedRegister(self.clock)
+        self.replicated.register.restore(small_register().snapshot())
         self.register = self.replicated.register
         self.election = ScriptedElection(self.clock, self.replicated)
         self.network = ScriptedNetwork()
         self.coordinator = Coordinator(
             node="n1",
-            members=["n1", "n2", "n3"],
             election=cast(Election, self.election),
             replicated=self.replicated,
-            network=cast(PeerNetwork, self.network),
+            network=cast(Network, self.network),
             clock=self.clock,
             incarnation=7,
         )
@@ -409,6 +410,7 @@ def test_a_node_that_failed_gives_up_its_commands_at_once() -> None:
 def test_listeners_hear_of_changes_together_and_outside_of_raft() -> None:
     clock = Clock()
     replicated = ReplicatedRegister(clock)
+    replicated.register.restore(small_register().snapshot())
     heard: list[int] = []
 
     def fail(register: object) -> None:

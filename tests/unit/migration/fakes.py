@@ -16,6 +16,7 @@ from csvd.cluster.register import Register
 from csvd.errors import CsvdError
 from csvd.migration.interfaces import Buffer, Clock, StreamLink
 from csvd.vm.errors import GuestEnded
+from tests.unit.cluster.registers import register_of
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Fabric:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.register = Register()
+        self.register = register_of("node1", "node2", "node3", "a", "b")
         self.nodes: dict[str, FakeNode] = {}
         self.watchers: list[Callable[..., None]] = []
         self.commands: list[dict[str, Any]] = []

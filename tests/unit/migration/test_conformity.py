@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from csvd.cluster.assembly import open_cluster
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.stream import StreamLink
 from csvd.migration import interfaces as migration
@@ -52,7 +54,7 @@ def missing(of: object, protocol: type) -> set[str]:
 
 def test_the_cluster_can_be_used_by_both(tmp_path: Path) -> None:
     members = {"node1": ("127.0.0.1", 0)}
-    cluster = Cluster(
+    cluster = open_cluster(
         node="node1",
         listen=("127.0.0.1", 0),
         members=members,
@@ -64,6 +66,7 @@ def test_the_cluster_can_be_used_by_both(tmp_path: Path) -> None:
     assert not missing(for_vm(cluster), vm.Cluster)
     assert not missing(cluster.register, migration.Register)
     assert not missing(cluster.register, vm.Register)
+    Deferred.fromCoroutine(cluster.stop())
 
 
 def test_streams_guests_and_drivers_have_all_that_is_asked_for() -> None:
