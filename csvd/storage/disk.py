@@ -12,6 +12,7 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 from twisted.internet.defer import Deferred
 
 from csvd.errors import CsvdError
+from csvd.shared_disk import FenceProof
 
 MAX_RUNS: Final = 1024
 """Runs that one question about allocation is answered with."""
@@ -154,29 +155,38 @@ class ResizableDisk(Protocol):
 class FencingDisk(Protocol):
     """A disk from which a node can be kept off: one that is dead, or that nobody hears of any more.
 
-    Nodes are known by their names (``node.name``), the same name on every node. A node joins before it writes what
-    others write, too. Failures are `StorageError`s, of the Deferred: after one it is unknown whether the node is
-    fenced, and asking again does no harm.
+    Nodes are known by their names, and by their numbers as members of a cluster (1 to 32), the same on every node.
+    Locks go by the number, all else goes by the name. A node joins before it writes what others write, too. Failures
+    are `StorageError`s, and `NotProven`, of the Deferred: after one it is unknown whether the node is fenced, and
+    asking again does no harm.
     """
 
-    def join(self, node: str) -> Deferred[None]:
+    def join(self, node: str, number: int = 0) -> Deferred[None]:
         """Take the place of a node on the disk: from now on this process writes as that node.
 
         Joining anew under the same name is no error. It ends a fence of this node: the caller must know that whoever
-        fenced it agrees. Fails with EINVAL where the process has joined under another name.
+        fenced it agrees. Fails with EINVAL where the process has joined under another name; with EBUSY where locks
+        fence and another process has the place.
         """
 
-    def fence(self, node: str) -> Deferred[None]:
-        """Keep a node off. Fires when none of its writes can land any more, also none that it has sent already, and
-        whatever it is at: stopped, cut off, or alive. They fail with errno FENCED, or ESHUTDOWN. Its reads may go on.
+    def fence(self, node: str, number: int = 0) -> Deferred[FenceProof]:
+        """Keep a node off. Fires when none of its writes can land any more, also none that it has sent already.
+
+        Reservations and blocklists do that to a node whatever it is at: stopped, cut off, or alive. Its writes fail
+        with errno FENCED, or ESHUTDOWN; its reads may go on. Locks wait for its process to end, or to leave: until then
+        this fails with `NotProven`, and nothing was done.
 
         To fence one that is fenced, or that never joined, is no error. Fails with EINVAL where this process has not
         joined, or would fence itself; with FENCED where it was fenced itself.
         """
 
+    def is_gone(self, node: str, number: int = 0) -> Deferred[bool]:
+        """Whether a node is seen to have no place, by a look that changes nothing. False is no news where reservations
+        and blocklists fence: there nobody looks."""
+
     def leave(self) -> Deferred[None]:
-        """Give the place up; nobody need fence this node any more. Who is fenced stays so. Leaving twice, or without
-        having joined, is no error."""
+        """Give the place up, when the writes under way have ended; nobody need fence this node any more. Who is fenced
+        stays so. Leaving twice, or without having joined, is no error."""
 
 
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:

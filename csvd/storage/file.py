@@ -14,11 +14,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.shared_disk import FenceProof
 from csvd.storage.calm import Calm
 from csvd.storage.direct import BounceBuffers, read_direct, write_direct
-from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.file_fence import FileFence
+from csvd.storage.file_jobs import FileJob, WriteJob, adjoining_writes
 from csvd.storage.filesystem import Store, store_of
-from csvd.storage.pool import DiskPool, Job, Manner
+from csvd.storage.pool import DiskPool, Manner
 from csvd.storage.ranges import (
     allocation_of,
     fill_file,
@@ -46,38 +49,6 @@ _WAITS_FOR_NO_READER: Final = (Store.EXT4, Store.BLOCK_DEVICE, Store.MEMORY)
 wait for the readers of a file, a network file system for its server."""
 
 
-class _FileJob(Job):
-    """A job, and whether it must be durable before it is done."""
-
-    __slots__ = ("durable", "work")
-
-    def __init__(
-        self, work: Callable[[], None], *, length_bytes: int = 0, durable: bool = False, holds_up: bool = False
-    ) -> None:
-        super().__init__(length_bytes, holds_up=holds_up)
-        self.work = work
-        self.durable = durable
-
-
-class _WriteJob(_FileJob):
-    """A job that only writes: those that follow one another in a batch may be made as one."""
-
-    __slots__ = ("buffers", "offset_bytes")
-
-    def __init__(
-        self,
-        work: Callable[[], None],
-        buffers: Sequence[Buffer],
-        offset_bytes: int,
-        *,
-        length_bytes: int,
-        holds_up: bool,
-    ) -> None:
-        super().__init__(work, length_bytes=length_bytes, holds_up=holds_up)
-        self.buffers = buffers
-        self.offset_bytes = offset_bytes
-
-
 class FileDisk:
     """A disk over a file descriptor; `open_disk` makes it.
 
@@ -91,7 +62,8 @@ class FileDisk:
 
     With `direct` its descriptor is one of O_DIRECT: nothing is cached here, and every transfer goes to the pool.
 
-    Several processes of one host may have the same file open: they share its page cache.
+    Several processes of one host may have the same file open: they share its page cache. One that has joined it as a
+    node writes until it leaves, and what it would write after that fails with `FENCED`, until it joins again.
     """
 
     def __init__(
@@ -122,6 +94,8 @@ class FileDisk:
         self._calm = calm or Calm()
         self._resident = None if direct else Residency(fd)
         self._refuses = False
+        self._fence = FileFence(fd, pool, url)
+        self._has_left = False
         self._pool = pool
         self._flushes: deque[Deferred[None]] = deque()
         """Who waits for a flush. The loop puts in, the thread that flushes takes out."""
@@ -171,7 +145,7 @@ class FileDisk:
         refusal = self._check("read", offset_bytes, buffer.nbytes)
         if refusal is not None:
             return fail(refusal)
-        job = _FileJob(
+        job = FileJob(
             lambda: self._read(buffer, offset_bytes),
             length_bytes=buffer.nbytes,
         )
@@ -185,7 +159,7 @@ class FileDisk:
         refusal = self._check_write("write", offset_bytes, length_bytes)
         if refusal is not None:
             return fail(refusal)
-        job = _WriteJob(
+        job = WriteJob(
             lambda: self._write(buffers, offset_bytes),
             buffers,
             offset_bytes,
@@ -284,7 +258,7 @@ class FileDisk:
         """Have a thread flush for all who wait, and go on as long as others come meanwhile: what it would cost to ask
         the loop between two of them is time in which the device does nothing."""
         self._is_flushing = True
-        work = self._lane.submit(_FileJob(self._flush_all), Manner.SINGLE_FILE)
+        work = self._lane.submit(FileJob(self._flush_all), Manner.SINGLE_FILE)
         work.addBoth(self._flushing_ended)
 
     def _flush_all(self) -> None:
@@ -320,7 +294,7 @@ class FileDisk:
             return fail(refusal)
         runs: list[tuple[int, int, bool]] = []
         most = max(1, min(most_runs, MAX_RUNS))
-        job = _FileJob(
+        job = FileJob(
             lambda: runs.extend(allocation_of(self._fd, offset_bytes, length_bytes, most, self.url)), holds_up=True
         )
         return self._lane.submit(job, Manner.TOGETHER).addCallback(lambda _: runs)
@@ -330,7 +304,7 @@ class FileDisk:
         refusal = self._check("read", offset_bytes, length_bytes)
         if refusal is not None:
             return fail(refusal)
-        job = _FileJob(lambda: os.posix_fadvise(self._fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED))
+        job = FileJob(lambda: os.posix_fadvise(self._fd, offset_bytes, length_bytes, os.POSIX_FADV_WILLNEED))
         self._lane.submit(job, Manner.TOGETHER).addErrback(lambda _: None)
         return succeed(None)
 
@@ -345,7 +319,7 @@ class FileDisk:
             status = os.fstat(self._fd)
             found.append(status.st_blocks * 512 if stat.S_ISREG(status.st_mode) else self.size_bytes)
 
-        return self._lane.submit(_FileJob(look), Manner.TOGETHER).addCallback(lambda _: min(found[0], self.size_bytes))
+        return self._lane.submit(FileJob(look), Manner.TOGETHER).addCallback(lambda _: min(found[0], self.size_bytes))
 
     def resize(self, size_bytes: int | None, *, full: bool = False) -> Deferred[int]:
         """Give a file another size, durably; what lies beyond the end of a smaller one is lost. Fires with the size.
@@ -376,8 +350,40 @@ class FileDisk:
         if size_bytes is not None:
             # What begins from now on beyond the new end is refused: it would make the file longer again.
             self.size_bytes = min(before_bytes, size_bytes)
-        job = _FileJob(change, durable=size_bytes is not None, holds_up=True)
+        job = FileJob(change, durable=size_bytes is not None, holds_up=True)
         return self._lane.submit(job, Manner.SINGLE_FILE).addCallbacks(changed, failed)
+
+    # Who may write
+
+    def join(self, node: str, number: int = 0) -> Deferred[None]:
+        """Take the place of a node, by its number; see `FencingDisk`."""
+        refusal = self._check("join", 0, 0)
+        if refusal is None and self.read_only:
+            refusal = StorageError("join", errno.EROFS, where=self.url)
+        return fail(refusal) if refusal is not None else self._fence.join(node, number).addCallback(self._joined)
+
+    def _joined(self, _: None) -> None:
+        if self._has_left:
+            self._has_left = False
+            self._can_write_nowait = self._bounce is None and self._lost_writes is None
+
+    def fence(self, node: str, number: int = 0) -> Deferred[FenceProof]:
+        """Prove that the process of a node is gone, by its number; see `FencingDisk`."""
+        refusal = self._check("fence", 0, 0)
+        return fail(refusal) if refusal is not None else self._fence.fence(node, number)
+
+    def is_gone(self, node: str, number: int = 0) -> Deferred[bool]:
+        """Whether no process has the place of a number; see `FencingDisk`."""
+        refusal = self._check("fence", 0, 0)
+        return fail(refusal) if refusal is not None else self._fence.is_gone(number)
+
+    def leave(self) -> Deferred[None]:
+        """Give the place up; see `FencingDisk`. From now on writes fail."""
+        if self._refuses or not self._fence.has_place:
+            return succeed(None)
+        self._has_left = True
+        self._can_write_nowait = False
+        return self._lane.when_idle().addCallback(lambda _: self._fence.leave())
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""
@@ -388,8 +394,8 @@ class FileDisk:
         if not self._refuses:
             self._refuses = True
             self._can_write_nowait = False
-            done = self._lane.when_idle()
-            done.addCallback(lambda _: self._lane.submit(_FileJob(self._close_file), Manner.SINGLE_FILE))
+            done = self._lane.when_idle().addCallback(lambda _: self._fence.when_idle())
+            done.addCallback(lambda _: self._lane.submit(FileJob(self._close_file), Manner.SINGLE_FILE))
             done.addBoth(self._tell_closers)
         return closed
 
@@ -401,6 +407,9 @@ class FileDisk:
     def _check_write(self, operation: str, offset_bytes: int, length_bytes: int) -> StorageError | None:
         if self.read_only:
             return StorageError(operation, errno.EROFS, where=self.url, offset_bytes=offset_bytes)
+        if self._has_left:
+            why = "this node has left the disk"
+            return StorageError(operation, FENCED, where=self.url, offset_bytes=offset_bytes, why=why)
         return self._check(operation, offset_bytes, length_bytes)
 
     def _change(
@@ -411,7 +420,7 @@ class FileDisk:
             return fail(refusal)
         if not length_bytes:
             return succeed(None)
-        job = _FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url), holds_up=True)
+        job = FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url), holds_up=True)
         return self._lane.submit(job, Manner.TOGETHER)
 
     def _read(self, buffer: memoryview, offset_bytes: int) -> None:
@@ -428,11 +437,11 @@ class FileDisk:
         else:
             write_direct(self._fd, buffers, offset_bytes, self.url, self._bounce)
 
-    def _run(self, batch: Sequence[_FileJob]) -> None:
+    def _run(self, batch: Sequence[FileJob]) -> None:
         """In a thread: each job, then one fdatasync for all that must be durable."""
         at = 0
         while at < len(batch):
-            run = _adjoining_writes(batch, at)
+            run = adjoining_writes(batch, at)
             if len(run) < 2 or not self._write_as_one(run):
                 for job in run or batch[at : at + 1]:
                     try:
@@ -446,7 +455,7 @@ class FileDisk:
             for job in durable:
                 job.error = lost
 
-    def _write_as_one(self, jobs: Sequence[_WriteJob]) -> bool:
+    def _write_as_one(self, jobs: Sequence[WriteJob]) -> bool:
         """In a thread: False where it fails, for each is to fail, or not, for itself."""
         try:
             self._write([buffer for job in jobs for buffer in job.buffers], jobs[0].offset_bytes)
@@ -493,19 +502,6 @@ class FileDisk:
                 closer.callback(None)
             else:
                 closer.errback(result)
-
-
-def _adjoining_writes(batch: Sequence[_FileJob], at: int) -> list[_WriteJob]:
-    """The writes from there on of which each begins where the one before it ends; none where no write is there."""
-    run: list[_WriteJob] = []
-    end = -1
-    for index in range(at, len(batch)):
-        job = batch[index]
-        if not isinstance(job, _WriteJob) or (run and job.offset_bytes != end):
-            break
-        run.append(job)
-        end = job.offset_bytes + job.length_bytes
-    return run
 
 
 def _tell(waiting: Sequence[Deferred[None]], error: StorageError | None) -> None:

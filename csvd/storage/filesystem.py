@@ -11,6 +11,7 @@ from typing import Final
 _EXT4_SUPER_MAGIC: Final = 0xEF53
 """Of ext2 and ext3 too."""
 _TMPFS_MAGIC: Final = 0x0102_1994
+_NFS_SUPER_MAGIC: Final = 0x6969
 _STATFS_BYTES: Final = 256
 """More than any architecture's; it begins with f_type, a long."""
 
@@ -25,10 +26,11 @@ class Store(Enum):
     BLOCK_DEVICE = "a block device"
     EXT4 = "ext4, ext3 or ext2"
     MEMORY = "tmpfs"
+    NFS = "NFS"
     OTHER = "anything else"
 
 
-_STORES: Final = {_EXT4_SUPER_MAGIC: Store.EXT4, _TMPFS_MAGIC: Store.MEMORY}
+_STORES: Final = {_EXT4_SUPER_MAGIC: Store.EXT4, _TMPFS_MAGIC: Store.MEMORY, _NFS_SUPER_MAGIC: Store.NFS}
 
 
 def store_of(fd: int) -> Store:

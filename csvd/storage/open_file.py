@@ -14,9 +14,12 @@ from urllib.parse import unquote
 from twisted.internet.defer import Deferred, succeed
 
 from csvd.errors import ConfigError
+from csvd.shared_disk import FILE_LOCK, NO_FENCE
 from csvd.storage.direct import direct_unit_bytes
 from csvd.storage.disk import Disk, DiskCapabilities
 from csvd.storage.file import FileDisk
+from csvd.storage.file_locks import has_locks
+from csvd.storage.filesystem import Store, store_of
 from csvd.storage.kind import Opening, check_size
 from csvd.storage.ranges import can_punch, can_zero
 
@@ -194,8 +197,9 @@ def _file_disk(fd: int, path: str, opening: Opening) -> FileDisk:
         discard=discard,
         write_zeroes=write_zeroes and not opening.read_only,
         volatile_cache=True,
-        fence="none",
-        shared_between="processes of a host",
+        fence=NO_FENCE if opening.read_only or not has_locks(fd) else FILE_LOCK,
+        # Through the page cache a host reads what it has, and writes when it likes.
+        shared_between="hosts" if opening.direct and store_of(fd) is Store.NFS else "processes of a host",
         physical_block_bytes=physical,
     )
     return FileDisk(

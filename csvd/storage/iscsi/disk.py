@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.shared_disk import PERSISTENT_RESERVATION, FenceProof
 from csvd.storage.disk import MAX_RUNS, Buffer, StorageError, check_range
 from csvd.storage.iscsi.calls import Calls
 from csvd.storage.iscsi.description import DPOFUA, Description, mode_of
@@ -219,7 +221,7 @@ class IscsiDisk:
 
     # Who may write
 
-    def join(self, node: str) -> Deferred[None]:
+    def join(self, node: str, number: int = 0) -> Deferred[None]:
         """Take the place of a node; see `FencingDisk`."""
         return self._call("join", 0, self._join(node))
 
@@ -232,9 +234,17 @@ class IscsiDisk:
         device_specific, _ = await mode_of(self._unit)
         self._fua = bool(device_specific & DPOFUA)
 
-    def fence(self, node: str) -> Deferred[None]:
+    def fence(self, node: str, number: int = 0) -> Deferred[FenceProof]:
         """Keep a node off; see `FencingDisk`."""
-        return self._call("fence", 0, self._fence.fence(node))
+        return self._call("fence", 0, self._keep_off(node))
+
+    async def _keep_off(self, node: str) -> FenceProof:
+        seen = await self._fence.fence(node)
+        return FenceProof(PERSISTENT_RESERVATION, node, seen, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def is_gone(self, node: str, number: int = 0) -> Deferred[bool]:
+        """False: who has no registration may have commands under way by one that it had."""
+        return succeed(False)
 
     def leave(self) -> Deferred[None]:
         """Give the place up; see `FencingDisk`."""

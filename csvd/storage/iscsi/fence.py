@@ -98,8 +98,8 @@ class Fence:
             raise StorageError("join", FENCED, where=self._url, why=f"{node} was fenced while it joined")
         self._node = node
 
-    async def fence(self, node: str) -> None:
-        """Keep a node off; see `FencingDisk.fence`."""
+    async def fence(self, node: str) -> str:
+        """Keep a node off; see `FencingDisk.fence`. Returns what was seen that proves it."""
         own = self._joined("fence")
         if node == self._node:
             raise StorageError("fence", errno.EINVAL, where=self._url, why="a node does not fence itself")
@@ -113,6 +113,7 @@ class Fence:
         if any(victim in keys for victim in victims):
             raise StorageError("fence", errno.EBUSY, where=self._url, why=f"{node} has joined again meanwhile")
         self._fenced.add(node)
+        return f"its key {victims[0]:#018x} is not registered, and the LUN is reserved for who is"
 
     async def writes_same_off(self) -> bool:
         """Whether the target holds WRITE SAME to the reservation, as it must (SBC-3 section 4.17): tgtd does not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.shared_disk import OSD_BLOCKLIST, FenceProof
 from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 from csvd.storage.rbd import nodes
 from csvd.storage.rbd.allocation import allocated_runs, used_bytes
@@ -21,7 +23,7 @@ from csvd.storage.rbd.handle import RbdHandle
 
 T = TypeVar("T")
 
-FENCE: Final = "osd blocklist"
+FENCE: Final = OSD_BLOCKLIST
 PIECE_OBJECTS: Final = 256
 """Objects that one call for a range without data, or one question about allocation, concerns at most: librbd makes an
 operation for each of them at once. A range of more is done in pieces, each with a deadline of its own."""
@@ -188,7 +190,7 @@ class RbdDisk:
         self._calls.image = handle.image
         return self.size_bytes
 
-    def join(self, node: str) -> Deferred[None]:
+    def join(self, node: str, number: int = 0) -> Deferred[None]:
         """Write down that this node writes through this client. Whatever client it had before is kept off first.
 
         The cluster keeps nobody off who has no place: it has no such gate. Who is to be kept off must have joined.
@@ -199,12 +201,21 @@ class RbdDisk:
         await self._run("join", partial(nodes.join, self._handle, node))
         self._node = node
 
-    def fence(self, node: str) -> Deferred[None]:
+    def fence(self, node: str, number: int = 0) -> Deferred[FenceProof]:
         """Put the node's client onto the cluster's blocklist; fires when this client writes after its last write.
 
         Other nodes that are told of it call `catch_up` before they rely on it.
         """
-        return self._run("fence", partial(nodes.fence, self._handle, node))
+        return self._run("fence", partial(self._keep_off, node))
+
+    def _keep_off(self, node: str) -> FenceProof:
+        """In a thread."""
+        seen = nodes.fence(self._handle, node)
+        return FenceProof(FENCE, node, seen, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def is_gone(self, node: str, number: int = 0) -> Deferred[bool]:
+        """False: what is written down of a node says nothing of what it is at."""
+        return succeed(False)
 
     def catch_up(self) -> Deferred[None]:
         """Fires when what this disk reads and writes from then on comes after the last write of every node that was

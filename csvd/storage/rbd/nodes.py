@@ -118,8 +118,11 @@ def join(handle: RbdHandle, node: str) -> None:
     raise _contended(handle, "join", node)
 
 
-def fence(handle: RbdHandle, node: str) -> None:
+def fence(handle: RbdHandle, node: str) -> str:
     """Keep off whatever client a node writes through. A node that never joined, or has left, has none.
+
+    Returns:
+        What was seen that proves it.
 
     Raises:
         StorageError: the node is this one, or the cluster failed: then it is unknown whether the node is kept off.
@@ -127,13 +130,13 @@ def fence(handle: RbdHandle, node: str) -> None:
     for _ in range(MOST_TRIES):
         old = read_record(handle, node)
         if old is None or old.state == LEFT:
-            return
+            return f"{node} has no client by which it writes: it has left" if old else f"{node} never joined"
         if old.address == handle.address:
             raise StorageError("fence", errno.EINVAL, where=handle.name.url, why=f"{node} is this node")
         keep_off(handle, old.address)
         # What has joined anew meanwhile has another client.
         if old.state == FENCED or _replace(handle, node, old, replace(old, state=FENCED)):
-            return
+            return f"its client {', '.join(addresses_in(old.address))} is on the blocklist of the newest map"
     raise _contended(handle, "fence", node)
 
 

@@ -231,7 +231,7 @@ def test_what_a_file_can_do(inline: InlinePool, tmp_path: Path) -> None:
     disk = inline.open(str(tmp_path / "disk.img"), create_bytes=8192, block_bytes=4096)
     capabilities = disk.capabilities
     assert capabilities.volatile_cache
-    assert capabilities.fence == "none"
+    assert capabilities.fence == "file lock"
     assert capabilities.shared_between == "processes of a host"
     assert capabilities.physical_block_bytes == 4096
     assert disk.size_bytes == 8192, "probing does not change it"
