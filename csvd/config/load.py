@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -118,8 +118,11 @@ def _source(text: str, where: str, directory: Path) -> Source:
         raise ConfigProblems([ConfigError("is not TOML", where=where, why=str(error))]) from error
 
 
-def complete(source: Source) -> Config:
+def complete(source: Source, read_secret: Callable[[Path], bytes] = read_secret_file) -> Config:
     """Check every key of a configuration, and put in what was left out.
+
+    Args:
+        read_secret: gives what a file with a secret holds; raises ConfigError.
 
     Raises:
         ConfigProblems: what it says is wrong.
@@ -132,7 +135,7 @@ def complete(source: Source) -> Config:
     config = read_section(Config, source.found, "", report)
     if config is not None:
         is_one = isinstance(source.found.get("target"), Mapping)
-        config = _Completion(config, source.directory, report, is_one_target=is_one).complete()
+        config = _Completion(config, source.directory, report, read_secret, is_one_target=is_one).complete()
     if problems:
         raise ConfigProblems(problems)
     assert config is not None
@@ -142,11 +145,20 @@ def complete(source: Source) -> Config:
 class _Completion:
     """Puts in what depends on other keys, and checks what only together is right or wrong."""
 
-    def __init__(self, config: Config, directory: Path, report: Report, *, is_one_target: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        report: Report,
+        read_secret: Callable[[Path], bytes],
+        *,
+        is_one_target: bool,
+    ) -> None:
         self._config = config
         self._is_one_target = is_one_target
         self._directory = directory
         self._report = report
+        self._read_secret = read_secret
 
     def complete(self) -> Config:
         node = self._config.node
@@ -174,7 +186,7 @@ class _Completion:
 
     def _secret(self, path: Path, key: str, least: int, most: int) -> None:
         try:
-            secret = read_secret_file(path)
+            secret = self._read_secret(path)
         except ConfigError as error:
             why = f"{path}: {error.what}" + (f": {error.why}" if error.why else "")
             self._report(key, ConfigError("can not be used", why=why, hint=error.hint))
@@ -339,10 +351,9 @@ class _Completion:
                 )
         return chap
 
-    @staticmethod
-    def _same_secret(one: Path, other: Path) -> bool:
+    def _same_secret(self, one: Path, other: Path) -> bool:
         try:
-            return read_secret_file(one) == read_secret_file(other)
+            return self._read_secret(one) == self._read_secret(other)
         except ConfigError:
             return False
 

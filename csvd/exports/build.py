@@ -37,8 +37,17 @@ _ACCESS_STATES: Final = dict(
 )
 
 
-def export_of(section: TargetSection, units: Sequence[LogicalUnit], read: ReadSecret = read_secret_file) -> Export:
+def export_of(
+    section: TargetSection,
+    units: Sequence[LogicalUnit],
+    read: ReadSecret = read_secret_file,
+    *,
+    is_clustered: bool = False,
+) -> Export:
     """What a section says of a target. Reads its secrets.
+
+    Args:
+        is_clustered: whether all nodes of the cluster serve it.
 
     Raises:
         ConfigError: a secret can not be read, or two that must differ are the same.
@@ -55,6 +64,7 @@ def export_of(section: TargetSection, units: Sequence[LogicalUnit], read: ReadSe
         else Redirect(redirect.address, permanent=redirect.permanent, portal_group_tag=redirect.portal_group_tag),
         queue_depth=section.queue_depth,
         access_states={tag: _ACCESS_STATES[state] for tag, state in section.access_states().items()},
+        is_clustered=is_clustered,
     )
 
 
@@ -117,7 +127,11 @@ def discovery_access_of(config: Config) -> Access:
             networks=_networks(discovery.networks),
             proof=_proof(discovery.chap, read_secret_file),
         )
-    accesses = [access_of(section) for section in config.target]
+    return discovery_access_to([access_of(section) for section in config.target])
+
+
+def discovery_access_to(accesses: Sequence[Access]) -> Access:
+    """Who may ask which targets there are: whoever may log in to one of them."""
     if not all(_demands_chap(access) for access in accesses):
         return Access()
     shared: dict[str, Credentials] = {}
@@ -146,9 +160,16 @@ def _discovery_rules(accesses: Sequence[Access]) -> dict[str, InitiatorRule]:
 
 
 def settings_of(
-    section: LunSection, read: ReadSecret = read_secret_file, *, may_have_grown: bool = True
+    section: LunSection,
+    read: ReadSecret = read_secret_file,
+    *,
+    may_have_grown: bool = True,
+    is_clustered: bool = False,
 ) -> UnitSettings:
     """What a section says of a logical unit. Reads the secret of its disk.
+
+    Args:
+        may_have_grown, is_clustered: see UnitSettings.
 
     Raises:
         ConfigError: the secret can not be read.
@@ -174,6 +195,7 @@ def settings_of(
         rotation_rate=section.rotation_rate,
         write_cache=section.write_cache,
         maximum_transfer_bytes=section.max_transfer,
+        is_clustered=is_clustered,
         disk_secret=None if secret_file is None else read(secret_file),
         disk_initiator_name=section.disk_initiator_name,
         disk_timeout_s=section.disk_timeout_s,

@@ -184,18 +184,23 @@ class LocalServing:
         try:
             for name, lun in wanted:
                 await self._create(lun)
-                unit = opened[name, lun.number] = await self._units.open(settings_of(lun, plan.secret))
+                settings = settings_of(lun, plan.secret, is_clustered=name in plan.clustered)
+                unit = opened[name, lun.number] = await self._units.open(settings)
                 if name not in later:
                     self._keeper.attach(unit)
             added = [
-                export_of(section, [opened[section.name, lun.number] for lun in section.lun], plan.secret)
+                self._export(plan, section, [opened[section.name, lun.number] for lun in section.lun])
                 for section in difference.new
             ]
-            changed = [export_of(section, [], plan.secret) for section in difference.other]
+            changed = [self._export(plan, section, []) for section in difference.other]
         except BaseException:
             await self._close_all(opened.values())
             raise
         self._prepared = _Prepared(plan, difference, later, opened, added, changed)
+
+    @staticmethod
+    def _export(plan: Plan, section: TargetSection, units: Sequence[LogicalUnit]) -> Export:
+        return export_of(section, units, plan.secret, is_clustered=section.name in plan.clustered)
 
     async def abandon(self) -> None:
         """Close what was opened for the plan that was prepared."""

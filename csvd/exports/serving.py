@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,11 +25,15 @@ class Plan:
     Args:
         secrets: what the files hold that the targets name, by their paths.
         discovery_access: who may ask which targets there are.
+        discovery_is_said: whether the configuration says so, and not the targets.
+        clustered: the names of those targets that all nodes of the cluster serve.
     """
 
     targets: Sequence[TargetSection] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     discovery_access: Access = field(default=NOBODY, repr=False)
+    discovery_is_said: bool = False
+    clustered: Collection[str] = ()
 
     def secret(self, path: Path) -> bytes:
         """What a file holds that a target names."""
@@ -53,7 +57,9 @@ def plan_of(config: Config) -> Plan:
         for lun in section.lun:
             if lun.disk_secret_file is not None:
                 read(lun.disk_secret_file)
-    return Plan(tuple(config.target), secrets, discovery_access_of(config))
+    return Plan(
+        tuple(config.target), secrets, discovery_access_of(config), discovery_is_said=config.discovery is not None
+    )
 
 
 class Serving(Protocol):

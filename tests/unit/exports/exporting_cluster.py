@@ -1,0 +1,202 @@
+"""Three nodes that export as one, on coordination in memory; what they serve with is a list of what they were told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from csvd.config.targets import TargetSection
+from csvd.errors import ConfigError
+from csvd.exports.catalogue import AnyEdit
+from csvd.exports.cluster_targets import ClusterTargets
+from csvd.exports.coordinator import NAME, ExportsService
+from csvd.exports.joined import JoinedServing
+from csvd.exports.sealing import Sealing
+from csvd.exports.serving import Plan, Serving
+from csvd.scsi.target_ports import AccessState
+from csvd.target.cluster_ports import ClusterPorts
+from tests.unit.cluster.loopback import Loopback
+
+ONE = "iqn.2026-11.org.example:one"
+TWO = "iqn.2026-11.org.example:two"
+HOST = "iqn.2026-11.org.example:host"
+KEY = b"the cluster's key, of 32 bytes.."
+
+
+class FakeServing(Serving):
+    """What it is told to serve; disks that are missing here can not be opened."""
+
+    def __init__(self) -> None:
+        self.plan = Plan()
+        self.next = Plan()
+        self.missing: set[str] = set()
+        self.history: list[list[str]] = []
+        """The names of targets after each commit."""
+        self.opening: Deferred[None] | None = None
+        """What a disk that opens slowly waits for."""
+        self.live: dict[str, int] = {}
+        """Sessions by target."""
+        self.resized: list[tuple[str, int, int | None]] = []
+
+    @property
+    def portals(self) -> list[str]:
+        return [portal for group in self.groups().values() for portal in group.values()]
+
+    async def stop(self) -> None:
+        return None
+
+    async def note(self, targets: Sequence[TargetSection]) -> None:
+        self.plan = replace(self.plan, targets=targets)
+
+    async def drop_session(self, target: str, tsih: int, *, grace_s: int) -> bool:
+        return False
+
+    def statistics(self) -> dict[str, Any]:
+        return {}
+
+    def workers(self) -> list[dict[str, Any]]:
+        return []
+
+    async def start(self, plan: Plan) -> list[str]:
+        self.plan = plan
+        return []
+
+    async def prepare(self, plan: Plan) -> None:
+        if self.opening is not None:
+            await self.opening
+        for section in plan.targets:
+            for lun in section.lun:
+                if lun.disk in self.missing:
+                    raise ConfigError("is not there", where=lun.disk)
+        self.next = plan
+
+    async def commit(self) -> None:
+        self.plan = self.next
+        self.history.append([section.name for section in self.plan.targets])
+
+    async def abandon(self) -> None:
+        self.next = self.plan
+
+    async def refresh(self) -> None:
+        return None
+
+    def groups(self) -> dict[int, dict[str, str]]:
+        tags = {tag: portals for section in self.plan.targets for tag, portals in section.groups().items()}
+        return {tag: {portal: portal for portal in portals} for tag, portals in tags.items()}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return [{"target": target} for target, count in self.live.items() for _ in range(count)]
+
+    def unit_face(self, target: str, number: int) -> dict[str, Any] | None:
+        section = next((section for section in self.plan.targets if section.name == target), None)
+        if section is None or all(lun.number != number for lun in section.lun):
+            return None
+        return {"number": number}
+
+    async def resize(self, target: str, number: int, size_bytes: int | None, *, full: bool) -> None:
+        self.resized.append((target, number, size_bytes))
+
+    @property
+    def luns(self) -> dict[str, list[int]]:
+        return {section.name: [lun.number for lun in section.lun] for section in self.plan.targets}
+
+    def section(self, name: str) -> TargetSection:
+        return next(section for section in self.plan.targets if section.name == name)
+
+
+@dataclass(frozen=True)
+class FakeMember:
+    number: int
+    is_draining: bool = False
+
+
+class Exporting:
+    """One node."""
+
+    def __init__(self, stage: ExportingCluster, name: str, number: int, portals: Sequence[str] | None) -> None:
+        self.name = name
+        self.told: list[str] = []
+        self.serving = FakeServing()
+        self.ports: ClusterPorts = {}
+        self.joined = JoinedServing(self.serving, tell_ports=partial(setattr, self, "ports"))
+        self.session = stage.loopback.session(name)
+        self.service = ExportsService(
+            Sealing(KEY, os.urandom), lambda: stage.members, os.urandom, lambda _kind, text, _subject: None
+        )
+        coordination = stage.loopback.coordination(name)
+        coordination.add_service(lambda _disk, is_system: self.service if is_system else None)
+        self.targets = ClusterTargets(
+            coordination,
+            self.joined,
+            Sealing(KEY, os.urandom),
+            number=lambda: stage.members[name].number,
+            portals=[f"0.0.0.0:{3260 + number}"] if portals is None else portals,
+            host=f"192.0.2.{number}",
+            clock=stage.clock,
+            tell=lambda _kind, text, _subject: self.told.append(text),
+        )
+
+    def states(self) -> dict[int, AccessState]:
+        return {tag: port.state for tag, port in self.ports.items()}
+
+
+class ExportingCluster:
+    """All of them."""
+
+    def __init__(self, records: Mapping[str, Any] = {}, *, start: bool = True) -> None:
+        self.clock = Clock()
+        self.loopback = Loopback(records=records)
+        self.members = {name: FakeMember(number) for number, name in enumerate(self.loopback.sessions, start=1)}
+        self.nodes = {name: Exporting(self, name, member.number, None) for name, member in self.members.items()}
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        for node in self.nodes.values():
+            self.run(node.joined.start(Plan()))
+            node.targets.start()
+        self.run(self.loopback.start())
+
+    def __getitem__(self, name: str) -> Exporting:
+        return self.nodes[name]
+
+    def stop(self) -> None:
+        for node in self.nodes.values():
+            node.targets.stop()
+        assert not self.clock.getDelayedCalls()
+
+    @staticmethod
+    def begin(coroutine: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Begin; the outcome is in the list when it is there."""
+        outcome: list[Any] = []
+        Deferred.fromCoroutine(coroutine).addBoth(outcome.append)
+        return outcome
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        (found,) = self.begin(coroutine)
+        if isinstance(found, Failure):
+            found.raiseException()
+        return found
+
+    def asking(self, node: str, edit: AnyEdit, **more: bool) -> list[Any]:
+        params = {"edit": msgspec.to_builtins(edit), **more}
+        return self.begin(self.loopback.session(node).ask(NAME, "change", params, timeout_s=5))
+
+    def change(self, node: str, edit: AnyEdit, **more: bool) -> Any:
+        (found,) = self.asking(node, edit, **more)
+        if isinstance(found, Failure):
+            found.raiseException()
+        return found
+
+    def drain(self, name: str, is_draining: bool = True) -> None:
+        self.members[name] = replace(self.members[name], is_draining=is_draining)
+        for node in self.nodes.values():
+            node.service.members_changed()
