@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from csvd.cluster.authentication import ClusterKeys
 from csvd.cluster.beginning import begin_cluster, founding_members
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
@@ -23,6 +22,7 @@ from csvd.cluster.network import Address
 from csvd.cluster.peer import PeerNetwork
 from csvd.cluster.reactor import Reactor
 from csvd.cluster.register_members import MAXIMUM_MEMBERS
+from csvd.cluster.shared_secret import fingerprints_of_secret, identity_of_secret
 from csvd.cluster.state_directory import StateDirectory
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
@@ -65,11 +65,16 @@ def open_cluster(
     _check_members(node, listen, members)
     times = timeouts or Timeouts()
     random = SystemRandom()
-    keys = ClusterKeys.from_secret(secret)
+    identity = identity_of_secret(secret, node, now_s=time.time())
     files = StateDirectory(state_directory)
     try:
         addresses = {name: text_of_address(address) for name, address in members.items()}
-        begin_cluster(files, node, founding_members(addresses), now_ms=time.time_ns() // 1_000_000)
+        begin_cluster(
+            files,
+            node,
+            founding_members(addresses, fingerprints_of_secret(secret, members)),
+            now_ms=time.time_ns() // 1_000_000,
+        )
     except BaseException:
         files.close()
         raise
@@ -81,7 +86,9 @@ def open_cluster(
 
     return Cluster(
         node=node,
-        network=PeerNetwork(node=node, listen=listen, keys=keys, reactor=reactor, timeouts=times, random=random),
+        network=PeerNetwork(
+            identity=identity, listen=listen, reactor=reactor, timeouts=times, random=random, wall_s=time.time
+        ),
         files=files,
         clock=reactor,
         boottime=boottime_s,

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from csvd.cluster.errors import ClusterError, OutcomeUnknown, PeerMessageError, RemoteError
-from csvd.cluster.link import Kind, Link
+from csvd.cluster.framing import Kind
+from csvd.cluster.link import Link
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.errors import CsvdError
 
@@ -65,13 +66,15 @@ class Calls:
     Args:
         node: the name of this node.
         clock: the node's loop.
+        caller: what a handler is told of who calls it.
     """
 
     _log = Logger()
 
-    def __init__(self, node: str, clock: Clock) -> None:
+    def __init__(self, node: str, clock: Clock, *, caller: Callable[[Link], str] = lambda link: link.peer) -> None:
         self._node = node
         self._clock = clock
+        self._caller = caller
         self._handlers: dict[str, Handler] = {}
         self._pending: dict[int, _Pending] = {}
         self._served: Counter[str] = Counter()
@@ -140,20 +143,20 @@ class Calls:
             self._fail(number, f"the link was lost: {reason}")
 
     def _serve(self, link: Link, request: _Request) -> None:
-        peer = link.peer
+        peer = self._caller(link)
         if self._served[peer] >= MAXIMUM_CALLS_AT_ONCE:
             busy = ClusterError(f"{MAXIMUM_CALLS_AT_ONCE} calls of this peer are under way already")
             link.send(Kind.FAILURE, msgspec.msgpack.encode(_Failure.of(request.number, busy)))
             return
         self._served[peer] += 1
-        Deferred.fromCoroutine(self._answer(link, request)).addErrback(
+        Deferred.fromCoroutine(self._answer(peer, link, request)).addErrback(
             lambda failure: self._log.failure("the answer to {peer} failed", failure, peer=peer)
         )
 
-    async def _answer(self, link: Link, request: _Request) -> None:
+    async def _answer(self, peer: str, link: Link, request: _Request) -> None:
         """Run the handler and send what comes of it."""
         try:
-            result = await self._handler(request.method)(link.peer, request.params)
+            result = await self._handler(request.method)(peer, request.params)
             body = msgspec.msgpack.encode(_Answer(request.number, result))
             if len(body) > MAXIMUM_CALL_BYTES:
                 raise ClusterError(f"the answer to {request.method} has {len(body)} bytes")
@@ -165,7 +168,9 @@ class Calls:
             inside = ClusterError(f"{request.method} failed inside", where=self._node, why=type(error).__name__)
             link.send(Kind.FAILURE, msgspec.msgpack.encode(_Failure.of(request.number, inside)))
         finally:
-            self._served[link.peer] -= 1
+            self._served[peer] -= 1
+            if not self._served[peer]:
+                del self._served[peer]
 
     def _handler(self, method: str) -> Handler:
         handler = self._handlers.get(method)

@@ -14,7 +14,7 @@ class JournalError(ClusterError):
 
 
 class AuthenticationError(ClusterError):
-    """A peer did not prove that it knows the secret of the cluster, or sent a frame that is not its own."""
+    """A peer did not prove that it is one to let in, or sent bytes that are not as TLS has them."""
 
 
 class PeerMessageError(ClusterError):

@@ -1,46 +1,36 @@
-"""One authenticated connection to a peer: its handshake, its frames, its keepalive, and the bounds on its memory.
+"""One connection to a peer: its handshake, its frames, its keepalive, and the bounds on its memory.
 
-A Link is the Twisted protocol of both kinds of connection, the control link of a pair of nodes and a stream. It gives
-whole, authenticated payloads to its owner; the first byte of a payload says its kind. A peer that does not prove who it
-is in time, sends what it should not, says nothing for too long, or does not read what is sent to it, is cut off.
+A Link is the Twisted protocol of every kind of connection: the control link of a pair of nodes, a stream, and a join.
+Under it is TLS; in it are frames, which it gives whole to its owner. A peer that does not prove who it is in time,
+sends what it should not, says nothing for too long, or does not read what is sent to it, is cut off.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from cryptography import x509
+from OpenSSL import SSL
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from csvd.cluster.authentication import Channel, Purpose
+from csvd.cluster.admittance import Peer
 from csvd.cluster.errors import AuthenticationError, PeerMessageError
+from csvd.cluster.framing import FrameReader, Kind, Purpose, decode_hello, encode_hello, frame_header
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.timeouts import Timeouts
+from csvd.cluster.tls import TlsChannel
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MAXIMUM_CONTROL_FRAME_BYTES: Final = 8 * 1024 * 1024
-MAXIMUM_STREAM_FRAME_BYTES: Final = 256 * 1024 + 1
 MAXIMUM_QUEUED_BYTES: Final = 32 * 1024 * 1024
 
-
-class Kind(IntEnum):
-    """The first byte of a payload."""
-
-    PING = 0
-    RAFT = 1
-    REQUEST = 2
-    ANSWER = 3
-    FAILURE = 4
-    OPEN = 16
-    ACCEPT = 17
-    REFUSE = 18
-    DATA = 19
+Admit = Callable[[list[x509.Certificate]], Peer]
+"""Who a peer is, by the certificates that it shows; raises AuthenticationError where it is not let in."""
 
 
 class LinkOwner(Protocol):
@@ -50,33 +40,39 @@ class LinkOwner(Protocol):
         """The peer has proven who it is (`link.peer`, `link.purpose`)."""
 
     def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
-        """A payload came, after `link_up`. May raise PeerMessageError, which ends the link."""
+        """A frame came, after `link_up`. May raise PeerMessageError, which ends the link."""
 
     def link_lost(self, link: Link, reason: str) -> None:
         """The connection has ended; called once, also where there was no `link_up`."""
 
 
 class Link(TwistedProtocol):
-    """A connection to a peer. `is_up` from the peer's proof until the end.
+    """A connection to a peer. `is_up` from the moment when both sides have let each other in until the end.
 
     Args:
-        channel: the sans-IO end of the connection.
+        context: what this node shows of itself (csvd.cluster.tls).
+        admit: decides whether the peer is let in.
         owner: told what happens.
         clock: the node's loop.
         timeouts: handshake, ping and silence.
+        dials_for: what the connection is made for; None at the end that accepted it.
         maximum_queued_bytes: how much may wait for a peer that does not read before it is cut off.
     """
 
     def __init__(
         self,
-        channel: Channel,
+        context: SSL.Context,
+        admit: Admit,
         owner: LinkOwner,
         clock: Clock,
         timeouts: Timeouts,
         *,
+        dials_for: Purpose | None = None,
         maximum_queued_bytes: int = MAXIMUM_QUEUED_BYTES,
     ) -> None:
-        self._channel = channel
+        self._admit = admit
+        self._channel = TlsChannel(context, self._admitted, is_dialer=dials_for is not None)
+        self._frames = FrameReader()
         self._owner = owner
         self._clock = clock
         self._timeouts = timeouts
@@ -89,6 +85,8 @@ class Link(TwistedProtocol):
         self._reason = ""
         self._is_over = False
         self._is_closing = False
+        self.identity: Peer | None = None
+        self.purpose = dials_for or Purpose.CONTROL
         self.is_up = False
         self.is_blocked = False
         self.is_reading = True
@@ -96,13 +94,19 @@ class Link(TwistedProtocol):
 
     @property
     def peer(self) -> str:
-        """The name of the peer; of a peer that dialed only known when the link is up."""
-        return self._channel.peer
+        """The id of the member at the other end; empty until it has shown who it is, and of one that is joining."""
+        return "" if self.identity is None else self.identity.node
 
     @property
-    def purpose(self) -> Purpose:
-        """What the connection is for."""
-        return self._channel.purpose
+    def fingerprint(self) -> str:
+        """The fingerprint of the key that the peer has shown to have; empty until it has."""
+        return "" if self.identity is None else self.identity.fingerprint
+
+    @property
+    def host(self) -> str:
+        """The address of the peer, for logs."""
+        transport: Any = self.transport
+        return str(getattr(transport.getPeer(), "host", "")) if transport is not None else ""
 
     @property
     def is_dialer(self) -> bool:
@@ -127,7 +131,7 @@ class Link(TwistedProtocol):
         self._timer = self._clock.callLater(self._timeouts.handshake_s, self._handshake_late)
         hello = self._channel.start()
         if hello:
-            transport.write(hello)
+            self._write(hello)
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Bytes came."""
@@ -136,40 +140,38 @@ class Link(TwistedProtocol):
         self._heard_at_s = self._clock.seconds()
         was_established = self._channel.is_established
         try:
-            answer, payloads = self._channel.receive(data)
+            answer, pieces = self._channel.receive(data)
             if answer:
-                self._transport_write(answer)
-            if self._channel.is_established and not was_established and not self._channel.is_dialer:
-                # The dialer takes this first frame for the news that it was let in.
-                self.send(Kind.PING)
-                self._up()
-            self._deliver(payloads)
+                self._write(answer)
+            if self.is_dialer and self._channel.is_established and not was_established:
+                self.send(Kind.HELLO, encode_hello(self.purpose))
+            for piece in pieces:
+                self._frames.feed(piece)
+                while not self._is_over and (frame := self._frames.take()) is not None:
+                    self._deliver(*frame)
         except (AuthenticationError, PeerMessageError) as error:
             self.drop(str(error))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         """The connection is gone."""
-        self._over(self._reason or reason.getErrorMessage())
+        why = reason.getErrorMessage()
+        if self.is_dialer and self._channel.is_established and not self.is_up:
+            why = "it does not let this node in; its log says why"
+        self._over(self._reason or why)
 
     def send(self, kind: Kind, *body: Buffer) -> None:
-        """Send one payload; nothing on a link that is over."""
+        """Send one frame; nothing on a link that is over."""
         if self._is_over or self._is_closing or not self._channel.is_established:
             return
         self._sent_since_ping = True
-        frame = self._channel.seal(bytes((kind,)), *body)
-        if not self.is_blocked:
-            for part in frame:
-                self._transport_write(part)
-            return
-        self._queue.extend(frame)
-        self._queued_bytes += sum(map(len, frame))
-        if self._queued_bytes > self._maximum_queued_bytes:
-            self.drop("it does not read what is sent to it")
+        header = frame_header(kind, sum(memoryview(part).nbytes for part in body))
+        self._write(self._channel.seal(header, *body))
 
     def close(self, reason: str) -> None:
         """End the connection when all that was sent has gone out."""
         if self._is_over or self._is_closing:
             return
+        self._write(self._channel.end())
         self._is_closing = True
         self._reason = self._reason or reason
         if not self._queue:
@@ -224,25 +226,40 @@ class Link(TwistedProtocol):
     def stopProducing(self) -> None:  # noqa: N802
         """The transport takes nothing any more; connectionLost follows."""
 
-    def _deliver(self, payloads: list[bytes]) -> None:
-        for payload in payloads:
-            if self._is_over or (not self.is_up and not self._up()):
-                return
-            try:
-                kind = Kind(payload[0])
-            except (IndexError, ValueError) as error:
-                raise PeerMessageError("it sent a payload of no known kind", where=self.peer) from error
-            if kind is not Kind.PING:
-                self._owner.link_received(self, kind, payload[1:])
+    def _admitted(self, chain: list[x509.Certificate]) -> None:
+        self.identity = self._admit(chain)
 
-    def _up(self) -> bool:
-        """The peer is known; whether the owner keeps the link."""
+    def _deliver(self, kind: Kind, body: bytes) -> None:
+        if not self.is_up:
+            self._first(kind, body)
+        elif kind is not Kind.PING:
+            self._owner.link_received(self, kind, body)
+
+    def _first(self, kind: Kind, body: bytes) -> None:
+        """The first frame: the dialer's HELLO; or a PING, the news that the dialer was let in."""
+        expected = Kind.PING if self.is_dialer else Kind.HELLO
+        if kind is not expected:
+            raise PeerMessageError(f"its first frame is {kind.name}, not {expected.name}", where=self.peer)
+        if not self.is_dialer:
+            self.purpose = decode_hello(body)
+            self._check_purpose()
+            self.send(Kind.PING)
+        self._frames.maximum_frame_bytes = self.purpose.maximum_frame_bytes
+        self._up()
+
+    def _check_purpose(self) -> None:
+        assert self.identity is not None
+        if (self.purpose is Purpose.JOIN) != self.identity.is_joining:
+            who = "a joining node" if self.identity.is_joining else "a member"
+            raise AuthenticationError(f"{who} makes no connection for {self.purpose.name}", where=self.peer)
+
+    def _up(self) -> None:
+        """Each side has let the other in."""
         self.is_up = True
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._clock.callLater(self._timeouts.ping_s, self._keep_alive)
         self._owner.link_up(self)
-        return not self._is_over
 
     def _keep_alive(self) -> None:
         self._timer = self._clock.callLater(self._timeouts.ping_s, self._keep_alive)
@@ -256,6 +273,18 @@ class Link(TwistedProtocol):
     def _handshake_late(self) -> None:
         self._timer = None
         self.drop(f"it did not prove who it is within {self._timeouts.handshake_s} s")
+
+    def _write(self, data: bytes) -> None:
+        """Send bytes of the channel, after those that wait."""
+        if not data or self._is_over:
+            return
+        if not self.is_blocked:
+            self._transport_write(data)
+            return
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        if self._queued_bytes > self._maximum_queued_bytes:
+            self.drop("it does not read what is sent to it")
 
     def _transport_write(self, data: bytes) -> None:
         transport: Any = self.transport

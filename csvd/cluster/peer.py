@@ -1,27 +1,29 @@
-"""The network of a node: one port that peers connect to, one control link to each peer, and streams.
+"""The network of a node: one port that peers connect to, one control link to each peer, streams, and joins.
 
 Of each pair of nodes the one whose name sorts first dials the other's port, and dials again, with growing pauses,
 whenever the link is lost. Every node may open streams to every other. A connection whose peer does not prove that it is
-a member gets nothing but its end.
+a member, or one that may join, gets nothing but its end.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from random import Random
 from typing import Any, Final
 
+from cryptography import x509
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import ClientFactory, Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from csvd.cluster.authentication import NONCE_BYTES, Channel, ClusterKeys, Identity, Purpose
+from csvd.cluster.admittance import Admittance, Peer
 from csvd.cluster.calls import Calls, Handler
+from csvd.cluster.dialing import Dialer, DialFactory, ListenFactory
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
-from csvd.cluster.link import MAXIMUM_CONTROL_FRAME_BYTES, MAXIMUM_STREAM_FRAME_BYTES, Kind, Link, LinkOwner
+from csvd.cluster.framing import Kind, Purpose
+from csvd.cluster.identity.certificate import NodeIdentity
+from csvd.cluster.link import Link, LinkOwner
 from csvd.cluster.network import Address, Fingerprints, PeerEvents
 from csvd.cluster.reactor import DelayedCall, Reactor
 from csvd.cluster.stream import (
@@ -33,24 +35,32 @@ from csvd.cluster.stream import (
     encode_refusal,
 )
 from csvd.cluster.timeouts import Timeouts
+from csvd.cluster.tls import node_context
 from csvd.errors import ConfigError, CsvdError
 
 MAXIMUM_HALF_OPEN: Final = 64
 MAXIMUM_STREAMS: Final = 256
+MAXIMUM_JOINS: Final = 8
 MAXIMUM_REFUSALS_LOGGED: Final = 5
+JOIN_METHOD: Final = "cluster.join"
+JOIN_LIFE_S: Final = 60.0
+"""How long a joining node may keep its connection."""
+
+JoinHandler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Given the fingerprint of the key that the joining node has shown, and its parameters."""
 
 
 class PeerNetwork:
     """All connections of one node to its peers.
 
     Args:
-        node: the name of this node.
+        identity: who this node is.
         listen: the host (an address, never all of them unless it says so) and port to accept peers at; port 0 takes a
             free one.
-        keys: of the cluster's secret.
         reactor: the node's loop.
         timeouts: of connections, handshakes and links.
         random: spreads the times of dialing.
+        wall_s: the time in seconds since 1970, by which certificates are valid or not.
     """
 
     _log = Logger()
@@ -58,33 +68,34 @@ class PeerNetwork:
     def __init__(
         self,
         *,
-        node: str,
+        identity: NodeIdentity,
         listen: Address,
-        keys: ClusterKeys,
         reactor: Reactor,
         timeouts: Timeouts,
         random: Random,
+        wall_s: Callable[[], float],
     ) -> None:
-        self.node = node
+        self.node = identity.node
         self._listen = listen
+        self._context = node_context(identity)
+        self._admittance = Admittance(self.node, identity.authority.certificate, wall_s)
         self._members: dict[str, Address | None] = {}
-        self._keys = keys
-        self._identity = Identity(node, frozenset())
-        self._events: PeerEvents
+        self._events: PeerEvents | None = None
         self._reactor = reactor
         self._timeouts = timeouts
         self._random = random
-        self._calls = Calls(node, reactor)
+        self._calls = Calls(self.node, reactor)
+        self._join_calls = Calls(self.node, reactor, caller=lambda link: link.fingerprint)
         self._stream_handlers: dict[str, StreamHandler] = {}
         self._links: dict[str, Link] = {}
         self._troubles: dict[str, str] = {}
         self._half_open: dict[Link, None] = {}
         self._streams: set[Link] = set()
+        self._joins: dict[Link, DelayedCall] = {}
         self._port: Any = None
         self._refusals = (0, 0)  # the second, and how many connections were refused in it
-        self._is_started = False
         self._is_stopped = False
-        self._dialers: dict[str, _Dialer] = {}
+        self._dialers: dict[str, Dialer] = {}
 
     @property
     def address(self) -> Address:
@@ -95,7 +106,7 @@ class PeerNetwork:
         return (host.host, host.port)
 
     def start(self, events: PeerEvents) -> None:
-        """Listen, and dial.
+        """Listen, and dial; tell of links and of Raft's messages.
 
         Raises:
             ConfigError: the address can not be listened at.
@@ -103,42 +114,60 @@ class PeerNetwork:
         self._events = events
         host, port = self._listen
         try:
-            self._port = self._reactor.listenTCP(port, _ListenFactory(self._arrival), interface=host)
+            self._port = self._reactor.listenTCP(port, ListenFactory(self._arrival), interface=host)
         except CannotListenError as error:
             raise ConfigError(
                 "the nodes' port can not be listened at", where=f"{host}:{port}", why=str(error.socketError)
             ) from error
-        self._is_started = True
         for dialer in self._dialers.values():
             dialer.start()
-
-    def set_members(self, members: Mapping[str, tuple[Address | None, Fingerprints]]) -> None:
-        """Say who the members are now: links to others are ended, new ones are dialed."""
-        if self._is_stopped:
-            return
-        before, self._members = self._members, {peer: address for peer, (address, _) in members.items()}
-        self._identity = Identity(self.node, frozenset(members))
-        for peer in before:
-            if self._members.get(peer) != before[peer] and peer in self._dialers:
-                self._dialers.pop(peer).stop()
-            if peer not in self._members:
-                self.drop_link(peer, "it is no member of the cluster any more")
-        for peer, address in self._members.items():
-            if peer > self.node and address is not None and peer not in self._dialers:
-                dialer = self._dialers[peer] = _Dialer(self, peer, self._reactor, self._timeouts, self._random)
-                if self._is_started:
-                    dialer.start()
 
     async def stop(self) -> None:
         """End all connections and listen no more."""
         self._is_stopped = True
         for dialer in self._dialers.values():
             dialer.stop()
-        for link in [*self._half_open, *self._streams, *self._links.values()]:
+        for link in self._all_links():
             link.drop("this node is stopped")
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
+
+    def set_members(self, members: Mapping[str, tuple[Address | None, Fingerprints]]) -> None:
+        """Have these members from now on, each with its address and the fingerprints of its keys.
+
+        New ones are dialed, and let in. Connections of those that are gone, or whose key is, are cut at once.
+        """
+        before, self._members = self._members, {node: address for node, (address, _) in members.items()}
+        self._admittance.set_members({node: fingerprints for node, (_, fingerprints) in members.items()})
+        if self._is_stopped:
+            return
+        for peer in [peer for peer in self._dialers if self._members.get(peer) != before.get(peer)]:
+            self._dialers.pop(peer).stop()
+        for link in self._all_links():
+            if link.identity is not None and link.peer and not self._admittance.is_member(link.identity):
+                link.drop("its key is not a member's any more")
+                self._log.info("the connection to {peer} is cut: its key is not a member's any more", peer=link.peer)
+        for peer, address in self._members.items():
+            if peer > self.node and address is not None and peer not in self._dialers:
+                self._dialers[peer] = Dialer(self, peer, self._reactor, self._timeouts, self._random)
+                if self._port is not None:
+                    self._dialers[peer].start()
+        self._troubles = {peer: trouble for peer, trouble in self._troubles.items() if peer in members}
+
+    def set_identity(self, identity: NodeIdentity) -> None:
+        """Show this certificate of this node from now on, on connections that are made after this."""
+        self._context = node_context(identity)
+
+    def serve_joins(self, is_token: Callable[[str], bool], handler: JoinHandler) -> None:
+        """Let in nodes that join, to ask for nothing but that.
+
+        Args:
+            is_token: whether a fingerprint is that of a token that can be used now.
+            handler: answers a joining node.
+        """
+        self._admittance.is_token = is_token
+        self._join_calls.serve(JOIN_METHOD, handler)
 
     def link_to(self, peer: str) -> Callable[[bytes], None] | None:
         """How to send a message of Raft over the link to a peer that there is now; None where there is none."""
@@ -193,7 +222,7 @@ class PeerNetwork:
             raise ClusterError("a node opens no stream to itself", where=peer)
         host, port = self._address_of(peer)
         opening = _Opening(self._streams.discard, kind, encode_open(kind, header))
-        factory = _DialFactory(lambda: self._dialed(peer, Purpose.STREAM, opening), opening.failed)
+        factory = DialFactory(lambda: self._dialed(peer, Purpose.STREAM, opening), opening.failed)
         connector = self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
         try:
             return await opening.opened
@@ -214,34 +243,20 @@ class PeerNetwork:
     def dial(self, peer: str, owner: LinkOwner, failed: Callable[[str], None]) -> Any:
         """Begin to make the control link to a peer; gives Twisted's connector."""
         host, port = self._address_of(peer)
-        factory = _DialFactory(lambda: self._dialed(peer, Purpose.CONTROL, owner), failed)
+        factory = DialFactory(lambda: self._dialed(peer, Purpose.CONTROL, owner), failed)
         return self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
 
     def _dialed(self, peer: str, purpose: Purpose, owner: LinkOwner) -> Link:
         """The protocol of a connection that was made to a peer."""
-        is_control = purpose is Purpose.CONTROL
-        channel = Channel.dialing(
-            self._keys,
-            self._identity,
-            peer,
-            purpose,
-            nonce=os.urandom(NONCE_BYTES),
-            maximum_frame_bytes=MAXIMUM_CONTROL_FRAME_BYTES if is_control else MAXIMUM_STREAM_FRAME_BYTES,
-        )
-        link = Link(channel, owner, self._reactor, self._timeouts)
-        if not is_control:
+        admit = partial(self._admittance.who_listens, peer)
+        link = self._link(admit, owner, purpose)
+        if purpose is Purpose.STREAM:
             self._streams.add(link)
         return link
 
     def _arrival(self) -> Link:
         """The protocol of a connection that comes in."""
-        channel = Channel.listening(
-            self._keys,
-            self._identity,
-            nonce=os.urandom(NONCE_BYTES),
-            maximum_frame_bytes=MAXIMUM_CONTROL_FRAME_BYTES,
-        )
-        link = Link(channel, self, self._reactor, self._timeouts)
+        link = self._link(self._admittance.who_dials, self, None)
         if len(self._half_open) >= MAXIMUM_HALF_OPEN:
             # An honest handshake takes milliseconds: the oldest is the least likely to be one.
             oldest = next(iter(self._half_open))
@@ -249,9 +264,22 @@ class PeerNetwork:
         self._half_open[link] = None
         return link
 
+    def _link(
+        self, admit: Callable[[list[x509.Certificate]], Peer], owner: LinkOwner, dials_for: Purpose | None
+    ) -> Link:
+        return Link(self._context, admit, owner, self._reactor, self._timeouts, dials_for=dials_for)
+
+    def _all_links(self) -> list[Link]:
+        return [*self._half_open, *self._streams, *self._joins, *self._links.values()]
+
     def link_up(self, link: Link) -> None:
         """A connection that came in has proven who it is; or a control link that was dialed is up."""
         self._half_open.pop(link, None)
+        if link.purpose is Purpose.JOIN:
+            self._joins[link] = self._reactor.callLater(JOIN_LIFE_S, link.drop, "it did not join in time")
+            if len(self._joins) > MAXIMUM_JOINS:
+                link.drop(f"{MAXIMUM_JOINS} nodes are joining already")
+            return
         if link.purpose is Purpose.STREAM:
             self._streams.add(link)
             if len(self._streams) > MAXIMUM_STREAMS:
@@ -266,33 +294,45 @@ class PeerNetwork:
         self._links[link.peer] = link
         self._troubles.pop(link.peer, None)
         self._log.info("link to {peer} is up", peer=link.peer)
-        self._events.link_up(link.peer)
+        if self._events is not None:
+            self._events.link_up(link.peer)
 
     def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
-        """A payload came over a control link, or the OPEN of a stream."""
-        if link.purpose is Purpose.STREAM:
+        """A frame came over a control link or from a joining node, or the OPEN of a stream."""
+        if link.purpose is Purpose.JOIN:
+            if kind is not Kind.REQUEST:
+                raise PeerMessageError(f"a joining node sent a frame of kind {kind.name}")
+            self._join_calls.received(link, kind, body)
+        elif link.purpose is Purpose.STREAM:
             if kind is not Kind.OPEN:
                 raise PeerMessageError("its stream does not begin with OPEN", where=link.peer)
             self._accept_stream(link, body)
         elif kind is Kind.RAFT:
-            self._events.raft_received(link.peer, body)
+            if self._events is not None:
+                self._events.raft_received(link.peer, body)
         elif kind in (Kind.REQUEST, Kind.ANSWER, Kind.FAILURE):
             self._calls.received(link, kind, body)
         else:
-            raise PeerMessageError(f"it sent a payload of kind {kind.name} on its control link", where=link.peer)
+            raise PeerMessageError(f"it sent a frame of kind {kind.name} on its control link", where=link.peer)
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A connection has ended."""
         self._streams.discard(link)
         if link in self._half_open:
             del self._half_open[link]
-            self._note_refusal(reason)
+            self._note_refusal(link, reason)
+            return
+        timer = self._joins.pop(link, None)
+        if timer is not None:
+            if timer.active():
+                timer.cancel()
             return
         self._calls.link_lost(link, reason)
         if self._links.get(link.peer) is link:
             del self._links[link.peer]
             self.note_trouble(link.peer, reason)
-            self._events.link_down(link.peer)
+            if self._events is not None:
+                self._events.link_down(link.peer)
 
     def note_trouble(self, peer: str, reason: str) -> None:
         """Remember, and log once, why there is no link to a peer."""
@@ -300,14 +340,16 @@ class PeerNetwork:
             self._log.warn("no link to {peer}: {reason}", peer=peer, reason=reason)
         self._troubles[peer] = reason
 
-    def _note_refusal(self, reason: str) -> None:
+    def _note_refusal(self, link: Link, reason: str) -> None:
         """Log why a connection was refused; not more lines a second than a person can read."""
         second = int(self._reactor.seconds())
         if self._refusals[0] != second:
             self._refusals = (second, 0)
         self._refusals = (second, self._refusals[1] + 1)
         if self._refusals[1] <= MAXIMUM_REFUSALS_LOGGED:
-            self._log.warn("a connection to the nodes' port was refused: {reason}", reason=reason)
+            self._log.warn(
+                "a connection to the nodes' port from {host} was refused: {reason}", host=link.host, reason=reason
+            )
 
     def _accept_stream(self, link: Link, body: bytes) -> None:
         kind, header = decode_open(link, body)
@@ -361,85 +403,3 @@ class _Opening:
     def _fail(self, error: ClusterError) -> None:
         if not self.opened.called:
             self.opened.errback(error)
-
-
-class _ListenFactory(Factory):
-    """A factory of connections that come in."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[], Link]) -> None:
-        self._build = build
-
-    def buildProtocol(self, addr: object) -> Link:  # noqa: N802
-        """A connection has come."""
-        return self._build()
-
-
-class _DialFactory(ClientFactory):
-    """A factory of one connection."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[], Link], failed: Callable[[str], None]) -> None:
-        self._build = build
-        self._failed = failed
-
-    def buildProtocol(self, addr: object) -> Link:  # noqa: N802
-        """The connection is made."""
-        return self._build()
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:  # noqa: N802
-        """It was not."""
-        self._failed(reason.getErrorMessage())
-
-
-class _Dialer:
-    """Makes the control link to one peer, again and again."""
-
-    def __init__(self, network: PeerNetwork, peer: str, reactor: Reactor, timeouts: Timeouts, random: Random) -> None:
-        self._network = network
-        self._peer = peer
-        self._reactor = reactor
-        self._timeouts = timeouts
-        self._random = random
-        self._pause_s = timeouts.redial_minimum_s
-        self._timer: DelayedCall | None = None
-        self._connector: Any = None
-        self._is_stopped = False
-
-    def start(self) -> None:
-        """Dial now."""
-        self._timer = None
-        self._connector = self._network.dial(self._peer, self, self._failed)
-
-    def stop(self) -> None:
-        """Dial no more."""
-        self._is_stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._connector is not None:
-            self._connector.disconnect()
-
-    def link_up(self, link: Link) -> None:
-        """The link is there: the network has it from now on, and we are told of its end."""
-        self._pause_s = self._timeouts.redial_minimum_s
-        self._network.link_up(link)
-
-    def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
-        """A payload came."""
-        self._network.link_received(link, kind, body)
-
-    def link_lost(self, link: Link, reason: str) -> None:
-        """The link is gone, or was refused."""
-        self._network.link_lost(link, reason)
-        self._failed(reason)
-
-    def _failed(self, reason: str) -> None:
-        if self._is_stopped:
-            return
-        self._network.note_trouble(self._peer, reason)
-        pause_s = self._pause_s * self._random.uniform(0.8, 1.2)
-        self._pause_s = min(self._pause_s * 2, self._timeouts.redial_maximum_s)
-        self._timer = self._reactor.callLater(pause_s, self.start)

@@ -1,6 +1,6 @@
 """Streams: connections of their own between two nodes, for bytes in bulk, with flow control in both directions.
 
-A stream has the same handshake and the same authenticated frames as a control link. The dialer says a kind and a
+A stream has the same handshake and the same frames as a control link. The dialer says a kind and a
 header; the node at the other end lets the handler of that kind have it, or refuses with a reason.
 """
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from csvd.cluster.errors import ClusterError, PeerMessageError, RemoteError
-from csvd.cluster.link import MAXIMUM_STREAM_FRAME_BYTES, Kind, Link
+from csvd.cluster.framing import MAXIMUM_STREAM_FRAME_BYTES, Kind
+from csvd.cluster.link import Link
 from csvd.errors import CsvdError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ StreamHandler = Callable[[str, dict[str, Any], "StreamLink"], None]
 class StreamTransport:
     """The methods of Twisted's ITransport, IConsumer and IPushProducer for the bytes of a stream.
 
-    What is written goes through the authenticated frames. A producer that is registered is paused while the peer reads
+    What is written goes in frames. A producer that is registered is paused while the peer reads
     more slowly than it produces; a writer that does not heed it is cut off when too much waits.
     """
 
@@ -213,7 +214,7 @@ class StreamLink:
     def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
         """Bytes of the stream came."""
         if kind is not Kind.DATA:
-            raise PeerMessageError(f"it sent a payload of kind {kind.name} on a stream", where=link.peer)
+            raise PeerMessageError(f"it sent a frame of kind {kind.name} on a stream", where=link.peer)
         if self._on_data is not None:
             self._on_data(body)
             return

@@ -130,7 +130,7 @@ class ClusterSection:
         str,
         key(
             ADDRESS,
-            "Where this node listens for the others. Nothing is encrypted yet: keep it on a network that you trust.",
+            "Where this node listens for the others.",
             default=None,
             default_words="this node's address among the members, else 127.0.0.1:7001",
             example='"127.0.0.1:7001"',

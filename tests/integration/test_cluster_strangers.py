@@ -1,18 +1,24 @@
-"""Who does not know the secret gets nothing; and a node does not start on a state that is not its own or is damaged."""
+"""Who has no valid certificate of the cluster gets nothing; a node does not start on a state not its own or damaged."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from OpenSSL import SSL
 
-from csvd.cluster.authentication import Channel, ClusterKeys, Identity, Purpose
+from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
+from csvd.cluster.identity.certificate import CLOCK_SLACK_S, NODE_LIFE_S, NodeIdentity, make_cluster, self_signed
+from csvd.cluster.shared_secret import identity_of_secret
+from csvd.cluster.tls import TlsChannel, node_context, tls_context
 from tests.integration.cluster_processes import ClusterProcesses, running_cluster, wait_until
 
 
@@ -34,52 +40,180 @@ def said_to(cluster: ClusterProcesses, node: str, data: bytes, *, timeout_s: flo
         return received
 
 
-def hello(cluster: ClusterProcesses, secret: bytes, *, node: str = "n1", peer: str = "n2") -> tuple[Channel, bytes]:
-    identity = Identity(node, frozenset(cluster.members))
-    keys = ClusterKeys.from_secret(secret)
-    nonce = os.urandom(32)
-    channel = Channel.dialing(keys, identity, peer, Purpose.CONTROL, nonce=nonce, maximum_frame_bytes=1 << 20)
-    return channel, channel.start()
+class Stranger:
+    """A dialer with an identity of its own choice, over a blocking socket."""
+
+    def __init__(self, cluster: ClusterProcesses, node: str, context: SSL.Context) -> None:
+        self.channel = TlsChannel(context, lambda chain: None, is_dialer=True)
+        self._socket = socket.create_connection(cluster.members[node], timeout=10)
+        self._socket.sendall(self.channel.start())
+
+    def shake_hands(self) -> None:
+        while not self.channel.is_established:
+            data = self._socket.recv(65536)
+            assert data, "closed"
+            answer, _ = self.channel.receive(data)
+            self._socket.sendall(answer)
+
+    def say(self, kind: Kind, body: bytes) -> None:
+        self.say_bytes(self.channel.seal(frame_header(kind, len(body)), body))
+
+    def say_bytes(self, data: bytes) -> None:
+        with suppress(ConnectionResetError, BrokenPipeError):
+            self._socket.sendall(data)
+
+    def hear(self) -> bytes:
+        """What it is told, until the connection is closed."""
+        heard = b""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while data := self._socket.recv(65536):
+                heard += b"".join(self.channel.receive(data)[1])
+        self._socket.close()
+        return heard
+
+    def hear_first(self) -> bytes:
+        """The first that it is told."""
+        while True:
+            data = self._socket.recv(65536)
+            assert data, "closed"
+            _, pieces = self.channel.receive(data)
+            if pieces:
+                return pieces[0]
+
+    def close(self) -> None:
+        self._socket.close()
 
 
-def test_a_wrong_secret_gets_nothing_but_a_closed_connection(cluster: ClusterProcesses) -> None:
-    _, data = hello(cluster, os.urandom(32))
-    assert said_to(cluster, "n2", data) == b""
-    wait_until(lambda: "it does not know the secret of the cluster" in cluster.log("n2"))
+def identity(cluster: ClusterProcesses, node: str = "n1", *, now_s: float | None = None) -> NodeIdentity:
+    return identity_of_secret(cluster.secret, node, now_s=now_s or time.time())
+
+
+def told(cluster: ClusterProcesses, context: SSL.Context) -> bytes:
+    """What a stranger is told by n2 when it behaves as a member does."""
+    stranger = Stranger(cluster, "n2", context)
+    stranger.shake_hands()
+    stranger.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
+    return stranger.hear()
+
+
+def of_another_cluster(cluster: ClusterProcesses) -> SSL.Context:
+    return node_context(make_cluster("secret", ["n1"], now_s=time.time())["n1"])
+
+
+def not_registered(cluster: ClusterProcesses) -> SSL.Context:
+    return node_context(identity(cluster).renewed(now_s=time.time()))
+
+
+def expired(cluster: ClusterProcesses) -> SSL.Context:
+    return node_context(identity(cluster, now_s=time.time() - NODE_LIFE_S - 60))
+
+
+def not_valid_yet(cluster: ClusterProcesses) -> SSL.Context:
+    return node_context(identity(cluster, now_s=time.time() + 2 * CLOCK_SLACK_S))
+
+
+def in_another_name(cluster: ClusterProcesses) -> SSL.Context:
+    own = identity(cluster, "n3")
+    return tls_context(own.authority.certify("n1", own.key.public_key(), now_s=time.time()), own.key)
+
+
+def of_a_token(cluster: ClusterProcesses) -> SSL.Context:
+    key = Ed25519PrivateKey.generate()
+    return tls_context(self_signed("joining", key, now_s=time.time()), key)
+
+
+def none_at_all(cluster: ClusterProcesses) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_verify(SSL.VERIFY_NONE)
+    return context
+
+
+def of_tls_1_2(cluster: ClusterProcesses) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_verify(SSL.VERIFY_NONE)
+    context.use_certificate(identity(cluster).certificate)
+    context.use_privatekey(identity(cluster).key)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("shown", "log"),
+    [
+        (of_another_cluster, "its certificate is not by this cluster's authority"),
+        (not_registered, "its certificate is not a member's: it is for n1, or was revoked"),
+        (expired, "its certificate expired at"),
+        (not_valid_yet, "its certificate is not valid before"),
+        (in_another_name, "its certificate is in another node's name: it is n3, not n1"),
+        (of_a_token, "it shows a join token that is used, expired, revoked or of another cluster"),
+        (none_at_all, "peer did not return a certificate"),
+    ],
+)
+def test_a_stranger_gets_nothing_but_a_closed_connection_and_a_line_in_the_log(
+    cluster: ClusterProcesses, shown: Callable[[ClusterProcesses], SSL.Context], log: str
+) -> None:
+    def is_refused_and_logged() -> bool:
+        # Not each of many at once gets a line of its own.
+        assert told(cluster, shown(cluster)) == b""
+        return any("from 127.0.0.1 was refused: " in line and log in line for line in cluster.log("n2").splitlines())
+
+    wait_until(is_refused_and_logged)
+
+
+def test_tls_1_2_gets_nothing_but_a_closed_connection(cluster: ClusterProcesses) -> None:
+    stranger = Stranger(cluster, "n2", of_tls_1_2(cluster))
+    assert stranger.hear() == b""
+    assert not stranger.channel.is_established
+    wait_until(lambda: "unsupported protocol" in cluster.log("n2"))
 
 
 @pytest.mark.parametrize(
     "data",
     [
         b"GET / HTTP/1.1\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
-        b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00",
-        b"csvdpeer" + bytes(600),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(510),
+        b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00" + bytes(100),
+        frame_header(Kind.RAFT, 600) + bytes(600),
         bytes(100_000),
     ],
 )
-def test_other_protocols_and_garbage_get_nothing_but_a_closed_connection(
+def test_other_protocols_raft_without_tls_and_garbage_get_nothing_but_a_closed_connection(
     cluster: ClusterProcesses, data: bytes
 ) -> None:
-    assert said_to(cluster, "n2", data) == b""
+    before = cluster.log("n2").count("the TLS handshake failed")
+
+    def is_refused_and_logged() -> bool:
+        assert said_to(cluster, "n2", data) == b""
+        return cluster.log("n2").count("the TLS handshake failed") > before
+
+    wait_until(is_refused_and_logged)
 
 
-def test_a_hello_that_was_recorded_gets_no_further_than_a_nonce(cluster: ClusterProcesses) -> None:
-    _, data = hello(cluster, cluster.secret)
-    first = said_to_part(cluster, "n2", data, 64)
-    again = said_to_part(cluster, "n2", data, 64)
-    assert len(first) == len(again) == 64
-    assert first != again
-    assert len(said_to(cluster, "n2", data + bytes(32))) in (0, 64)
+class Pickled:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (Path.touch, (self.path,))
 
 
-def said_to_part(cluster: ClusterProcesses, node: str, data: bytes, length_bytes: int) -> bytes:
-    with socket.create_connection(cluster.members[node], timeout=10) as connection:
-        connection.sendall(data)
-        received = b""
-        while len(received) < length_bytes:
-            received += connection.recv(length_bytes - len(received))
-        return received
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_pickled_garbage_in_a_valid_frame_of_a_member_is_refused_and_runs_nothing(
+    cluster: ClusterProcesses, tmp_path: Path, protocol: int
+) -> None:
+    trap = tmp_path / "ran"
+    member = Stranger(cluster, "n2", node_context(identity(cluster)))
+    member.shake_hands()
+    member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
+    assert member.hear_first() == frame_header(Kind.PING, 0)
+    before = cluster.log("n2").count("no link to n1: ")
+    member.say(Kind.RAFT, pickle.dumps(Pickled(trap), protocol=protocol))
+    member.hear()
+    wait_until(lambda: cluster.log("n2").count("no link to n1: ") > before)
+    assert not trap.exists()
+    cluster.coordinator()
 
 
 def test_connections_that_say_nothing_are_closed_in_time_and_many_of_them_keep_no_member_out(
@@ -87,9 +221,12 @@ def test_connections_that_say_nothing_are_closed_in_time_and_many_of_them_keep_n
 ) -> None:
     silent = [socket.create_connection(cluster.members["n2"], timeout=10) for _ in range(200)]
     began_s = time.monotonic()
-    channel, data = hello(cluster, cluster.secret, node="n1")
     # A member's own handshake gets through while they are there.
-    assert channel.receive(said_to_part(cluster, "n2", data, 64))[0]
+    member = Stranger(cluster, "n2", node_context(identity(cluster)))
+    member.shake_hands()
+    member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
+    assert member.hear_first() == frame_header(Kind.PING, 0)
+    member.close()
     for connection in silent:
         with suppress(ConnectionResetError):
             assert connection.recv(1) == b""

@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from csvd.cluster.calls import MAXIMUM_CALLS_AT_ONCE, Calls
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerMessageError, RemoteError
-from csvd.cluster.link import Kind, Link
+from csvd.cluster.framing import Kind
+from csvd.cluster.link import Link
 from tests.unit.cluster.wire import LinkPair
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from csvd.cluster.authentication import ClusterKeys
 from csvd.cluster.errors import PeerMessageError
-from csvd.cluster.link import Kind, Link
-from tests.unit.cluster.wire import BUFFER_BYTES, TIMEOUTS, LinkPair, Notes, dialing
+from csvd.cluster.framing import Kind, Purpose, frame_header
+from csvd.cluster.identity.certificate import make_cluster
+from csvd.cluster.link import Link
+from tests.unit.cluster.wire import BUFFER_BYTES, NOW_S, TIMEOUTS, LinkPair, Notes
 
 
 def test_both_ends_are_up_after_the_handshake() -> None:
@@ -21,19 +22,29 @@ def test_payloads_arrive_with_their_kind() -> None:
     pair.dialer.send(Kind.RAFT, b"a", memoryview(b"bc"))
     pair.listener.send(Kind.ANSWER, b"d")
     pair.pump()
-    assert pair.notes[1].payloads == [(Kind.RAFT, b"abc")]
-    assert pair.notes[0].payloads == [(Kind.ANSWER, b"d")]
+    assert pair.notes[1].frames == [(Kind.RAFT, b"abc")]
+    assert pair.notes[0].frames == [(Kind.ANSWER, b"d")]
 
 
-def test_a_peer_with_another_secret_gets_nothing_but_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = LinkPair(dialer=dialing(keys=ClusterKeys.from_secret(b"not the one of the tests")))
-    said: list[bytes] = []
-    monkeypatch.setattr(pair.wire.ends[1], "write", said.append)
-    pair.pump()
-    assert said == []
-    assert pair.notes[0].losses == ["Connection to the other side was lost in a non-clean fashion."]
-    assert pair.notes[1].losses == ["it does not know the secret of the cluster"]
+def test_a_dialer_with_another_clusters_certificate_gets_nothing_and_is_told_where_to_look() -> None:
+    stranger = make_cluster("tests", ["n1"], now_s=NOW_S)["n1"]
+    pair = LinkPair(dialer=stranger).pump()
+    assert pair.notes[0].losses == ["it does not let this node in; its log says why"]
+    assert pair.notes[1].losses == ["its certificate is not by this cluster's authority"]
     assert (pair.notes[0].ups, pair.notes[1].ups) == ([], [])
+
+
+def test_a_dialer_shows_its_own_certificate_only_to_who_it_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = make_cluster("tests", ["n2"], now_s=NOW_S)["n2"]
+    pair = LinkPair(listener=stranger)
+    said: list[bytes] = []
+    hello = bytes(pair.wire.ends[0].outgoing)
+    monkeypatch.setattr(pair.wire.ends[0], "write", said.append)
+    pair.pump()
+    assert hello
+    assert said == []
+    assert pair.notes[0].losses == ["its certificate is not by this cluster's authority"]
+    assert len(pair.notes[1].losses) == 1
 
 
 def test_a_peer_that_never_says_who_it_is_is_cut_off() -> None:
@@ -48,7 +59,7 @@ def test_an_idle_link_is_kept_alive_by_pings() -> None:
     pair.advance(TIMEOUTS.silence_s * 5)
     assert pair.dialer.is_up
     assert pair.listener.is_up
-    assert pair.notes[1].payloads == []
+    assert pair.notes[1].frames == []
 
 
 def test_a_peer_that_is_silent_is_cut_off() -> None:
@@ -90,7 +101,7 @@ def test_what_waits_for_a_slow_peer_is_sent_in_order_when_it_reads() -> None:
     assert len(pair.wire.ends[0].outgoing) < BUFFER_BYTES + 6_000
     pair.wire.ends[1].is_reading = True
     pair.pump()
-    assert [body for _, body in pair.notes[1].payloads] == sent
+    assert [body for _, body in pair.notes[1].frames] == sent
     assert blocked[0] is True
     assert blocked[-1] is False
 
@@ -104,16 +115,30 @@ def test_a_close_sends_what_waits_before_it_ends() -> None:
     pair.dialer.send(Kind.RAFT, b"too late")
     pair.wire.ends[1].is_reading = True
     pair.pump()
-    assert len(pair.notes[1].payloads) == 50
+    assert len(pair.notes[1].frames) == 50
     assert pair.notes[0].losses == ["enough"]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x63x"])
-def test_a_payload_of_no_known_kind_ends_the_link(payload: bytes) -> None:
+def test_a_frame_of_no_known_kind_ends_the_link() -> None:
     pair = LinkPair().pump()
-    pair.wire.ends[0].write(b"".join(pair.dialer._channel.seal(payload)))
+    pair.wire.ends[0].write(pair.dialer._channel.seal(b"\x00\x00\x00\x02\x63x"))
     pair.pump()
-    assert "no known kind" in pair.notes[1].losses[0]
+    assert "kind 99, which is not known" in pair.notes[1].losses[0]
+
+
+def test_a_first_frame_that_is_no_hello_ends_the_link() -> None:
+    pair = LinkPair()
+    pair.dialer.send = lambda kind, *body: None  # type: ignore[method-assign]
+    pair.pump()
+    pair.wire.ends[0].write(pair.dialer._channel.seal(frame_header(Kind.RAFT, 1), b"x"))
+    pair.pump()
+    assert pair.notes[1].losses == ["n1: its first frame is RAFT, not HELLO"]
+    assert pair.notes[1].ups == []
+
+
+def test_a_member_can_not_say_that_it_is_joining() -> None:
+    pair = LinkPair(purpose=Purpose.JOIN).pump()
+    assert pair.notes[1].losses == ["n1: a member makes no connection for JOIN"]
 
 
 def test_an_owner_that_does_not_understand_ends_the_link_and_gets_nothing_more() -> None:
@@ -127,7 +152,7 @@ def test_an_owner_that_does_not_understand_ends_the_link_and_gets_nothing_more()
     pair.dialer.send(Kind.RAFT, b"one")
     pair.dialer.send(Kind.RAFT, b"two")
     pair.pump()
-    assert strict.payloads == [(Kind.RAFT, b"one")]
+    assert strict.frames == [(Kind.RAFT, b"one")]
     assert strict.losses == ["n1: that is not what was agreed"]
 
 
@@ -139,7 +164,7 @@ def test_an_owner_that_drops_the_link_when_it_is_up_gets_no_payload() -> None:
     unwilling = Unwilling()
     pair = LinkPair(owners=(unwilling, Notes()))
     pair.pump()
-    assert unwilling.payloads == []
+    assert unwilling.frames == []
     assert unwilling.losses == ["not now"]
 
 

@@ -8,18 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from csvd.cluster.authentication import Purpose
 from csvd.cluster.errors import ClusterError, PeerMessageError
-from csvd.cluster.link import Kind
+from csvd.cluster.framing import Kind, Purpose
 from csvd.cluster.stream import StreamLink, decode_open, decode_refusal, encode_open, encode_refusal
-from tests.unit.cluster.wire import BUFFER_BYTES, LinkPair, dialing
+from tests.unit.cluster.wire import BUFFER_BYTES, LinkPair
 
 
 class StreamPair:
     """The two ends of a stream."""
 
     def __init__(self, *, maximum_queued_bytes: int = 4 * 1024 * 1024) -> None:
-        self.pair = LinkPair(dialer=dialing(purpose=Purpose.STREAM), maximum_queued_bytes=maximum_queued_bytes).pump()
+        self.pair = LinkPair(purpose=Purpose.STREAM, maximum_queued_bytes=maximum_queued_bytes).pump()
         self.ended: list[object] = []
         self.near = StreamLink(self.pair.dialer, "test", self.ended.append)
         self.far = StreamLink(self.pair.listener, "test", self.ended.append)

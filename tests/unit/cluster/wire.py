@@ -9,34 +9,51 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from csvd.cluster.authentication import Channel, ClusterKeys, Identity, Purpose
-from csvd.cluster.link import Kind, Link, LinkOwner
+from csvd.cluster.admittance import Admittance
+from csvd.cluster.framing import Kind, Purpose
+from csvd.cluster.identity.certificate import NodeIdentity, make_cluster
+from csvd.cluster.link import Link, LinkOwner
 from csvd.cluster.timeouts import Timeouts
+from csvd.cluster.tls import Chain, TlsChannel, node_context
 
-KEYS = ClusterKeys.from_secret(b"the secret of the tests")
-MEMBERS = frozenset({"n1", "n2", "n3"})
+NOW_S = 1_800_000_000.0
+MEMBERS = make_cluster("tests", ["n1", "n2", "n3"], now_s=NOW_S)
 TIMEOUTS = Timeouts()
 BUFFER_BYTES = 64 * 1024
-MAXIMUM_FRAME_BYTES = 1024 * 1024
 
 
-def dialing(
-    peer: str = "n2", *, node: str = "n1", keys: ClusterKeys = KEYS, purpose: Purpose = Purpose.CONTROL
-) -> Channel:
-    identity = Identity(node, MEMBERS)
-    return Channel.dialing(keys, identity, peer, purpose, nonce=bytes(32), maximum_frame_bytes=MAXIMUM_FRAME_BYTES)
+def admittance(node: str, *, now_s: float = NOW_S) -> Admittance:
+    """Whom a member lets in: the other members."""
+    made = Admittance(node, MEMBERS[node].authority.certificate, lambda: now_s)
+    made.set_members({name: [identity.fingerprint] for name, identity in MEMBERS.items()})
+    return made
 
 
-def listening(node: str = "n2", *, keys: ClusterKeys = KEYS, nonce: bytes = bytes(32)) -> Channel:
-    return Channel.listening(keys, Identity(node, MEMBERS), nonce=nonce, maximum_frame_bytes=MAXIMUM_FRAME_BYTES)
+def dialing(peer: str = "n2", *, identity: NodeIdentity = MEMBERS["n1"]) -> TlsChannel:
+    """The channel of a dialer, a member unless it shows another identity."""
+
+    def admit(chain: Chain) -> None:
+        admittance("n1").who_listens(peer, chain)
+
+    return TlsChannel(node_context(identity), admit, is_dialer=True)
 
 
-def established() -> tuple[Channel, Channel]:
+def listening(node: str = "n2", *, now_s: float = NOW_S) -> TlsChannel:
+    """The channel of a member that was dialed."""
+
+    def admit(chain: Chain) -> None:
+        admittance(node, now_s=now_s).who_dials(chain)
+
+    return TlsChannel(node_context(MEMBERS[node]), admit, is_dialer=False)
+
+
+def established() -> tuple[TlsChannel, TlsChannel]:
     """A dialer's and a listener's channel after their handshake."""
     dialer, listener = dialing(), listening()
     answer, _ = listener.receive(dialer.start())
     proof, _ = dialer.receive(answer)
-    listener.receive(proof)
+    rest, _ = listener.receive(proof)
+    dialer.receive(rest)
     return dialer, listener
 
 
@@ -139,14 +156,14 @@ class Notes:
 
     def __init__(self) -> None:
         self.ups: list[str] = []
-        self.payloads: list[tuple[Kind, bytes]] = []
+        self.frames: list[tuple[Kind, bytes]] = []
         self.losses: list[str] = []
 
     def link_up(self, link: Link) -> None:
         self.ups.append(link.peer)
 
     def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
-        self.payloads.append((kind, body))
+        self.frames.append((kind, body))
 
     def link_lost(self, link: Link, reason: str) -> None:
         self.losses.append(reason)
@@ -158,18 +175,32 @@ class LinkPair:
     def __init__(
         self,
         *,
-        dialer: Channel | None = None,
-        listener: Channel | None = None,
+        dialer: NodeIdentity = MEMBERS["n1"],
+        listener: NodeIdentity = MEMBERS["n2"],
+        purpose: Purpose = Purpose.CONTROL,
         owners: tuple[LinkOwner, LinkOwner] | None = None,
         maximum_queued_bytes: int = 4 * 1024 * 1024,
+        now_s: float = NOW_S,
     ) -> None:
         self.clock = Clock()
         self.notes = (Notes(), Notes())
-        owners = owners or self.notes
-        channels = (dialer or dialing(), listener or listening())
-        self.dialer, self.listener = (
-            Link(channel, owner, self.clock, TIMEOUTS, maximum_queued_bytes=maximum_queued_bytes)
-            for channel, owner in zip(channels, owners, strict=True)
+        near, far = owners or self.notes
+        self.dialer = Link(
+            node_context(dialer),
+            lambda chain: admittance("n1").who_listens("n2", chain),
+            near,
+            self.clock,
+            TIMEOUTS,
+            dials_for=purpose,
+            maximum_queued_bytes=maximum_queued_bytes,
+        )
+        self.listener = Link(
+            node_context(listener),
+            admittance("n2", now_s=now_s).who_dials,
+            far,
+            self.clock,
+            TIMEOUTS,
+            maximum_queued_bytes=maximum_queued_bytes,
         )
         self.wire = Wire(self.dialer, self.listener)
 

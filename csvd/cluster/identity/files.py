@@ -1,0 +1,249 @@
+"""The files of a node's identity: made whole or not at all, durable, and readable by nobody else.
+
+The directory `identity` of the cluster's state directory holds
+
+    authority.pem  authority.key     the cluster's certificate authority
+    node.pem       node.key          this node's certificate
+    data.key                         the cluster's key for secrets on shared disks, 32 bytes
+    node.pem.new   node.key.new      while the certificate is being renewed
+
+all of mode 0600. A directory that is being filled has another name, and gets this one when everything in it is durable.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from csvd.cluster.identity.certificate import (
+    DATA_KEY_BYTES,
+    Authority,
+    NodeIdentity,
+    certificate_fingerprint,
+    certificate_pem,
+    fingerprint,
+    key_pem,
+    read_certificate,
+    read_key,
+)
+from csvd.errors import ConfigError
+
+IDENTITY_FOLDER: Final = "identity"
+
+_AUTHORITY_PEM: Final = "authority.pem"
+_AUTHORITY_KEY: Final = "authority.key"
+_NODE_PEM: Final = "node.pem"
+_NODE_KEY: Final = "node.key"
+_DATA_KEY: Final = "data.key"
+_NEW: Final = ".new"
+_MAXIMUM_FILE_BYTES: Final = 16384
+
+
+def has_identity(cluster_directory: Path) -> bool:
+    """Whether a node is of a cluster, by its cluster state directory."""
+    return (cluster_directory / IDENTITY_FOLDER).is_dir()
+
+
+def load_identity(cluster_directory: Path) -> NodeIdentity:
+    """Read a node's identity; finishes a renewal that a crash cut short between its two files.
+
+    Raises:
+        ConfigError: a file is missing, damaged, does not fit the others, or may be read by others.
+    """
+    directory = cluster_directory / IDENTITY_FOLDER
+    _finish_renewal(directory)
+    authority = Authority(_certificate(directory, _AUTHORITY_PEM), _key(directory, _AUTHORITY_KEY))
+    _check_pair(directory, _AUTHORITY_PEM, certificate_fingerprint(authority.certificate), authority.key)
+    data_key = _read(directory / _DATA_KEY)
+    if len(data_key) != DATA_KEY_BYTES:
+        raise ConfigError(f"has {len(data_key)} bytes, not {DATA_KEY_BYTES}", where=str(directory / _DATA_KEY))
+    identity = NodeIdentity(authority, _certificate(directory, _NODE_PEM), _key(directory, _NODE_KEY), data_key)
+    _check_pair(directory, _NODE_PEM, identity.fingerprint, identity.key)
+    return identity
+
+
+def store_identity(cluster_directory: Path, identity: NodeIdentity) -> None:
+    """Store the identity of a node that has none; it is there as a whole, and durable, when this returns.
+
+    Raises:
+        ConfigError: there is one, or it can not be written.
+    """
+    with new_directory(cluster_directory) as directory:
+        for name, data in identity_files(identity).items():
+            write_file(directory / name, data)
+
+
+def identity_files(identity: NodeIdentity) -> Mapping[str, bytes]:
+    """The content of each file of an identity, by its name."""
+    return {
+        _AUTHORITY_PEM: certificate_pem(identity.authority.certificate),
+        _AUTHORITY_KEY: key_pem(identity.authority.key),
+        _NODE_PEM: certificate_pem(identity.certificate),
+        _NODE_KEY: key_pem(identity.key),
+        _DATA_KEY: identity.data_key,
+    }
+
+
+def store_renewal(cluster_directory: Path, identity: NodeIdentity) -> None:
+    """Keep a renewed key and certificate beside the ones in use, durably, until `use_renewal`."""
+    directory = cluster_directory / IDENTITY_FOLDER
+    # The key last: `load_renewal` takes only a whole pair.
+    write_file(directory / (_NODE_PEM + _NEW), certificate_pem(identity.certificate))
+    write_file(directory / (_NODE_KEY + _NEW), key_pem(identity.key))
+    _sync(directory)
+
+
+def load_renewal(cluster_directory: Path, identity: NodeIdentity) -> NodeIdentity | None:
+    """The renewed identity that a node had stored and not used yet; None where there is none."""
+    directory = cluster_directory / IDENTITY_FOLDER
+    if not all((directory / (name + _NEW)).exists() for name in (_NODE_PEM, _NODE_KEY)):
+        return None
+    certificate, key = _certificate(directory, _NODE_PEM + _NEW), _key(directory, _NODE_KEY + _NEW)
+    if certificate_fingerprint(certificate) != fingerprint(key.public_key()):
+        return None
+    return NodeIdentity(identity.authority, certificate, key, identity.data_key)
+
+
+def use_renewal(cluster_directory: Path) -> None:
+    """Put the renewed pair in the place of the old one, durably."""
+    directory = cluster_directory / IDENTITY_FOLDER
+    try:
+        os.rename(directory / (_NODE_KEY + _NEW), directory / _NODE_KEY)
+        os.rename(directory / (_NODE_PEM + _NEW), directory / _NODE_PEM)
+    except OSError as error:
+        raise _failed(directory, "the certificate can not be renewed", error) from error
+    _sync(directory)
+
+
+@contextmanager
+def new_directory(cluster_directory: Path) -> Iterator[Path]:
+    """A directory to fill with an identity; it gets its name, durably, at the end of the block.
+
+    Raises:
+        ConfigError: there is an identity, or the directory can not be made.
+    """
+    target = cluster_directory / IDENTITY_FOLDER
+    if target.exists():
+        raise ConfigError("this node is of a cluster already", where=str(target))
+    directory = cluster_directory / (IDENTITY_FOLDER + _NEW)
+    make_directory(directory)
+    yield directory
+    _sync(directory)
+    try:
+        os.rename(directory, target)
+    except OSError as error:
+        raise _failed(target, "the identity can not be stored", error) from error
+    _sync(cluster_directory)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory of mode 0700, with those above it, durably.
+
+    Raises:
+        ConfigError: it can not be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _failed(directory, "the directory can not be made", error) from error
+    for above in (directory, directory.parent, directory.parent.parent):
+        _sync(above)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 in place of the one that had its name, in one step; its content is durable.
+
+    Its name is durable when its directory has been synced, as `new_directory` and `store_renewal` do.
+
+    Raises:
+        ConfigError: it can not be written.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            done = 0
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(unfinished, path)
+    except OSError as error:
+        raise _failed(path, "can not be written", error) from error
+
+
+def read_private_key(path: Path) -> Ed25519PrivateKey:
+    """Read a private key from a file of mode 0600.
+
+    Raises:
+        ConfigError: it is none, can not be read, or others may read it.
+    """
+    return read_key(_read(path), where=str(path))
+
+
+def _certificate(directory: Path, name: str) -> x509.Certificate:
+    path = directory / name
+    return read_certificate(_read(path), where=str(path))
+
+
+def _key(directory: Path, name: str) -> Ed25519PrivateKey:
+    return read_private_key(directory / name)
+
+
+def _check_pair(directory: Path, name: str, of_certificate: str, key: Ed25519PrivateKey) -> None:
+    if of_certificate != fingerprint(key.public_key()):
+        raise ConfigError("the certificate is not for the key beside it", where=str(directory / name))
+
+
+def _finish_renewal(directory: Path) -> None:
+    """Between the two renames of `use_renewal`: the key is the new one, the certificate still the old one."""
+    renewed = directory / (_NODE_PEM + _NEW)
+    if not renewed.exists() or (directory / (_NODE_KEY + _NEW)).exists():
+        return
+    if certificate_fingerprint(_certificate(directory, _NODE_PEM + _NEW)) == fingerprint(
+        _key(directory, _NODE_KEY).public_key()
+    ):
+        try:
+            os.rename(renewed, directory / _NODE_PEM)
+        except OSError as error:
+            raise _failed(directory, "the certificate can not be renewed", error) from error
+        _sync(directory)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            data = os.read(descriptor, _MAXIMUM_FILE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _failed(path, "can not be read", error) from error
+    if stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError("others may read this file of the node's identity", where=str(path), hint=f"chmod 600 {path}")
+    return data
+
+
+def _sync(directory: Path) -> None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _failed(directory, "can not be made durable", error) from error
+
+
+def _failed(path: Path, what: str, error: OSError) -> ConfigError:
+    return ConfigError(what, where=str(path), why=error.strerror or type(error).__name__)
