@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from csvd.config.targets import LunSection, TargetSection, portal_groups
-from csvd.errors import CsvdError
+from csvd.errors import ConfigError, CsvdError
 from csvd.exports.build import export_of, settings_of
 from csvd.exports.difference import Difference, difference_of
 from csvd.exports.faces import unit_face
@@ -240,7 +240,12 @@ class LocalServing:
         create_bytes, url = lun.create, lun.disk
         if create_bytes is not None and not is_there(url):
             full = lun.provisioning == "full"
-            await self._run(lambda: create_disk(url, create_bytes, block_bytes=lun.block_bytes, full=full))
+            try:
+                await self._run(lambda: create_disk(url, create_bytes, block_bytes=lun.block_bytes, full=full))
+            except ConfigError:
+                # Another node that starts at the same time may have made it meanwhile.
+                if not is_there(url):
+                    raise
 
     async def _close_all(self, units: Collection[LogicalUnit]) -> None:
         for unit in units:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,10 +47,15 @@ def eventually(found: Callable[[], T | None], timeout_s: float = 20.0) -> T:
 
 
 class DaemonNode:
-    """One ``csvd run``."""
+    """One ``csvd run``.
 
-    def __init__(self, name: str, folder: Path, configuration: str) -> None:
+    Args:
+        prefix: the words before its command line, by which it runs elsewhere: in a network namespace.
+    """
+
+    def __init__(self, name: str, folder: Path, configuration: str, prefix: Sequence[str] = ()) -> None:
         self.name = name
+        self.prefix = tuple(prefix)
         self.folder = folder / name
         self.folder.mkdir()
         self.config = self.folder / "csvd.toml"
@@ -71,7 +76,7 @@ class DaemonNode:
         """Start it; ``ready`` waits until it is."""
         self.log = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "csvd", "run", "--config", str(self.config)],
+            [*self.prefix, sys.executable, "-m", "csvd", "run", "--config", str(self.config)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,7 +122,7 @@ class DaemonNode:
     def csvd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command that asks this node."""
         return subprocess.run(
-            [sys.executable, "-m", "csvd", "--socket", str(self.socket), *arguments],
+            [*self.prefix, sys.executable, "-m", "csvd", "--socket", str(self.socket), *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -21,10 +21,15 @@ class VerifyLoad:
     Args:
         timeout_s: the deadline of every call.
         room_blocks: the blocks of each worker.
+        first_block: of the first worker.
     """
 
-    def __init__(self, disk: Disk, seed: int, *, workers: int, room_blocks: int, timeout_s: float) -> None:
+    def __init__(
+        self, disk: Disk, seed: int, *, workers: int, room_blocks: int, timeout_s: float, first_block: int = 0
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        self.longest_s = 0.0
+        """Of the call that took longest."""
         self.latest_s = 0.0
         """By how much the latest call was past its deadline; negative where none was."""
         self.stopping = False
@@ -32,14 +37,16 @@ class VerifyLoad:
         self._reactor: Any = disk.road.reactor
         self._timeout_s = timeout_s
         self._room = room_blocks
+        self._first = first_block
         self._workers = [_Worker(self, number, random.Random(seed + number)) for number in range(workers)]
 
     async def run(self) -> None:
         """Work until it is stopped; raises AssertionError when anything is not as it was written."""
         await gatherResults([Deferred.fromCoroutine(each.work()) for each in self._workers], consumeErrors=True)
 
-    async def verify_all(self) -> None:
-        """Read everything once more."""
+    async def verify_all(self, through: Disk | None = None) -> None:
+        """Read everything once more; over another road to the same disk, where one is given."""
+        self._disk = through or self._disk
         for each in self._workers:
             await each.verify(0, self._room)
 
@@ -57,7 +64,9 @@ class VerifyLoad:
         else:
             self.counts[name] += 1
             done = True
-        late_s = self._reactor.seconds() - began_s - self._timeout_s
+        took_s = self._reactor.seconds() - began_s
+        late_s = took_s - self._timeout_s
+        self.longest_s = max(self.longest_s, took_s)
         self.latest_s = max(self.latest_s, late_s) if self.counts.total() > 1 else late_s
         assert late_s < SLACK_S, f"{name} hung {late_s:.1f} s past its deadline"
         return done
@@ -69,7 +78,7 @@ class _Worker:
     def __init__(self, load: VerifyLoad, number: int, chance: random.Random) -> None:
         self._load = load
         self._chance = chance
-        self._first = number * load._room
+        self._first = load._first + number * load._room
         self._may_hold: list[set[int]] = [{0} for _ in range(load._room)]
         self._version = 0
         self._number = number
