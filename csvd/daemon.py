@@ -37,7 +37,9 @@ from csvd.config.schema import Config
 from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError
 from csvd.exports.administration import Administration
+from csvd.exports.joined import JoinedServing
 from csvd.exports.local import LocalServing, Portals
+from csvd.exports.scopes import Scopes
 from csvd.exports.serving import Serving
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
@@ -58,6 +60,7 @@ from csvd.workers.slot import Slot
 
 LOCK_NAME: Final = "daemon.lock"
 CLUSTER_FOLDER: Final = "cluster"
+NO_CLUSTER_WITH_WORKERS: Final = "node.workers is not 0, and the daemon itself serves the targets of the cluster"
 UNITS_FOLDER: Final = "units"
 """Where the state of logical units is kept over a restart."""
 WORKER_THREADS: Final = 8
@@ -120,7 +123,7 @@ class _Node:
         self._parts.enter_context(lock_state_directory(config.node.state_directory))
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
-        target, administration = await self._make_target(threads)
+        target, exports = await self._make_target(threads)
         cluster = self._make_cluster()
         self._parts.push_async_callback(cluster.stop)
         files = GuestFiles(config.guests.directory)
@@ -134,7 +137,7 @@ class _Node:
         host = GuestHost(guests, files, threads.run)
         source = MigrationSource(surroundings, host)
         destination = MigrationDestination(surroundings, host)
-        router = self._make_router(cluster, guests, source, target, administration)
+        router = self._make_router(cluster, guests, source, target, exports)
 
         # The guests come first: a call of another node must not meet a node that has not read what it has.
         self._parts.push_async_callback(guests.close)
@@ -142,7 +145,7 @@ class _Node:
         await cluster.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         self._parts.push_async_callback(target.stop)
-        portals = await administration.start()
+        portals = await exports.start()
         watch = Watch(self._events, cluster)
         self._parts.callback(watch.stop)
         watch.start()
@@ -156,23 +159,23 @@ class _Node:
         control.start()
         return portals
 
-    async def _make_target(self, threads: _Threads) -> tuple[Serving, Administration]:
+    async def _make_target(self, threads: _Threads) -> tuple[JoinedServing, Scopes]:
         """What is to serve the targets, and what will tell it which."""
         directory = self._config.node.state_directory / UNITS_FOLDER
         descriptor = await self._hold(directory)
-        serving: Serving
         if self._config.node.workers:
-            serving = self._make_workers(descriptor, directory)
+            workers = self._make_workers(descriptor, directory)
+            serving = JoinedServing(workers, obstacle=NO_CLUSTER_WITH_WORKERS)
         else:
             serving = self._make_local(descriptor, directory, threads)
-        administration = Administration(
+        own = Administration(
             self._source,
             self._config.node.state_directory,
             serving=serving,
             run=threads.run,
             events=self._events,
         )
-        return serving, administration
+        return serving, Scopes(own)
 
     async def _hold(self, directory: Path) -> int:
         """Hold what is kept of logical units. Workers of a daemon that was killed have it until they have ended."""
@@ -185,7 +188,7 @@ class _Node:
                     raise
             await deferLater(self._reactor, 0.1)
 
-    def _make_local(self, descriptor: int, directory: Path, threads: _Threads) -> LocalServing:
+    def _make_local(self, descriptor: int, directory: Path, threads: _Threads) -> JoinedServing:
         """Serving in this process."""
         pool = DiskPool(self._reactor)
 
@@ -198,7 +201,9 @@ class _Node:
         service = TargetService(
             self._reactor, [], keeper=keeper, keepalive=self._config.keepalive.to_keepalive(), tell=self._tell
         )
-        return LocalServing(service, Units(pool), keeper, portals=Portals(service), run=threads.run, tell=self._tell)
+        portals = Portals(service)
+        serving = LocalServing(service, Units(pool), keeper, portals=portals, run=threads.run, tell=self._tell)
+        return JoinedServing(serving, tell_ports=service.set_cluster_ports)
 
     def _make_workers(self, descriptor: int, directory: Path) -> WorkerServing:
         """Serving by processes under this one."""
@@ -251,14 +256,14 @@ class _Node:
         guests: NodeGuests,
         source: MigrationSource,
         target: Serving,
-        administration: Administration,
+        exports: Scopes,
     ) -> Router:
         config = self._config
         peers = Peers(cluster)
         node_routes = NodeRoutes(
-            cluster, guests, peers, self._events, target=target, exports=administration, version=version()
+            cluster, guests, peers, self._events, target=target, exports=exports, version=version()
         )
-        export_routes = ExportRoutes(administration)
+        export_routes = ExportRoutes(exports, peers)
         policy = Policy(
             downtime_target_s=config.guests.downtime_target_ms / 1000,
             maximum_rounds=config.guests.max_rounds,

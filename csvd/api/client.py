@@ -118,14 +118,16 @@ class ControlClient:
         """What can be asked."""
         return list(self.request("GET", "/v1")["routes"])
 
-    def sessions(self) -> list[Json]:
-        """The iSCSI sessions of the node."""
-        return list(self.request("GET", "/v1/sessions")["sessions"])
+    def sessions(self, *, of_all_nodes: bool = False) -> list[Json]:
+        """The iSCSI sessions of the node, or of all that answer."""
+        return list(self.request("GET", "/v1/sessions", query={"nodes": "all"} if of_all_nodes else None)["sessions"])
 
-    def drop_session(self, target: str, tsih: int, *, grace_s: int = 0) -> Json:
-        """End a session; with ``grace_s`` its initiator is asked to log out first."""
-        query = {"grace_s": str(grace_s)} if grace_s else None
-        return self.request("DELETE", _target(target, "sessions", str(tsih)), query=query)
+    def drop_session(self, target: str, tsih: int, *, grace_s: int = 0, node: str | None = None) -> Json:
+        """End a session of the node, or of another; with ``grace_s`` its initiator is asked to log out first."""
+        query = {"grace_s": str(grace_s)} if grace_s else {}
+        if node is not None:
+            query["node"] = node
+        return self.request("DELETE", _target(target, "sessions", str(tsih)), query=query or None)
 
     def statistics(self) -> Json:
         """What the commands came to, by logical unit, command and session."""
@@ -147,17 +149,20 @@ class ControlClient:
         """One target, with its logical units and its access list."""
         return self.request("GET", _target(name))
 
-    def create_target(self, name: str, keys: Mapping[str, Any]) -> Json:
-        """Serve another target."""
-        return self.request("POST", "/v1/targets", body={"name": name, "keys": dict(keys)})
+    def create_target(self, name: str, keys: Mapping[str, Any], *, scope: str = "") -> Json:
+        """Serve another target: ``node`` at this one alone, ``cluster`` at all nodes."""
+        query = {"scope": scope} if scope else None
+        body = {"name": name, "keys": dict(keys)}
+        return self.request("POST", "/v1/targets", query=query, body=body, timeout_s=CHANGE_TIMEOUT_S)
 
     def set_target(self, name: str, keys: Mapping[str, Any]) -> Json:
         """Change keys of a target; None is the default."""
-        return self.request("PATCH", _target(name), body={"keys": dict(keys)})
+        return self.request("PATCH", _target(name), body={"keys": dict(keys)}, timeout_s=CHANGE_TIMEOUT_S)
 
     def remove_target(self, name: str, *, force: bool = False) -> Json:
         """Serve a target no more."""
-        return self.request("DELETE", _target(name), query={"force": "true"} if force else None)
+        query = {"force": "true"} if force else None
+        return self.request("DELETE", _target(name), query=query, timeout_s=CHANGE_TIMEOUT_S)
 
     def luns(self, target: str | None = None) -> list[Json]:
         """The logical units of a target, or of all."""
@@ -179,7 +184,7 @@ class ControlClient:
 
     def remove_lun(self, target: str, number: int) -> Json:
         """Serve a logical unit no more."""
-        return self.request("DELETE", _target(target, "luns", str(number)))
+        return self.request("DELETE", _target(target, "luns", str(number)), timeout_s=CHANGE_TIMEOUT_S)
 
     def resize_lun(self, target: str, number: int, size_bytes: int | None, *, force: bool = False) -> Json:
         """Give a logical unit another size; None takes the one that its disk was given by others."""
@@ -195,11 +200,17 @@ class ControlClient:
 
     def add_acl(self, target: str, initiator: str, keys: Mapping[str, Any]) -> Json:
         """Let an initiator log in."""
-        return self.request("POST", _target(target, "acl"), body={"name": initiator, "keys": dict(keys)})
+        body = {"name": initiator, "keys": dict(keys)}
+        return self.request("POST", _target(target, "acl"), body=body, timeout_s=CHANGE_TIMEOUT_S)
+
+    def set_acl(self, target: str, initiator: str, keys: Mapping[str, Any]) -> Json:
+        """Change what holds for an initiator; None is the default."""
+        path = _target(target, "acl", initiator)
+        return self.request("PATCH", path, body={"keys": dict(keys)}, timeout_s=CHANGE_TIMEOUT_S)
 
     def remove_acl(self, target: str, initiator: str) -> Json:
         """Let an initiator log in no more."""
-        return self.request("DELETE", _target(target, "acl", initiator))
+        return self.request("DELETE", _target(target, "acl", initiator), timeout_s=CHANGE_TIMEOUT_S)
 
     def events(self, after: int = 0) -> Json:
         """The events after a number; see csvd.api.events.EventRing.after."""

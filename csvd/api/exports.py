@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from csvd.api.bodies import Keys, Named, Nothing, Resize, body_of
 from csvd.api.errors import BadRequest
 from csvd.api.interfaces import Exports
+from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Route
 
 FORCE = "force"
 GRACE = "grace_s"
+SCOPE = "scope"
+NODE = "node"
 MAX_GRACE_S = 3600
 
 
 class ExportRoutes:
-    """Answers for the targets of this node."""
+    """Answers for the targets of this node and of its cluster."""
 
-    def __init__(self, exports: Exports) -> None:
+    def __init__(self, exports: Exports, peers: Peers) -> None:
         self._exports = exports
+        self._peers = peers
 
     def routes(self) -> Sequence[Route]:
         """The rows of the table."""
@@ -26,8 +30,14 @@ class ExportRoutes:
         return (
             Route("GET", "/v1/config", self._configuration, "The configuration in force, and where it is from."),
             Route("GET", "/v1/portals", self._portals, "Where this node listens, and for which targets."),
-            Route("GET", "/v1/targets", self._targets, "The targets of this node."),
-            Route("POST", "/v1/targets", self._create_target, "Serve another target: name, keys."),
+            Route("GET", "/v1/targets", self._targets, "The targets of this node and of its cluster."),
+            Route(
+                "POST",
+                "/v1/targets",
+                self._create_target,
+                "Serve another target: name, keys; with scope=node at this node alone, with scope=cluster at all.",
+                query=(SCOPE,),
+            ),
             Route("GET", target, self._target, "One target, with its logical units and its access list."),
             Route("PATCH", target, self._set_target, "Change keys of a target; null is the default."),
             Route("DELETE", target, self._remove_target, "Serve a target no more.", query=(FORCE,)),
@@ -40,13 +50,14 @@ class ExportRoutes:
             Route("POST", f"{lun}/resize", self._resize_lun, "Give a logical unit another size: size_bytes, force."),
             Route("GET", f"{target}/acl", self._acl, "The access list of a target."),
             Route("POST", f"{target}/acl", self._add_acl, "Let an initiator log in: name, keys."),
+            Route("PATCH", f"{target}/acl/{{initiator}}", self._set_acl, "Change what holds for an initiator: keys."),
             Route("DELETE", f"{target}/acl/{{initiator}}", self._remove_acl, "Let an initiator log in no more."),
             Route(
                 "DELETE",
                 f"{target}/sessions/{{tsih}}",
                 self._drop_session,
-                "End a session; with grace_s its initiator is asked to log out first.",
-                query=(GRACE,),
+                "End a session, of this node or of node; with grace_s its initiator is asked to log out first.",
+                query=(GRACE, NODE),
             ),
         )
 
@@ -62,7 +73,7 @@ class ExportRoutes:
 
     async def _create_target(self, request: Request) -> Answer:
         body = body_of(request, Named)
-        return Answer(201, await self._exports.create_target(body.name, body.keys))
+        return Answer(201, await self._exports.create_target(body.name, body.keys, scope=request.query.get(SCOPE, "")))
 
     async def _target(self, request: Request) -> Answer:
         await self._exports.refresh()
@@ -111,6 +122,10 @@ class ExportRoutes:
         body = body_of(request, Named)
         return Answer(201, await self._exports.add_acl(request.names["target"], body.name, body.keys))
 
+    async def _set_acl(self, request: Request) -> Answer:
+        body = body_of(request, Keys)
+        return Answer(200, await self._exports.set_acl(request.names["target"], request.names["initiator"], body.keys))
+
     async def _remove_acl(self, request: Request) -> Answer:
         return Answer(200, await self._exports.remove_acl(request.names["target"], request.names["initiator"]))
 
@@ -119,6 +134,10 @@ class ExportRoutes:
         if not grace.isascii() or not grace.isdigit() or len(grace) > 4 or int(grace) > MAX_GRACE_S:
             raise BadRequest(f"{grace[:20]!r} is not 0 to {MAX_GRACE_S} seconds", where=request.path)
         tsih = _number(request, "tsih")
+        node = request.query.get(NODE, self._peers.node)
+        if node != self._peers.node and not request.forwarded_by:
+            query = {name: value for name, value in request.query.items() if name != NODE}
+            return await self._peers.ask(node, Request(request.method, request.path, query, request.body))
         return Answer(200, await self._exports.drop_session(request.names["target"], tsih, grace_s=int(grace)))
 
 

@@ -195,7 +195,8 @@ class Target(Protocol):
 
 
 class Exports(Protocol):
-    """The targets of this node, and how they are changed. Every method raises a CsvdError that says why not."""
+    """The targets of this node and of its cluster, and how they are changed. Every method raises a CsvdError that says
+    why not."""
 
     async def refresh(self) -> None:
         """Bring what is told of sessions and logical units up to date."""
@@ -221,8 +222,8 @@ class Exports(Protocol):
     def configuration(self) -> Json:
         """The configuration as it is in force."""
 
-    async def create_target(self, name: str, keys: Json) -> Json:
-        """Serve another target."""
+    async def create_target(self, name: str, keys: Json, *, scope: str = "") -> Json:
+        """Serve another target: with ``node`` at this one alone, with ``cluster`` at all; empty: at all it can be."""
 
     async def set_target(self, name: str, keys: Json) -> Json:
         """Change keys of a target."""
@@ -244,6 +245,9 @@ class Exports(Protocol):
 
     async def add_acl(self, name: str, initiator: str, keys: Json) -> Json:
         """Let an initiator log in."""
+
+    async def set_acl(self, name: str, initiator: str, keys: Json) -> Json:
+        """Change what holds for an initiator."""
 
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Let an initiator log in no more."""

@@ -17,6 +17,7 @@ from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Route
 
 MEMBERS: Final = "members"
+ALL: Final = "all"
 
 
 class NodeRoutes:
@@ -55,7 +56,13 @@ class NodeRoutes:
                 query=("detail",),
             ),
             Route("GET", "/v1/node", self._node, "What this node says of itself."),
-            Route("GET", "/v1/sessions", self._sessions, "The iSCSI sessions of this node."),
+            Route(
+                "GET",
+                "/v1/sessions",
+                self._sessions,
+                "The iSCSI sessions of this node; with nodes=all those of the others, too.",
+                query=("nodes",),
+            ),
             Route("GET", "/v1/statistics", self._statistics, "What the commands of this node came to."),
             self.metrics_route(),
             Route(
@@ -104,15 +111,22 @@ class NodeRoutes:
             "process_id": os.getpid(),
             "uptime_s": self._now_s() - self._began_s,
             "targets": [{"name": face["name"], "portal_group_tag": face["portal_group_tag"]} for face in targets],
-            "units": self._exports.luns(),
+            "units": [unit for unit in self._exports.luns() if unit["size_bytes"] is not None],
             "portals": self._target.portals,
             "sessions": len(self._target.sessions()),
             "workers": self._target.workers(),
         }
 
     async def _sessions(self, request: Request) -> Answer:
+        nodes = request.query.get("nodes", "")
+        if nodes not in ("", ALL):
+            raise BadRequest(f"there are no nodes {nodes[:60]!r}", where=request.path, hint=f"nodes={ALL}, or nothing")
         await self._target.refresh()
-        return Answer(200, {"sessions": self._target.sessions()})
+        sessions = [{**session, "node": self._cluster.node} for session in self._target.sessions()]
+        if nodes and not request.forwarded_by:
+            for body in (await self._peers.gather(Request("GET", "/v1/sessions"))).values():
+                sessions.extend(body.get("sessions", ()))
+        return Answer(200, {"sessions": sessions})
 
     async def _statistics(self, request: Request) -> Answer:
         await self._target.refresh()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Which initiators may log in.")
 def acl() -> None:
-    """The access lists of the node that is asked. What is changed here is kept over a restart.
+    """The access lists of the node that is asked, and of its cluster. What is changed here is kept over a restart.
 
     A target without a list, and without initiators in its configuration, lets in all.
     """
@@ -54,6 +54,49 @@ def add(
         print_json(entry)
     else:
         click.echo(plain(f"{entry['initiator']} may log in to {name}"))
+
+
+@acl.command("set")
+@click.argument("initiator")
+@target_option
+@click.option("--lun", "luns", multiple=True, type=int, metavar="N", help="A LUN that it sees, instead of before.")
+@click.option("--all-luns", is_flag=True, help="It sees all.")
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help="From where, instead of before.")
+@click.option("--any-network", is_flag=True, help="From where the target lets in.")
+@chap_options
+@click.option("--no-chap", is_flag=True, help="By the secret of the target, where it has one.")
+@asks_daemon
+def set_(
+    client: ControlClient,
+    as_json: bool,
+    initiator: str,
+    target: str | None,
+    luns: Sequence[int],
+    all_luns: bool,
+    networks: Sequence[str],
+    any_network: bool,
+    no_chap: bool,
+    **chap: Any,
+) -> None:
+    """Change what holds for an initiator of the list. Sessions that lost their right end.
+
+    \b
+    Examples:
+      csvd acl set iqn.2026-11.org.example:host1 --lun 0 --lun 4
+      csvd acl set iqn.2026-11.org.example:host1 --all-luns --no-chap
+    """
+    said = {"luns": list(luns), "networks": list(networks), "chap": chap_keys(chap)}
+    keys: dict[str, Any] = {key: value for key, value in said.items() if value}
+    undone = (("luns", all_luns), ("networks", any_network), ("chap", no_chap))
+    keys |= {key: None for key, is_asked in undone if is_asked}
+    if not keys:
+        raise click.UsageError("nothing to change: name an option")
+    name = chosen(client, target)
+    entry = client.set_acl(name, initiator, keys)
+    if as_json:
+        print_json(entry)
+    else:
+        click.echo(plain(f"what holds for {entry['initiator']} at {name} is changed"))
 
 
 @acl.command("ls")

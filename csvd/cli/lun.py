@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group(short_help="The logical units of a node.")
 def lun() -> None:
-    """The logical units of the node that is asked. What is changed here is kept over a restart."""
+    """The logical units of the node that is asked, and of its cluster. What is changed here is kept over a restart."""
 
 
 @lun.command()
@@ -33,6 +33,8 @@ def add(
     client: ControlClient, as_json: bool, disk: str, target: str | None, number: int | None, **options: Any
 ) -> None:
     """Serve a disk as another logical unit. Initiators that are logged in are told of it.
+
+    A logical unit of the cluster is served by all nodes: its disk is at the same path or URL at each of them.
 
     \b
     Examples:
@@ -151,7 +153,7 @@ def lun_table(luns: Iterable[dict[str, Any]]) -> str:
             one["number"],
             one["target"],
             one["disk"],
-            format_size(one["size_bytes"]),
+            "not served here" if one["size_bytes"] is None else format_size(one["size_bytes"]),
             one["block_bytes"],
             _kind(one),
             one["serial"],
@@ -163,7 +165,9 @@ def lun_table(luns: Iterable[dict[str, Any]]) -> str:
 
 
 def _kind(one: dict[str, Any]) -> str:
-    words = [one["disk_kind"], "thin" if one["thin"] else "full"]
+    words = [one["disk_kind"]]
+    if one["thin"] is not None:
+        words.append("thin" if one["thin"] else "full")
     words += [word for word, is_so in (("read-only", one["read_only"]), ("removable", one["removable"])) if is_so]
     return ", ".join(words)
 
@@ -211,8 +215,12 @@ def show(client: ControlClient, as_json: bool, number: int, target: str | None) 
 
 def _lines(face: dict[str, Any]) -> Iterator[str]:
     yield plain(f"LUN {face['number']} of {face['target']}  from {face['origin']}")
+    if face.get("trouble"):
+        yield plain(f"  not served by this node: {face['trouble']}")
     for key in _SHOWN:
         value = face.get(key)
+        if value is None and face.get("trouble"):
+            continue
         if isinstance(value, bool):
             value = "yes" if value else "no"
         elif key == "size_bytes" and isinstance(value, int):

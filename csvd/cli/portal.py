@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Where a node listens for initiators.")
 def portal() -> None:
-    """The portals of the node that is asked; csvd target create and set change them."""
+    """The portals of the node that is asked, and those of the others in its cluster.
+
+    csvd target create and set change those of a node's own targets; cluster.portals in the configuration of a node says
+    where it listens for the cluster's.
+    """
 
 
 @portal.command("ls")
@@ -31,5 +35,15 @@ def list_portals(client: ControlClient, as_json: bool) -> None:
     if as_json:
         print_json({"portals": portals})
         return
-    rows = [(one["address"], one["portal_group_tag"], one["portal"], ", ".join(one["targets"])) for one in portals]
-    click.echo(table(("ADDRESS", "GROUP", "CONFIGURED", "TARGETS"), rows))
+    rows = [
+        (
+            one["address"],
+            one["portal_group_tag"],
+            one["portal"],
+            one.get("node", "this node"),
+            one.get("state", ""),
+            ", ".join(one["targets"]),
+        )
+        for one in portals
+    ]
+    click.echo(table(("ADDRESS", "GROUP", "CONFIGURED", "NODE", "STATE", "TARGETS"), rows))

@@ -14,27 +14,30 @@ if TYPE_CHECKING:
     from csvd.api.client import ControlClient
 
 
-@click.group(short_help="The iSCSI sessions of a node.")
+@click.group(short_help="The iSCSI sessions of the nodes.")
 def session() -> None:
-    """The iSCSI sessions of the node that is asked."""
+    """The iSCSI sessions of the node that is asked, and of the others in its cluster."""
 
 
 @session.command("ls")
+@click.option("--local", "is_local", is_flag=True, help="Only those of the node that is asked.")
 @asks_daemon
-def list_sessions(client: ControlClient, as_json: bool) -> None:
-    """List the sessions.
+def list_sessions(client: ControlClient, as_json: bool, is_local: bool) -> None:
+    """List the sessions of all nodes that answer.
 
     \b
     Examples:
       csvd session ls
+      csvd session ls --local
       csvd session ls --json
     """
-    sessions = client.sessions()
+    sessions = client.sessions(of_all_nodes=not is_local)
     if as_json:
         print_json({"sessions": sessions})
         return
     rows = [
         (
+            one["node"],
             one["initiator"],
             one["target"],
             one["tsih"],
@@ -48,7 +51,7 @@ def list_sessions(client: ControlClient, as_json: bool) -> None:
         )
         for one in sessions
     ]
-    head = ("INITIATOR", "TARGET", "TSIH", "ISID", "FROM", "CID", "DIGESTS", "AGE", "TASKS", "COMMANDS")
+    head = ("NODE", "INITIATOR", "TARGET", "TSIH", "ISID", "FROM", "CID", "DIGESTS", "AGE", "TASKS", "COMMANDS")
     click.echo(table(head, rows))
 
 
@@ -74,8 +77,9 @@ def _age(age_s: float) -> str:
     metavar="SECONDS",
     help="Ask the initiator to log out, and drop the session when it has not by then.",
 )
+@click.option("--node", "node", metavar="NODE", help="The node that has the session.  [default: the one asked]")
 @asks_daemon
-def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None, grace_s: int) -> None:
+def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None, grace_s: int, node: str | None) -> None:
     """End a session: its connections are closed, and what it had under way is aborted.
 
     Most initiators log in again at once; csvd acl rm and csvd target set keep one out.
@@ -84,8 +88,9 @@ def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None, gr
     Examples:
       csvd session drop 3
       csvd session drop 3 --target iqn.2026-11.org.example:shared --grace 10
+      csvd session drop 3 --node node2
     """
-    gone = client.drop_session(chosen(client, target), tsih, grace_s=grace_s)
+    gone = client.drop_session(chosen(client, target), tsih, grace_s=grace_s, node=node)
     if as_json:
         print_json(gone)
     else:

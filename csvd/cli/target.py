@@ -1,4 +1,4 @@
-"""``csvd target``: the iSCSI targets of a node, and how they are changed while it runs."""
+"""``csvd target``: the iSCSI targets of a node and of its cluster, and how they are changed while they run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from csvd.api.client import ControlClient
 
 
-@click.group(short_help="The iSCSI targets of a node.")
+@click.group(short_help="The iSCSI targets of a node and its cluster.")
 def target() -> None:
-    """The iSCSI targets of the node that is asked. What is changed here is kept over a restart."""
+    """The iSCSI targets of the node that is asked, and of its cluster. What is changed here is kept over a restart.
+
+    A target of the cluster is changed through any node, and is the same at all of them. What each node has of its own,
+    as portals, is in its configuration.
+    """
 
 
 @target.command()
 @click.argument("name")
+@click.option("--local", "is_local", is_flag=True, help="Of this node alone, in a cluster, too.")
 @click.option("--alias", metavar="TEXT", help="A name for people.")
 @click.option(
     "--portal", "portals", multiple=True, metavar="HOST:PORT", help="Where to listen.  [default: as the first target]"
@@ -40,6 +45,7 @@ def create(
     client: ControlClient,
     as_json: bool,
     name: str,
+    is_local: bool,
     alias: str | None,
     portals: Sequence[str],
     tag: int | None,
@@ -52,15 +58,19 @@ def create(
 ) -> None:
     """Make a target; it has no logical units yet: csvd lun add.
 
+    In a cluster with a system disk it is the cluster's, served by all nodes.
+
     \b
     Examples:
       csvd target create iqn.2026-11.org.example:backup
+      csvd target create iqn.2026-11.org.example:scratch --local
       csvd target create iqn.2026-11.org.example:backup --portal 10.0.0.1:3260 --network 10.0.0.0/8
       csvd target create iqn.2026-11.org.example:backup --chap-user joe --chap-secret-file joe.secret
     """
     keys = _keys(alias, portals, tag, initiators, networks, queue_depth, access_state, redirect, chap)
-    made = client.create_target(name, keys)
-    _tell(made, f"target {made['name']} is served at {', '.join(made['addresses'])}", as_json=as_json)
+    made = client.create_target(name, keys, scope="node" if is_local else "")
+    where = ", ".join(made["addresses"])
+    _tell(made, f"target {made['name']} is served at {where or 'no portal yet'}", as_json=as_json)
 
 
 @target.command("set")
@@ -192,10 +202,19 @@ def list_targets(client: ControlClient, as_json: bool) -> None:
             "yes" if one["chap"] else "no",
             _initiators(one),
             one["origin"],
+            _served_by(one),
         )
         for one in targets
     ]
-    click.echo(table(("TARGET", "PORTALS", "LUNS", "SESSIONS", "CHAP", "INITIATORS", "FROM"), rows))
+    head = ("TARGET", "PORTALS", "LUNS", "SESSIONS", "CHAP", "INITIATORS", "FROM", "SERVED BY")
+    click.echo(table(head, rows))
+
+
+def _served_by(one: dict[str, Any]) -> str:
+    if one["scope"] != "cluster":
+        return "this node"
+    serving = sum(node["serves"] for node in one["nodes"].values())
+    return f"{serving} of {len(one['nodes'])} nodes"
 
 
 def _initiators(one: dict[str, Any]) -> str:
@@ -229,6 +248,11 @@ def _lines(face: dict[str, Any]) -> Iterator[str]:
     if face["alias"]:
         yield plain(f"  alias: {face['alias']}")
     yield plain(f"  portals: {', '.join(face['addresses'])}, group {face['portal_group_tag']}")
+    for name, node in face["nodes"].items() if face["scope"] == "cluster" else ():
+        rest = "" if node["serves"] else ", does not serve it"
+        yield plain(f"  node {name}: {node['state'] or 'no portals yet'}{rest}")
+        for what, why in node["troubles"].items():
+            yield plain(f"    {what or 'all of the cluster'}: {why}")
     if face["networks"] is not None:
         yield plain(f"  networks: {', '.join(face['networks'])}")
     if face["initiators"] is not None:

@@ -23,6 +23,7 @@ from csvd.config.secrets import read_secret_file
 from csvd.config.sections import Report, read_section
 from csvd.config.targets import DEFAULT_PORTAL, AclSection, ChapSection, LunSection, TargetSection, portal_groups
 from csvd.errors import ConfigError
+from csvd.iscsi.portals import DEFAULT_PORT, GROUPS_PER_NODE, join_address, split_address
 from csvd.secret_file import secret_path
 
 MAX_FILE_BYTES: Final = 2**20
@@ -222,7 +223,16 @@ class _Completion:
             cluster.timeouts.to_timeouts()
         except ConfigError as error:
             self._report("cluster.timeouts", error)
-        return replace(cluster, listen=listen, members=dict(sorted(members.items())), secret_file=secret_file)
+        portals = cluster.portals or (join_address(split_address(listen)[0], DEFAULT_PORT),)
+        if len(portals) > GROUPS_PER_NODE:
+            self._report("cluster.portals", ConfigError(f"are {len(portals)}, more than {GROUPS_PER_NODE}"))
+        return replace(
+            cluster,
+            listen=listen,
+            members=dict(sorted(members.items())),
+            secret_file=secret_file,
+            portals=tuple(portals),
+        )
 
     def _control(self, control: ControlSection, state_directory: Path) -> ControlSection:
         socket = self._path(control.socket or state_directory / "control.sock", "control.socket")

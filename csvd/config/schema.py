@@ -16,6 +16,7 @@ from csvd.config.values import (
     FILE_MODE,
     NETWORK,
     PATH,
+    PORTAL,
     choice,
     list_of,
     matching,
@@ -157,6 +158,19 @@ class ClusterSection:
             "Every member with the address at which the others reach it, this node included; the same on every node. "
             "Three members stand the loss of one, five of two.",
             example={"node1": '"127.0.0.1:7001"', "node2": '"127.0.0.1:7002"', "node3": '"127.0.0.1:7003"'},
+            off=True,
+        ),
+    ]
+    portals: Annotated[
+        Sequence[str],
+        key(
+            list_of(PORTAL),
+            "Where this node serves the targets of the cluster to initiators: at most 15, each a path by itself, with "
+            "a portal group tag that no other node has. On all addresses (0.0.0.0) the others tell initiators the host "
+            "of this node's address in the cluster.",
+            default=None,
+            default_words="port 3260 of the address that the other nodes reach this one at",
+            example='["10.0.0.1:3260", "10.0.1.1:3260"]',
             off=True,
         ),
     ]

@@ -150,6 +150,10 @@ class Administration:
             "origins": origins_of(self._config.target, self._changes),
         }
 
+    def has(self, name: str) -> bool:
+        """Whether there is a target of this name."""
+        return any(section.name == name.lower() for section in self._config.target)
+
     def _section(self, name: str) -> TargetSection:
         folded = name.lower()
         for section in self._config.target:
@@ -330,20 +334,32 @@ class Administration:
 
         await self._change(edit, unless=refuse)
         self._tell(f"{initiator} may log in to {name}", name)
-        return next(entry for entry in self.acl(name) if entry["initiator"] == initiator)
+        return self._acl_entry(name, initiator)
+
+    async def set_acl(self, name: str, initiator: str, keys: Json) -> Json:
+        """Change what holds for an initiator of the access list; None is the default again."""
+        name, initiator = self._section(name).name, initiator.lower()
+
+        def edit(changes: Changes) -> None:
+            acl = changes.targets.setdefault(name, TargetEntry()).acl
+            change_file.change(acl, initiator, keys, Entry)
+
+        await self._change(edit, unless=lambda: self._acl_entry(name, initiator))
+        self._tell(f"what holds for {initiator} at {name} was changed: {', '.join(sorted(keys))}", name)
+        return self._acl_entry(name, initiator)
+
+    def _acl_entry(self, name: str, initiator: str) -> Json:
+        for entry in self.acl(name):
+            if entry["initiator"] == initiator:
+                return entry
+        raise NotFound("the initiator is not in the access list", where=initiator)
 
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Take an initiator out of the access list, and end its sessions. With the last one, nobody may log in."""
         name = self._section(name).name
         initiator = initiator.lower()
 
-        def find() -> Json:
-            for entry in self.acl(name):
-                if entry["initiator"] == initiator:
-                    return entry
-            raise NotFound("the initiator is not in the access list", where=initiator)
-
-        face = find()
+        face = self._acl_entry(name, initiator)
 
         def edit(changes: Changes) -> None:
             target = changes.targets.setdefault(name, TargetEntry())
@@ -353,7 +369,7 @@ class Administration:
                 # Without a list all may log in, which is not what is asked for.
                 target.keys = {**target.keys, "initiators": []}
 
-        await self._change(edit, unless=find)
+        await self._change(edit, unless=lambda: self._acl_entry(name, initiator))
         await self.refresh()
         for session in self._serving.sessions():
             if session["target"] == name and session["initiator"] == initiator:
@@ -364,16 +380,17 @@ class Administration:
     # Sessions
 
     async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
-        """End a session, or have its initiator asked to log out within ``grace_s`` first. Raises NotFound."""
+        """End a session of any target that is served here, or have its initiator asked to log out within ``grace_s``
+        first. Raises NotFound."""
         await self.refresh()
-        section = self._section(name)
+        name = name.lower()
         for session in self._serving.sessions():
-            if session["target"] == section.name and session["tsih"] == tsih:
+            if session["target"] == name and session["tsih"] == tsih:
                 how = f"has {grace_s} s to log out" if grace_s else "was dropped"
-                await self._serving.drop_session(section.name, tsih, grace_s=grace_s)
-                self._tell(f"the session {tsih} of {session['initiator']} {how}", section.name)
+                await self._serving.drop_session(name, tsih, grace_s=grace_s)
+                self._tell(f"the session {tsih} of {session['initiator']} {how}", name)
                 return session
-        raise NotFound(f"there is no session {tsih}", where=section.name)
+        raise NotFound(f"there is no session {tsih}", where=name[:250])
 
     # Carrying changes out
 

@@ -17,7 +17,7 @@ from csvd.cluster.coordination.faces import LIVE, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
 from csvd.errors import ConfigError, CsvdError
-from csvd.exports.catalogue import TargetRecord
+from csvd.exports.catalogue import AddLun, SetLun, TargetRecord, edited
 from csvd.exports.cluster_sections import section_of
 from csvd.exports.coordinator import NAME
 from csvd.exports.joined import JoinedServing
@@ -97,6 +97,8 @@ class ClusterTargets:
         self.revision = -1
         self._records: dict[str, TargetRecord] = {}
         self.sections: dict[str, TargetSection] = {}
+        self._secrets: dict[str, bytes] = {}
+        self._senseless: dict[str, str] = {}
         self.troubles: dict[str, str] = {}
         self.ports: Mapping[int, PortTold] = {}
         self._wanted = 0
@@ -236,9 +238,25 @@ class ClusterTargets:
 
     # Serving
 
+    async def try_out(self, edit: AddLun | SetLun) -> None:
+        """See whether the disk of a logical unit that is to be added or changed could be served here.
+
+        Raises:
+            CsvdError: it could not, or the edit is wrong.
+        """
+        name, record, _ = edited(self._records, edit, lambda: "tried")
+        assert record is not None
+        section, secrets = section_of(name, record, self._sealing)
+        before = {lun.number for lun in self.sections[name].lun} if name in self.sections else set()
+        luns = tuple(
+            lun for lun in section.lun if lun.number not in before or lun.number == getattr(edit, "number", None)
+        )
+        await self._serving.try_for_cluster(replace(self._here(section), lun=luns), secrets)
+
     def _want(self) -> None:
         """What is to be served has changed, or is to be tried again."""
         self._wanted += 1
+        self._read_records()
         if not self._is_applying and not self._is_stopped:
             self._go(self._apply_all())
 
@@ -272,18 +290,19 @@ class ClusterTargets:
         if self._said != self._groups():
             self._state_changed()
 
-    async def _apply(self) -> None:
-        sections: dict[str, TargetSection] = {}
-        secrets: dict[str, bytes] = {}
-        troubles: dict[str, str] = {}
+    def _read_records(self) -> None:
+        """Take all targets as sections, and note which make no sense here."""
+        self.sections, self._secrets, self._senseless = {}, {}, {}
         for name, record in sorted(self._records.items()):
             try:
                 section, opened = section_of(name, record, self._sealing)
-                sections[name] = self._here(section)
-                secrets |= opened
+                self.sections[name] = self._here(section)
+                self._secrets |= opened
             except CsvdError as error:
-                troubles[name] = str(error)
-        self.sections = dict(sections)
+                self._senseless[name] = str(error)
+
+    async def _apply(self) -> None:
+        sections, secrets, troubles = self.sections, self._secrets, {**self._senseless}
         try:
             await self._serving.serve_for_cluster(list(sections.values()), secrets)
         except CsvdError as error:

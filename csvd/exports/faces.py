@@ -45,6 +45,7 @@ def target_face(
     del face["lun"], face["acl"]
     return {
         **face,
+        "scope": "node",
         "origin": origin,
         "addresses": list(addresses),
         "unit_count": len(section.lun),

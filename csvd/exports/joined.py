@@ -91,10 +91,8 @@ class JoinedServing(Serving):
         Raises:
             CsvdError: they can not be served; all is as it was.
         """
-        if self._obstacle and targets:
-            raise ConfigError(self._obstacle)
-        if not self._has_begun:
-            raise Unavailable(_NOT_BEGUN)
+        if targets or self._clusters.targets:
+            self._check()
         plan = Plan(tuple(targets), secrets, clustered=frozenset(section.name for section in targets))
         await self._turn.acquire()
         try:
@@ -103,6 +101,29 @@ class JoinedServing(Serving):
             await self._serving.commit()
         finally:
             self._turn.release()
+
+    async def try_for_cluster(self, target: TargetSection, secrets: Mapping[str, bytes]) -> None:
+        """Open what a target of the cluster would take, and close it again; nothing is changed.
+
+        Raises:
+            CsvdError: it could not be served.
+        """
+        others = tuple(section for section in self._clusters.targets if section.name != target.name)
+        names = frozenset({*self._clusters.clustered, target.name})
+        plan = Plan((*others, target), {**self._clusters.secrets, **secrets}, clustered=names)
+        self._check()
+        await self._turn.acquire()
+        try:
+            await self._serving.prepare(_joined(self._own, plan))
+            await self._serving.abandon()
+        finally:
+            self._turn.release()
+
+    def _check(self) -> None:
+        if self._obstacle:
+            raise ConfigError(self._obstacle)
+        if not self._has_begun:
+            raise Unavailable(_NOT_BEGUN)
 
     @property
     def for_cluster(self) -> Sequence[TargetSection]:

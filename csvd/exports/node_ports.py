@@ -10,9 +10,9 @@ import msgspec
 from csvd.api.errors import BadRequest
 from csvd.config.targets import ACCESS_STATES, PortalGroupSection
 from csvd.errors import ConfigError
-from csvd.iscsi.portals import join_address, split_address
+from csvd.iscsi.portals import GROUPS_PER_NODE, join_address, portal_group_tag, split_address
 from csvd.scsi.target_ports import AccessState
-from csvd.target.cluster_ports import GROUPS_PER_NODE, ClusterPort, ClusterPorts, portal_group_tag
+from csvd.target.cluster_ports import ClusterPort, ClusterPorts
 
 Json = dict[str, Any]
 MAX_ADDRESSES: Final = 8

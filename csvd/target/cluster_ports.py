@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from csvd.iscsi.node import TargetNode
 from csvd.scsi.target_device import TargetDevice
 from csvd.scsi.target_ports import AccessState
-
-GROUPS_PER_NODE: Final = 15
-"""Portal groups that one node has; see `portal_group_tag`."""
-_STRIDE: Final = GROUPS_PER_NODE + 1
-
-
-def portal_group_tag(number: int, place: int = 0) -> int:
-    """The tag of a portal group of a node, which is its relative target port identifier, too: no other node's.
-
-    Below those of member 1 there are the tags that nodes give the targets of their own.
-
-    Args:
-        number: the member's number, from 1 on.
-        place: which of its groups, from 0 on.
-    """
-    assert number >= 1
-    assert 0 <= place < GROUPS_PER_NODE
-    return number * _STRIDE + 1 + place
 
 
 @dataclass(frozen=True, slots=True)

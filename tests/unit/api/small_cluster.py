@@ -296,8 +296,8 @@ class FakeExports:
     def acl(self, name: str) -> list[dict[str, Any]]:
         return [self._note("acl", name)]
 
-    async def create_target(self, name: str, keys: dict[str, Any]) -> dict[str, Any]:
-        return self._note("create_target", name, keys)
+    async def create_target(self, name: str, keys: dict[str, Any], *, scope: str = "") -> dict[str, Any]:
+        return self._note("create_target", name, keys, *([scope] if scope else []))
 
     async def set_target(self, name: str, keys: dict[str, Any]) -> dict[str, Any]:
         return self._note("set_target", name, keys)
@@ -319,6 +319,9 @@ class FakeExports:
 
     async def add_acl(self, name: str, initiator: str, keys: dict[str, Any]) -> dict[str, Any]:
         return self._note("add_acl", name, initiator, keys)
+
+    async def set_acl(self, name: str, initiator: str, keys: dict[str, Any]) -> dict[str, Any]:
+        return self._note("set_acl", name, initiator, keys)
 
     async def remove_acl(self, name: str, initiator: str) -> dict[str, Any]:
         return self._note("remove_acl", name, initiator)
@@ -356,7 +359,7 @@ class FakeNode:
             version="1.2.3",
             now_s=now_s,
         )
-        export_routes = ExportRoutes(self.exports)
+        export_routes = ExportRoutes(self.exports, peers)
         self.router = Router([*node_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
         peers.serve(self.router)
 

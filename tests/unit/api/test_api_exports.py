@@ -39,6 +39,13 @@ HOST = "iqn.2026-11.org.example:h"
             201,
             ("add_acl", TARGET, HOST, {"luns": [1]}),
         ),
+        (
+            "PATCH",
+            f"/v1/targets/{QUOTED}/acl/{HOST}",
+            {"keys": {"luns": None}},
+            200,
+            ("set_acl", TARGET, HOST, {"luns": None}),
+        ),
         ("DELETE", f"/v1/targets/{QUOTED}/acl/{HOST}", {}, 200, ("remove_acl", TARGET, HOST)),
         ("DELETE", f"/v1/targets/{QUOTED}/sessions/3", {}, 200, ("drop_session", TARGET, 3, 0)),
     ],
@@ -50,6 +57,23 @@ def test_a_route_asks_for_what_its_path_and_body_say(
     answer = node.ask(method, path, body)
     assert (answer.status, node.exports.asked) == (status, [asked])
     assert answer.body == {"asked": list(asked)}
+
+
+def test_a_target_is_made_in_the_scope_that_is_said() -> None:
+    node = SmallCluster()[1]
+    node.ask("POST", "/v1/targets", {"name": TARGET}, scope="node")
+    assert node.exports.asked == [("create_target", TARGET, {}, "node")]
+
+
+def test_a_session_is_dropped_at_the_node_that_has_it() -> None:
+    cluster = SmallCluster()
+    path = f"/v1/targets/{QUOTED}/sessions/3"
+    assert cluster[1].ask("DELETE", path, node="node2", grace_s="9").status == 200
+    assert cluster[1].ask("DELETE", path, node="node1").status == 200
+    assert (cluster[1].exports.asked, cluster[2].exports.asked) == (
+        [("drop_session", TARGET, 3, 0)],
+        [("drop_session", TARGET, 3, 9)],
+    )
 
 
 def test_lists_are_answered() -> None:

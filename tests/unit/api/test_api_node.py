@@ -76,11 +76,14 @@ def test_a_node_tells_of_its_target_process_and_version() -> None:
     assert facts["units"] == [{"number": 0, "target": None, "size_bytes": 512}]
 
 
-def test_sessions_are_the_nodes_own() -> None:
+def test_sessions_are_the_nodes_own_and_those_of_all_where_that_is_asked() -> None:
     cluster = SmallCluster()
     cluster[2].target.logged_in = [session(1)]
+    there = {"sessions": [{**session(1), "node": "node2"}]}
     assert cluster[1].ask("GET", "/v1/sessions").body == {"sessions": []}
-    assert cluster[2].ask("GET", "/v1/sessions").body == {"sessions": [session(1)]}
+    assert cluster[2].ask("GET", "/v1/sessions").body == there
+    assert cluster[1].ask("GET", "/v1/sessions", nodes="all").body == there
+    assert cluster[1].ask("GET", "/v1/sessions", nodes="some").status == 400
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "٣", "9" * 19])

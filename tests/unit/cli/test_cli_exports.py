@@ -52,6 +52,7 @@ FACE: dict[str, Any] = {
     "redirect": None,
     "sessions": [],
     "origin": "file",
+    "scope": "node",
 }
 ENTRY: dict[str, Any] = {"initiator": HOST, "luns": [0], "networks": None, "chap": None, "origin": "run time"}
 
@@ -162,7 +163,7 @@ def test_a_target_is_changed_and_its_limits_are_lifted(csvd: Shell, daemon: Fake
 
 def test_targets_are_listed_shown_and_removed(csvd: Shell, one_target: FakeDaemon) -> None:
     assert csvd("target", "ls").out.splitlines()[1].split() == [
-        TARGET, "127.0.0.1:3260", "1", "0", "no", "all", "file",
+        TARGET, "127.0.0.1:3260", "1", "0", "no", "all", "file", "this", "node",
     ]  # fmt: skip
     one_target.answers[f"GET {PATH}"] = (200, {**FACE, "luns": [LUN], "acl": [ENTRY]})
     shown = csvd("target", "show", TARGET).out
@@ -174,12 +175,37 @@ def test_targets_are_listed_shown_and_removed(csvd: Shell, one_target: FakeDaemo
     assert csvd("target", "rm", TARGET, "--force").out == f"target {TARGET} is removed\n"
 
 
+def test_a_target_of_the_cluster_is_shown_with_the_nodes_that_serve_it(csvd: Shell, daemon: FakeDaemon) -> None:
+    nodes = {
+        "node1": {"state": "active-optimized", "serves": True, "troubles": {}},
+        "node2": {"state": "active-optimized", "serves": True, "troubles": {f"{TARGET} LUN 1": "/srv/b.img: no"}},
+        "node3": {"state": "unavailable", "serves": False, "troubles": {}},
+    }
+    face = {**FACE, "scope": "cluster", "origin": "cluster", "nodes": nodes}
+    daemon.answers["GET /v1/targets"] = (200, {"targets": [face]})
+    assert csvd("target", "ls").out.splitlines()[1].split()[-4:] == ["2", "of", "3", "nodes"]
+    unit = {**LUN, "size_bytes": None, "thin": None, "trouble": "/srv/b.img: no"}
+    daemon.answers[f"GET {PATH}"] = (200, {**face, "luns": [unit], "acl": []})
+    shown = csvd("target", "show", TARGET).out
+    assert "  node node3: unavailable, does not serve it\n" in shown
+    assert f"  node node2: active-optimized\n    {TARGET} LUN 1: /srv/b.img: no\n" in shown
+    assert "not served here" in shown
+    daemon.answers[f"GET {PATH}/luns/1"] = (200, unit)
+    assert "  not served by this node: /srv/b.img: no\n" in csvd("lun", "show", "1").out
+    daemon.answers["POST /v1/targets?scope=node"] = (201, FACE)
+    assert csvd("target", "create", TARGET, "--local").status == 0
+
+
 def test_an_access_list_is_added_to_listed_and_taken_from(csvd: Shell, one_target: FakeDaemon) -> None:
     one_target.answers[f"POST {PATH}/acl"] = (201, ENTRY)
     assert csvd("acl", "add", HOST, "--lun", "0").out == f"{HOST} may log in to {TARGET}\n"
     assert one_target.bodies[-1] == {"name": HOST, "keys": {"luns": [0]}}
     one_target.answers[f"GET {PATH}/acl"] = (200, {"acl": [ENTRY]})
     assert csvd("acl", "ls").out.splitlines()[1].split()[:2] == [HOST, "0"]
+    one_target.answers[f"PATCH {PATH}/acl/{HOST.replace(':', '%3A')}"] = (200, ENTRY)
+    csvd("acl", "set", HOST, "--lun", "3", "--any-network")
+    assert one_target.bodies[-1] == {"keys": {"luns": [3], "networks": None}}
+    assert csvd("acl", "set", HOST).status == 2
     one_target.answers[f"DELETE {PATH}/acl/{HOST.replace(':', '%3A')}"] = (200, ENTRY)
     assert csvd("acl", "rm", HOST).out == f"{HOST} may no longer log in to {TARGET}\n"
 
@@ -187,11 +213,18 @@ def test_an_access_list_is_added_to_listed_and_taken_from(csvd: Shell, one_targe
 def test_portals_are_listed(csvd: Shell, daemon: FakeDaemon) -> None:
     row = {"address": "127.0.0.1:3260", "portal_group_tag": 1, "portal": "127.0.0.1:0", "targets": [TARGET]}
     daemon.answers["GET /v1/portals"] = (200, {"portals": [row]})
-    assert csvd("portal", "ls").out.splitlines()[1].split() == ["127.0.0.1:3260", "1", "127.0.0.1:0", TARGET]
+    assert csvd("portal", "ls").out.splitlines()[1].split() == [
+        "127.0.0.1:3260", "1", "127.0.0.1:0", "this", "node", "-", TARGET,
+    ]  # fmt: skip
+    other = {"address": "192.0.2.2:3260", "portal_group_tag": 33, "portal": "192.0.2.2:3260", "targets": [TARGET]}
+    other |= {"node": "node2", "state": "standby"}
+    daemon.answers["GET /v1/portals"] = (200, {"portals": [row, other]})
+    assert csvd("portal", "ls").out.splitlines()[2].split()[3:5] == ["node2", "standby"]
 
 
 def test_sessions_are_listed_and_dropped(csvd: Shell, one_target: FakeDaemon) -> None:
     session = {
+        "node": "node1",
         "initiator": HOST,
         "target": TARGET,
         "tsih": 3,
@@ -203,9 +236,11 @@ def test_sessions_are_listed_and_dropped(csvd: Shell, one_target: FakeDaemon) ->
         "tasks": 2,
         "statistics": {"count": 99},
     }
-    one_target.answers["GET /v1/sessions"] = (200, {"sessions": [session]})
+    one_target.answers["GET /v1/sessions?nodes=all"] = (200, {"sessions": [session]})
+    one_target.answers["GET /v1/sessions"] = (200, {"sessions": []})
+    assert len(csvd("session", "ls", "--local").out.splitlines()) == 1
     assert csvd("session", "ls").out.splitlines()[1].split() == [
-        HOST, TARGET, "3", "800000000001", "10.0.0.9:4711", "0", "header", "1:02:05", "2", "99",
+        "node1", HOST, TARGET, "3", "800000000001", "10.0.0.9:4711", "0", "header", "1:02:05", "2", "99",
     ]  # fmt: skip
     one_target.answers[f"DELETE {PATH}/sessions/3"] = (200, session)
     session["initiator"] = "iqn.host\x1b[2J"
@@ -214,6 +249,8 @@ def test_sessions_are_listed_and_dropped(csvd: Shell, one_target: FakeDaemon) ->
     one_target.answers[f"DELETE {PATH}/sessions/3?grace_s=9"] = (200, session)
     assert "is asked to log out within 9 s" in csvd("session", "drop", "3", "--grace", "9").out
     assert csvd("session", "drop", "3").out == f"the session 3 of {HOST} is dropped\n"
+    one_target.answers[f"DELETE {PATH}/sessions/3?node=node2"] = (200, session)
+    assert csvd("session", "drop", "3", "--node", "node2").status == 0
 
 
 def test_statistics_are_a_table(csvd: Shell, daemon: FakeDaemon) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.defer import Deferred
 
-from csvd.iscsi.portals import PortalGroup
+from csvd.iscsi.portals import GROUPS_PER_NODE, PortalGroup, portal_group_tag
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.reservation_store import LocalReservations
 from csvd.scsi.target_ports import AccessState
 from csvd.storage.memory import MemoryDisk
-from csvd.target.cluster_ports import GROUPS_PER_NODE, ClusterPort, portal_group_tag
+from csvd.target.cluster_ports import ClusterPort
 from csvd.target.export import Export
 from csvd.target.service import TargetService
 from tests.unit.target.fake_reactor import FakeReactor
