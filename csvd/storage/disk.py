@@ -21,6 +21,12 @@ FENCED: Final = error_numbers.EBADE
 """The `errno` of what a node may not do to a disk: it was fenced, or others have joined the disk and it has not. A
 store may refuse the reads of a fenced node, too, as Ceph does."""
 
+DIFFERS: Final = error_numbers.EILSEQ
+"""The `errno` of a block that is not what it was compared with, as Ceph and the kernel have it."""
+
+COMPARED_BYTES: Final = 512
+"""What can be compared and written in one step, whatever the sectors of the disk are."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 
@@ -29,7 +35,8 @@ class StorageError(CsvdError):
 
     Attributes:
         errno: why, an `errno` number. EIO too for a read that the disk is too short for.
-        operation: "read", "write", "flush", "unmap", "write zeroes", "resize", "allocate" or "close".
+        operation: "read", "write", "flush", "unmap", "write zeroes", "resize", "allocate",
+            "compare and write", "join", "fence", "leave" or "close".
         offset_bytes: where on the disk; of a transfer, the first byte that was not transferred.
     """
 
@@ -187,6 +194,22 @@ class FencingDisk(Protocol):
     def leave(self) -> Deferred[None]:
         """Give the place up, when the writes under way have ended; nobody need fence this node any more. Who is fenced
         stays so. Leaving twice, or without having joined, is no error."""
+
+
+@runtime_checkable
+class ComparingDisk(Protocol):
+    """A disk that compares and writes a block in one step, among all hosts that use it.
+
+    A block is 4096 bytes, at a multiple of that, of which only the first `COMPARED_BYTES` may be other than 0. It is
+    written by this alone.
+    """
+
+    def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
+        """Fires with the block as it is now."""
+
+    def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:
+        """Write the new block if it holds the expected one; fires when it is durable. Fails with errno `DIFFERS`, and
+        nothing was written, if it does not; of any other failure it is unknown whether it was written."""
 
 
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:

@@ -18,6 +18,7 @@ from csvd.shared_disk import FenceProof
 from csvd.storage.calm import Calm
 from csvd.storage.direct import BounceBuffers, read_direct, write_direct
 from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.file_compare import compare_and_write
 from csvd.storage.file_fence import FileFence
 from csvd.storage.file_jobs import FileJob, WriteJob, adjoining_writes
 from csvd.storage.filesystem import Store, store_of
@@ -384,6 +385,19 @@ class FileDisk:
         self._has_left = True
         self._can_write_nowait = False
         return self._lane.when_idle().addCallback(lambda _: self._fence.leave())
+
+    def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
+        """Fires with a block; see `ComparingDisk`."""
+        block = bytearray(PAGESIZE)
+        return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
+
+    def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:
+        """Write a block if it holds another one, by a lock of the file; see `ComparingDisk`."""
+        refusal = self._check_write("compare and write", offset_bytes, len(new))
+        if refusal is not None:
+            return fail(refusal)
+        job = FileJob(lambda: compare_and_write(self._fd, offset_bytes, expected, new, self.url), durable=True)
+        return self._lane.submit(job, Manner.SINGLE_FILE)
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, flush, and close the file. Closing twice is no error."""

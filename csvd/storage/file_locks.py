@@ -5,7 +5,7 @@ Such a lock belongs to an open file description. The kernel lets it go when the 
 is when the process has ended whatever it was at: a thread inside of a write keeps its descriptors until it is out of
 it. So who gets the lock of a process knows that the process, and every write of it, is over.
 
-The byte of the member NUMBER is at 2^62 + NUMBER.
+The byte of the member NUMBER is at 2^62 + NUMBER; that at 2^62 is for comparing and writing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Final
 FIRST_BYTE: Final = 1 << 62
 """What the kernel takes ends before 2^63, and so does what NFS carries."""
 MOST_MEMBERS: Final = 32
+COMPARING: Final = 0
+"""Not a member: who compares and writes a block has this one."""
 
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 """struct flock: l_type, l_whence, l_start, l_len, l_pid, which has to be 0."""
@@ -108,6 +110,6 @@ def _tells_lock(path: str, place: str) -> bool:
 
 
 def _flock(kind: int, number: int) -> bytes:
-    if not is_number(number):
+    if number != COMPARING and not is_number(number):
         raise ValueError(f"no member has the number {number}")
     return _FLOCK.pack(kind, os.SEEK_SET, FIRST_BYTE + number, 1, 0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from mmap import mmap
+from mmap import PAGESIZE, mmap
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from csvd.errors import ConfigError
-from csvd.storage.disk import MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import DIFFERS, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
 
 
 class MemoryDisk:
@@ -107,6 +107,18 @@ class MemoryDisk:
     def allocated_bytes(self) -> Deferred[int | None]:
         """Nobody knows."""
         return succeed(None)
+
+    def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
+        """Fires with a block; see `ComparingDisk`."""
+        block = bytearray(PAGESIZE)
+        return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
+
+    def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:
+        """Write a block if it holds another one; see `ComparingDisk`."""
+        refusal = self._check_write("compare and write", offset_bytes, len(new))
+        if refusal is None and self._memory[offset_bytes : offset_bytes + len(expected)] != expected:
+            refusal = StorageError("compare and write", DIFFERS, where=self.url, offset_bytes=offset_bytes)
+        return fail(refusal) if refusal is not None else self.write_from((new,), offset_bytes)
 
     def close(self) -> Deferred[None]:
         """Refuse new work."""

@@ -11,6 +11,7 @@ from csvd.storage.disk import FENCED
 from csvd.storage.iscsi.disk import IscsiDisk
 from initiator import ReservationType
 from tests.integration.iscsi_store import IscsiStore
+from tests.unit.storage.comparing_suite import ComparingSuite
 from tests.unit.storage.disk_stores import Opener, Store
 from tests.unit.storage.disk_suite import KeepingSuite, error_of, on_a_store, read
 from tests.unit.storage.fencing_suite import FencingSuite, joined, opened
@@ -18,6 +19,14 @@ from tests.unit.storage.fencing_suite import FencingSuite, joined, opened
 
 class TestIscsiDisks(KeepingSuite):
     """Over a target of csvd, with blocks of either length."""
+
+    @pytest.fixture(params=[512, 4096])
+    def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+        return IscsiStore(tmp_path, block_bytes=request.param)
+
+
+class TestIscsiComparing(ComparingSuite):
+    """By COMPARE AND WRITE."""
 
     @pytest.fixture(params=[512, 4096])
     def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Store:

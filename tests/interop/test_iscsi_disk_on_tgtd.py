@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from csvd.errors import CsvdError
+from csvd.storage.cluster_disk.formatting import format_disk
 from csvd.storage.disk import Disk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from tests.bench.targets import Export, start_tgtd
-from tests.unit.storage.disk_stores import Store
-from tests.unit.storage.disk_suite import KeepingSuite
+from tests.unit.storage.disk_stores import Opener, Store
+from tests.unit.storage.disk_suite import KeepingSuite, on_a_store, read
 from tests.unit.storage.fencing_suite import FencingSuite
 
 pytestmark = pytest.mark.interop
@@ -47,6 +50,25 @@ class TestDisksOfTgtd(KeepingSuite):
     @pytest.fixture
     def store(self, scratch: Path) -> Store:
         return TgtdStore(scratch)
+
+
+class TestSharingOfTgtd:
+    """It has no COMPARE AND WRITE."""
+
+    @pytest.fixture
+    def store(self, scratch: Path) -> Store:
+        made = TgtdStore(scratch)
+        made.size_bytes = 32 << 20
+        return made
+
+    @on_a_store
+    async def test_nodes_can_not_share_it_and_nothing_of_it_is_lost(self, opener: Opener) -> None:
+        disk = await opener()
+        await disk.write_from((b"x" * 4096,), 8192)
+        for force, said in ((False, "data that csvd does not know"), (True, "the target has no COMPARE AND WRITE")):
+            with pytest.raises(CsvdError, match=said):
+                await format_disk(disk, name="shared", uuid=uuid4(), force=force)
+        assert await read(disk, 8192, 4096) == b"x" * 4096
 
 
 class TestFenceOfTgtd(FencingSuite):

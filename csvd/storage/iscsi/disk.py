@@ -12,18 +12,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.shared_disk import PERSISTENT_RESERVATION, FenceProof
-from csvd.storage.disk import MAX_RUNS, Buffer, StorageError, check_range
+from csvd.storage.disk import DIFFERS, MAX_RUNS, Buffer, StorageError, check_range
 from csvd.storage.iscsi.calls import Calls
 from csvd.storage.iscsi.description import DPOFUA, Description, mode_of
 from csvd.storage.iscsi.errors import storage_error
 from csvd.storage.iscsi.fence import Connect, Fence
-from initiator import CommandFailed, Disk, InitiatorError, SenseKey
+from initiator import CommandFailed, Disk, InitiatorError, Miscompare, SenseKey, UnsupportedCommand
 from initiator.scsi.provisioning import ProvisioningStatus
 from initiator.scsi.sense import Sense
 
 T = TypeVar("T")
 
 _ZEROS_BYTES: Final = 1 << 20
+_COMPARED_BLOCK_BYTES: Final = 4096
 _PREFETCH_16: Final = 0x90
 _IMMEDIATE: Final = 0x02
 
@@ -149,6 +150,34 @@ class IscsiDisk:
         zeros = memoryview(bytes(min(_ZEROS_BYTES, length_bytes)))
         for at in range(0, length_bytes, _ZEROS_BYTES):
             await self._unit.write((offset_bytes + at) // self._block_bytes, zeros[: length_bytes - at])
+
+    def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
+        """Fires with a block; see `ComparingDisk`."""
+        block = bytearray(_COMPARED_BLOCK_BYTES)
+        return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
+
+    def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:
+        """Write a block if it holds another one, by COMPARE AND WRITE of the LUN's first block of it; see
+        `ComparingDisk`. Fails with EOPNOTSUPP where the target does not have that command."""
+        refusal = self._check_write("compare and write", offset_bytes, len(new))
+        if refusal is not None:
+            return fail(refusal)
+        size = min(self._block_bytes, len(new))
+        return self._call("compare and write", offset_bytes, self._compare(offset_bytes, expected[:size], new[:size]))
+
+    async def _compare(self, offset_bytes: int, expected: bytes, new: bytes) -> None:
+        try:
+            await self._unit.compare_and_write(offset_bytes // self._block_bytes, expected, new)
+        except Miscompare as error:
+            number, why = DIFFERS, "the block is not what it was compared with"
+            raise StorageError(
+                "compare and write", number, where=self.url, offset_bytes=offset_bytes, why=why
+            ) from error
+        except UnsupportedCommand as error:
+            why = "the target has no COMPARE AND WRITE, by which nodes share a disk"
+            raise StorageError("compare and write", errno.EOPNOTSUPP, where=self.url, why=why) from error
+        if self.capabilities.volatile_cache:
+            await self._unit.flush()
 
     # What it knows
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from csvd.shared_disk import OSD_BLOCKLIST, FenceProof
 from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
-from csvd.storage.rbd import nodes
+from csvd.storage.rbd import compare, nodes
 from csvd.storage.rbd.allocation import allocated_runs, used_bytes
 from csvd.storage.rbd.blocking import BlockingCalls, storage_error
 from csvd.storage.rbd.calls import Call, FlushCall, RbdCalls, ReadCall, UnmapCall, WriteCall, ZeroCall
@@ -236,6 +236,22 @@ class RbdDisk:
         unknown = bool(self._calls.unknown_writes or self._calls.under_way)
         await self._run("leave", partial(nodes.leave, self._handle, self._node, has_unknown_writes=unknown))
         self._node = None
+
+    def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
+        """Fires with a block, from the object that has it; see `csvd.storage.rbd.compare`."""
+        length_bytes = PHYSICAL_BLOCK_BYTES
+        refusal = self._check("read", offset_bytes, length_bytes)
+        if refusal is not None:
+            return fail(refusal)
+        return self._run("read", partial(compare.read_compared, self._handle, offset_bytes, length_bytes))
+
+    def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:
+        """Write a block if it holds another one; see `ComparingDisk`."""
+        refusal = self._check_write("compare and write", offset_bytes, len(new))
+        if refusal is not None:
+            return fail(refusal)
+        work = partial(compare.compare_and_write, self._handle, offset_bytes, expected, new)
+        return self._run("compare and write", work)
 
     def close(self) -> Deferred[None]:
         """Refuse new work, wait for what is under way, and let go. A cluster that is gone is waited for no longer than

@@ -11,6 +11,7 @@ from csvd.storage.disk import Disk
 from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from tests.interop.ceph.cluster import Ceph
+from tests.unit.storage.comparing_suite import ComparingSuite
 from tests.unit.storage.disk_stores import GrowingStore
 from tests.unit.storage.disk_suite import KeepingSuite
 
@@ -30,6 +31,14 @@ class RbdStore(GrowingStore):
 
     async def grow(self, size_bytes: int) -> None:
         self._ceph.resize_image(self._image, size_bytes)
+
+
+class TestComparingImages(ComparingSuite):
+    """By the omap of an object."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, ceph: Ceph) -> RbdStore:
+        return RbdStore(tmp_path, ceph)
 
 
 class TestImages(KeepingSuite):

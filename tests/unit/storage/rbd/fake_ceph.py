@@ -318,6 +318,10 @@ class _Image:
             if begin < end:
                 found(begin, end - begin, True)
 
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        self._cluster.fail("read")
+        return bytes(self._stored.data[offset_bytes : offset_bytes + length_bytes])
+
     def aio_read(self, offset_bytes: int, length_bytes: int, done: Callable[..., None]) -> None:
         def read() -> None:
             data = bytes(self._stored.data[offset_bytes : offset_bytes + length_bytes])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from csvd.storage.disk import FENCED, FencingDisk, ResizableDisk, StorageError
+from csvd.storage.disk import DIFFERS, FENCED, ComparingDisk, FencingDisk, ResizableDisk, StorageError
 from csvd.storage.rbd import disk as disk_module
 from csvd.storage.rbd.allocation import MOST_OBJECTS, runs_of
 from csvd.storage.rbd.disk import PIECE_OBJECTS, RbdDisk
@@ -330,3 +330,44 @@ def test_runs_cover_a_range_whatever_extents_there_are() -> None:
     assert runs_of([(12, 2), (14, 2)], 10, 20) == [(10, 2, False), (12, 4, True), (16, 4, False)]
     assert runs_of([(18, 9), (9, 2), (10, 3)], 10, 20) == [(10, 3, True), (13, 5, False), (18, 2, True)]
     assert runs_of([(0, 5), (30, 5)], 10, 20) == [(10, 10, False)]
+
+
+def test_a_block_is_compared_and_written_by_the_omap_of_an_object(cluster: FakeCluster) -> None:
+    zeros, one, two = bytes(4096), b"1" * 512 + bytes(3584), b"2" * 512 + bytes(3584)
+
+    async def body(disk: RbdDisk) -> None:
+        assert isinstance(disk, ComparingDisk)
+        assert await disk.read_compared(4096) == zeros
+        await disk.compare_and_write(4096, zeros, one)
+        assert await disk.read_compared(4096) == one
+        assert await errno_of(disk.compare_and_write(4096, zeros, two)) == DIFFERS
+        await disk.compare_and_write(4096, one, two)
+        assert await disk.read_compared(4096) == two
+        (omap,) = cluster.omaps.values()
+        assert omap == {"4096": (b"2" * 512).hex().encode()}
+
+    run(cluster, body)
+
+
+def test_who_compares_what_another_writes_at_the_same_time_writes_nothing(cluster: FakeCluster) -> None:
+    zeros, one = bytes(4096), b"1" * 512 + bytes(3584)
+
+    def meanwhile(name: str) -> None:
+        if name == "write omap":
+            cluster.omaps["csvd.blocks.id1"] = {"4096": b"ff" * 512}
+
+    async def body(disk: RbdDisk) -> None:
+        cluster.fail = meanwhile
+        assert await errno_of(disk.compare_and_write(4096, zeros, one)) == DIFFERS
+        assert await disk.read_compared(4096) == b"\xff" * 512 + bytes(3584)
+
+    run(cluster, body)
+
+
+@pytest.mark.parametrize("value", [b"zz" * 512, b"00" * 511, b"\xff"])
+def test_a_block_that_is_not_to_be_understood_is_refused(cluster: FakeCluster, value: bytes) -> None:
+    async def body(disk: RbdDisk) -> None:
+        cluster.omaps["csvd.blocks.id1"] = {"4096": value}
+        assert await errno_of(disk.read_compared(4096)) == errno.EBADMSG
+
+    run(cluster, body)
