@@ -161,9 +161,11 @@ class Coordinator:
                 if turn in self._turns:
                     self._turns.remove(turn)
         self._last_sequence += 1
-        self._under_way.add(self._last_sequence)
+        sequence = self._last_sequence
+        self._under_way.add(sequence)
+        # It may run at once, and take the next number before this returns.
         self._let_next_go()
-        return self._last_sequence
+        return sequence
 
     def _may_begin(self) -> bool:
         """Whether the register will still remember the first command under way when one more is done."""

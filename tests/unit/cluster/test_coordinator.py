@@ -14,7 +14,7 @@ from csvd.cluster.coordinator import MAXIMUM_AT_ONCE, MAXIMUM_WAITING, Coordinat
 from csvd.cluster.election import Election, NotLeader
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError
 from csvd.cluster.network import Network
-from csvd.cluster.register import CoordinatorRecord
+from csvd.cluster.register import ANSWERS_REMEMBERED, CoordinatorRecord
 from csvd.cluster.replicated_register import ReplicatedRegister, encode_entry
 from tests.unit.cluster.registers import small_register
 
@@ -230,6 +230,28 @@ def test_no_more_commands_are_under_way_than_answers_are_remembered() -> None:
     stage.run(0.6)
     kinds = [type(error(outcome)) for outcome in outcomes]
     assert kinds == [OutcomeUnknown] * MAXIMUM_AT_ONCE + [CommandRefused] * 5
+
+
+def test_commands_that_waited_for_their_turn_together_have_keys_of_their_own() -> None:
+    """Two with one key: the second is answered by what the first did, and is not carried out."""
+    stage = Stage()
+    stage.follow("n2")
+    is_first_answered = False
+
+    def answer(peer: str, params: dict[str, Any]) -> dict[str, Any]:
+        if params["command"]["name"] == "vm0" and not is_first_answered:
+            raise OutcomeUnknown("no answer")
+        return {"answer": {"ok": True, "revision": 0}}
+
+    stage.network.answer = answer
+    outcomes = [stage.submit(create(name=f"vm{number}")) for number in range(ANSWERS_REMEMBERED + 3)]
+    stage.run(0.2)
+    assert [bool(outcome) for outcome in outcomes] == [False] + [True] * (ANSWERS_REMEMBERED - 1) + [False] * 3
+    is_first_answered = True
+    stage.run(0.2)
+    assert all(outcomes)
+    keys = {params["key"] for _, params in stage.network.called}
+    assert len(keys) == len(outcomes)
 
 
 def test_a_node_without_a_leader_refuses_when_the_time_is_up_for_nothing_was_sent() -> None:
