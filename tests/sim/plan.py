@@ -1,0 +1,69 @@
+"""What a seed stands for: how many nodes, how good their clocks and disks are, and which faults there are.
+
+Not every kind of fault is in every seed: faults that come often hide what seldom ones would show (this is called swarm
+testing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+FAULTS: Final = (
+    "kill",
+    "power cut",
+    "pause",
+    "suspend",
+    "partition",
+    "one way",
+    "isolate",
+    "slow path",
+    "slow disk",
+    "full disk",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shape of one run.
+
+    Attributes:
+        faults_s: how long there are faults; no new ones come after it.
+        quiet_s: within how long after that all must be well.
+        weights: how likely each kind of fault is.
+        fault_pause_s: the mean time between two faults.
+        loss: the share of Raft's messages that get lost, and of those that come twice.
+    """
+
+    seed: int
+    nodes: tuple[str, ...]
+    faults_s: float
+    quiet_s: float
+    fault_pause_s: float
+    weights: dict[str, float]
+    loss: float
+    duplicates: float
+    journal_s: float
+    change_pause_s: float
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+def plan_of(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"{seed}/plan")
+    count = random.choice([1, 2, 3, 3, 3, 3, 3, 4, 5, 5])
+    nodes = tuple(f"n{number}" for number in range(1, count + 1))
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        faults_s=random.uniform(15.0, 30.0),
+        quiet_s=20.0,
+        fault_pause_s=random.choice([0.3, 1.0, 1.0, 3.0]),
+        weights={fault: random.choice([0.0, 1.0, 1.0, 4.0]) for fault in FAULTS},
+        loss=random.choice([0.0, 0.0, 0.005, 0.05]),
+        duplicates=random.choice([0.0, 0.01, 0.05]),
+        journal_s=random.choice([0.0, 0.0005, 0.005, 0.05]),
+        change_pause_s=random.choice([0.05, 0.2, 1.0]),
+        rates={name: random.choice([1.0, 0.99, 1.01, random.uniform(0.99, 1.01)]) for name in nodes},
+    )

@@ -1,0 +1,188 @@
+"""One run from one seed: a cluster, its clients, faults; then quiet, in which all must become well again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from csvd.cluster.errors import JournalError
+from tests.sim.faults import Faults
+from tests.sim.hosts import Host
+from tests.sim.node import SimNode
+from tests.sim.plan import Plan, plan_of
+from tests.sim.raft_checks import RaftChecks
+from tests.sim.wires import Wires
+from tests.sim.workload import Workload
+from tests.sim.world import Process, Trace, Violation, World
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    seed: int
+    problem: str
+    last: tuple[str, ...]
+    checksum: int
+    steps: int
+    simulated_s: float
+    settled_s: float
+
+
+class Simulation:
+    """A run that has not ended."""
+
+    def __init__(self, seed: int, echo: Callable[[str], None] | None = None) -> None:
+        self.plan: Plan = plan_of(seed)
+        self.world = World(seed, Trace(echo))
+        self.wires = Wires(self.world)
+        self.wires.loss, self.wires.duplicates = self.plan.loss, self.plan.duplicates
+        self.raft_checks = RaftChecks()
+        self.hosts = {name: Host(self.world, name, self.plan.rates[name]) for name in self.plan.nodes}
+        self.nodes: dict[str, SimNode] = {}
+        self.faults = Faults(self)
+        self.workload = Workload(self)
+        self._graves: list[SimNode] = []
+        self._logged: str = ""
+
+    def run(self) -> Outcome:
+        """Run it to its end, or to the first violation."""
+        problem, settled_s = "", 0.0
+        self.world.after_step = self._stepped
+        globalLogPublisher.addObserver(self._observe)
+        try:
+            settled_s = self._run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the seed shows
+            problem = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)
+            self.world.note("----", f"PROBLEM {problem}")
+        finally:
+            globalLogPublisher.removeObserver(self._observe)
+            for node in self.nodes.values():
+                node.process.kill()
+        trace = self.world.trace
+        return Outcome(
+            self.plan.seed,
+            problem,
+            tuple(trace.last),
+            trace.checksum,
+            self.world.steps,
+            self.world.now_s,
+            settled_s,
+        )
+
+    def node(self, name: str) -> SimNode | None:
+        """The process on a host, or None."""
+        return self.nodes.get(name)
+
+    def start_node(self, name: str) -> None:
+        """Start csvd on a host, unless it runs."""
+        host = self.hosts[name]
+        if name in self.nodes:
+            return
+        if not host.is_up:
+            host.is_up = True
+            self.wires.is_down.discard(name)
+        self.world.note(name, "starts")
+        try:
+            self.nodes[name] = SimNode(host, self.plan, self.wires, self.raft_checks)
+        except JournalError:
+            if not host.is_full:
+                raise
+            self.world.note(name, "does not start, for its disk is full")
+            host.no_process()
+            self.world.later(3.0, self.start_node, name)
+
+    def end(self, name: str, *, power_cut: bool) -> None:
+        """Kill csvd on a host, or cut the host's power."""
+        node = self.nodes.pop(name)
+        self._graves.append(node)  # its coroutines must not be collected while others run
+        if power_cut:
+            self.wires.is_down.add(name)
+        node.network.killed(is_told=not power_cut)
+        self.hosts[name].end_process(node.calls, power_cut=power_cut)
+
+    def mend_host(self, name: str) -> None:
+        """Whatever is wrong with a host is so no more."""
+        host, node = self.hosts[name], self.nodes.get(name)
+        host.set_full(False)
+        if node is not None and node.failure is not None:
+            self.end(name, power_cut=False)
+            node = None
+        if node is None:
+            self.start_node(name)
+            return
+        node.calls.mean_s = self.plan.journal_s
+        if node.process.is_paused:
+            node.process.resume(was_suspended=False, timers_first=False)
+
+    def _run(self) -> float:
+        world, plan = self.world, self.plan
+        for name in plan.nodes:
+            self.start_node(name)
+        self.faults.start()
+        self.workload.start()
+        world.run_until(plan.faults_s)
+        self.workload.stop()
+        world.note("----", "the faults stop")
+        self.faults.stop()
+        if not world.run_until(plan.faults_s + plan.quiet_s, self._is_settled):
+            raise Violation(f"there is not one coordinator {plan.quiet_s} s after the faults stopped: {self._state()}")
+        settled_s = world.now_s - plan.faults_s
+        world.note("----", f"settled {settled_s:.3f} s after the faults stopped")
+        last = [self.workload.change(node, 5.0) for node in self.nodes.values()]
+        world.run_until(world.now_s + 12.0)
+        for name in last:
+            if self.workload.outcomes[name] != "acknowledged":
+                raise Violation(f"change {name} was {self.workload.outcomes[name]} though all is well")
+        self._check_end()
+        return settled_s
+
+    def _is_settled(self) -> bool:
+        acting = [node for node in self.nodes.values() if node.coordinator.is_acting]
+        return len(acting) == 1 and all(node.election.leader == acting[0].name for node in self.nodes.values())
+
+    def _state(self) -> str:
+        return "; ".join(
+            f"{name}: leader {node.election.leader}, term {node.election.term}, failure {node.failure}"
+            for name, node in self.nodes.items()
+        )
+
+    def _check_end(self) -> None:
+        """All nodes have the same register, and it has all that was acknowledged."""
+        snapshots = {name: node.replicated.register.snapshot() for name, node in self.nodes.items()}
+        first, *others = snapshots
+        for other in others:
+            if snapshots[other] != snapshots[first]:
+                raise Violation(f"the registers of {first} and {other} differ in the end")
+        self.workload.check()
+
+    def _stepped(self, process: Process | None) -> None:
+        if self._logged:
+            raise Violation(self._logged)
+        if process is None or not process.is_alive:
+            return
+        node = self.nodes.get(process.name)
+        if node is None:
+            return
+        node.stepped()
+        if node.failure is not None:
+            if not self.hosts[node.name].is_full:
+                raise Violation(f"{node.name} gave up: {node.failure}")
+            # What the daemon does then: it ends, and somebody starts it again.
+            self.world.note(node.name, "ends, for its disk is full")
+            self.end(node.name, power_cut=False)
+            self.world.later(3.0, self.start_node, node.name)
+
+    def _observe(self, event: dict[str, Any]) -> None:
+        """Something was logged: an exception that was caught only to be logged is a fault."""
+        level = event.get("log_level", LogLevel.info)
+        if level is LogLevel.debug:
+            return
+        text = formatEvent(event)
+        self.world.note("log", text)
+        failure = event.get("log_failure")
+        if failure is not None:
+            self._logged = f"logged: {text}: {failure.getTraceback()}"

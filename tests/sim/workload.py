@@ -1,0 +1,91 @@
+"""What clients do meanwhile: changes of the register through any node, and what they were told of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.python.failure import Failure
+
+from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown
+from tests.sim.world import Violation
+
+if TYPE_CHECKING:
+    from tests.sim.node import SimNode
+    from tests.sim.simulation import Simulation
+
+
+class Workload:
+    """Clients of the register. Every change has a name that no other has, so that it can be found in the history."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._world = simulation.world
+        self._random = simulation.world.random("workload")
+        self._number = 0
+        self._is_over = False
+        self.outcomes: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._next()
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self._is_over = True
+
+    def change(self, node: SimNode, timeout_s: float) -> str:
+        """Ask for a change at a node; gives its name, under which `outcomes` will have what became of it."""
+        self._number += 1
+        name = f"g{self._number}"
+        self.outcomes[name] = "asked"
+        command = {"op": "guest_create", "name": name, "owner": node.name, "spec": {}}
+        node.submit(command, timeout_s).addCallbacks(self._done, self._failed, (name, node), None, (name, node))
+        return name
+
+    def remove(self, node: SimNode, name: str) -> None:
+        """Remove what was made, so that the register does not grow without end."""
+        guest = node.replicated.register.guest(name)
+        if guest is not None:
+            command = {"op": "guest_remove", "name": name, "owner": guest.owner, "epoch": guest.epoch}
+            node.submit(command, 3.0).addErrback(lambda failure: failure.trap(ClusterError))
+
+    def check(self) -> None:
+        """What was acknowledged is in the history, once; what was refused is not.
+
+        Raises:
+            Violation: it is not so.
+        """
+        created = self._simulation.raft_checks.created
+        for name, outcome in self.outcomes.items():
+            times = created.get(name, 0)
+            if outcome == "acknowledged" and times != 1:
+                raise Violation(f"change {name} was acknowledged, and is {times} times in the history")
+            if outcome == "refused" and times:
+                raise Violation(f"change {name} was refused for good, and is in the history")
+            if times > 1:
+                raise Violation(f"change {name} was carried out {times} times")
+
+    def _next(self) -> None:
+        self._world.later(self._random.expovariate(1 / self._simulation.plan.change_pause_s), self._ask)
+
+    def _ask(self) -> None:
+        if self._is_over:
+            return
+        nodes = [node for node in self._simulation.nodes.values() if not node.process.is_paused]
+        if nodes:
+            node = self._random.choice(nodes)
+            if self._random.random() < 0.3 and self._number > 3:
+                self.remove(node, f"g{self._random.randrange(max(1, self._number - 20), self._number)}")
+            else:
+                self.change(node, self._random.choice([0.5, 3.0, 10.0]))
+        self._next()
+
+    def _done(self, answer: dict[str, Any], name: str, node: SimNode) -> None:
+        self._world.note(node.name, f"change {name} acknowledged, revision {answer['revision']}")
+        self.outcomes[name] = "acknowledged"
+
+    def _failed(self, failure: Failure, name: str, node: SimNode) -> None:
+        failure.trap(CommandRefused, OutcomeUnknown)
+        is_refused = failure.check(CommandRefused) is not None
+        self.outcomes[name] = "refused" if is_refused else "unknown"
+        self._world.note(node.name, f"change {name} {self.outcomes[name]}: {failure.value}")
