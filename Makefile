@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 FUZZ_S ?= 600
 SOAK_S ?= 600
+SEEDS  ?= 1-200
 
-.PHONY: demo test lint bench conformance soak fuzz fuzz-fixed apt clean
+.PHONY: demo test lint bench conformance sim soak fuzz fuzz-fixed apt clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
@@ -45,6 +46,10 @@ conformance: $(VENV)/.dev
 ## soak: 16 sessions of mixed work with verify, resets, cuts and restarts of the daemon; SOAK_S seconds
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --seconds $(SOAK_S)
+
+## sim: the cluster on simulated clocks, networks and disks, with faults and checks; SEEDS such as 1-1000 or 17
+sim: $(VENV)/.dev
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

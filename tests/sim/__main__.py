@@ -1,8 +1,8 @@
 """`python -m tests.sim`: run the simulation by hand.
 
-    python -m tests.sim --seeds 1-200             run seeds; those of seeds.txt first
-    python -m tests.sim --trace 17                replay a seed and print everything that happens
-    python -m tests.sim --without "lease check"   switch a guard off, and find a seed that shows what it is for
+python -m tests.sim --seeds 1-200             run seeds; those of seeds.txt first
+python -m tests.sim --trace 17                replay a seed and print everything that happens
+python -m tests.sim --without "lease check"   switch a guard off, and find a seed that shows what it is for
 """
 
 from __future__ import annotations

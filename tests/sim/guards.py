@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
-from csvd.cluster.durability import DurabilityGate
 from csvd.cluster.election import Election
 from csvd.cluster.raft_adapters import RaftLog
-from csvd.cluster.raft_messages import AppendEntries
+from csvd.cluster.raft_messages import AppendEntries, encode, from_pysyncobj
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +47,14 @@ def _patched(*patches: contextlib.AbstractContextManager[object]) -> Iterator[No
 
 
 def _no_journal_sync() -> contextlib.AbstractContextManager[object]:
-    def at_once(gate: DurabilityGate, action: Callable[[], None]) -> None:
-        action()
-        gate.write()
+    def send(self: Election, peer: str, message: Mapping[str, Any]) -> bool:
+        link, raft_message = self._link_to(peer), from_pysyncobj(message, self.term)
+        if link is None or raft_message is None:
+            return False
+        link(encode(raft_message))
+        return True
 
-    return mock.patch.object(DurabilityGate, "pass_when_durable", at_once)
+    return mock.patch.object(Election, "_send", send)
 
 
 def _no_entry_guard() -> contextlib.AbstractContextManager[object]:

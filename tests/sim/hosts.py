@@ -1,7 +1,8 @@
-"""A simulated host: what outlives its processes (the state directory, the crystal of its clock), and what may be done to it."""
+"""A simulated host: what outlives its processes (state directory, crystal of the clock), and what is done to it."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,8 @@ class BlockingCalls:
             if event.state or self._random.random() < 0.5:
                 continue
             files.cut_at = files.steps + self._random.randrange(1, 6)
-            try:
+            with contextlib.suppress(PowerCut):
                 call()
-            except PowerCut:
-                pass
             files.cut_at = None
 
     def _run(self, call: Callable[[], Any], done: Deferred[Any]) -> None:
@@ -100,6 +99,7 @@ class Host:
         self.world = world
         self.name = name
         self.rate = rate
+        self.fingerprint = fingerprint_of(name)
         self.random = world.random(f"host {name}")
         self.files = SimulatedFiles()
         self.process: Process | None = None
@@ -142,3 +142,8 @@ class Host:
         else:
             self.files = self.files.after_kill()
         self.set_full(self.is_full)
+
+
+def fingerprint_of(name: str) -> str:
+    """What stands for the fingerprint of a node's certificate."""
+    return name.encode().hex().ljust(64, "0")

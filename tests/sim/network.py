@@ -15,8 +15,9 @@ from typing import Any, cast
 from csvd.cluster.calls import Calls, Handler
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
 from csvd.cluster.link import Kind, Link
-from csvd.cluster.peer import PeerEvents
+from csvd.cluster.network import Address, Fingerprints, PeerEvents
 from csvd.cluster.timeouts import Timeouts
+from tests.sim.raft_checks import RaftChecks
 from tests.sim.wires import Connection, Wires
 from tests.sim.world import Event, Process
 
@@ -77,19 +78,20 @@ class SimNetwork:
         process: Process,
         wires: Wires,
         fingerprint: str,
-        events: PeerEvents,
         timeouts: Timeouts,
         random: Random,
+        checks: RaftChecks,
     ) -> None:
         self.process = process
         self.node = process.name
         self.timeouts = timeouts
         self._wires = wires
         self._fingerprint = fingerprint
-        self._events = events
+        self._events = PeerEvents(lambda peer: None, lambda peer: None, lambda peer, data: None)
         self._random = random
+        self._checks = checks
         self._calls = Calls(self.node, process.clock)
-        self._members: dict[str, frozenset[str]] = {}
+        self._members: dict[str, Fingerprints] = {}
         self._links: dict[str, SimLink] = {}
         self._dialers: dict[str, _Dialer] = {}
         self._by_connection: dict[int, SimLink] = {}
@@ -97,12 +99,13 @@ class SimNetwork:
         self._is_started = False
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> Address | None:
         """Where it listens."""
         return (f"{self.node}.sim", 7000)
 
-    def start(self) -> None:
+    def start(self, events: PeerEvents) -> None:
         """Listen, and dial."""
+        self._events = events
         self._is_started = True
         self._wires.listeners[self.node] = self
         for dialer in list(self._dialers.values()):
@@ -118,7 +121,7 @@ class SimNetwork:
         for link in list(self._links.values()):
             self.drop(link, "this node is stopped")
 
-    def set_members(self, members: Mapping[str, tuple[tuple[str, int], frozenset[str]]]) -> None:
+    def set_members(self, members: Mapping[str, tuple[Address | None, Fingerprints]]) -> None:
         """Whom to admit and to dial."""
         self._members = {name: fingerprints for name, (_, fingerprints) in sorted(members.items())}
         for name in sorted(self._dialers):
@@ -251,6 +254,7 @@ class SimNetwork:
             dialer.failed()
 
     def _send_raft(self, link: SimLink, data: bytes) -> None:
+        self._checks.sent(self.node, link.peer, data)
         random = self._wires.random((self.node, link.peer))
         if random.random() < self._wires.loss:
             return

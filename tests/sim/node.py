@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from csvd.cluster.beginning import begin_cluster, founding_members
+from csvd.cluster.cluster import Cluster
 from csvd.cluster.coordinator import Coordinator
 from csvd.cluster.election import Election
-from csvd.cluster.errors import ClusterError, PeerMessageError
-from csvd.cluster.peer import PeerEvents
+from csvd.cluster.errors import ClusterError
+from csvd.cluster.register import Register
 from csvd.cluster.timeouts import Timeouts
-from tests.sim.hosts import BlockingCalls, Host, ProcessFiles
+from tests.sim.hosts import BlockingCalls, Host, ProcessFiles, fingerprint_of
 from tests.sim.network import SimNetwork
 from tests.sim.plan import Plan
 from tests.sim.raft_checks import RaftChecks, WatchedJournal, WatchedRegister
@@ -32,81 +35,67 @@ class SimNode:
         self.process = host.new_process()
         self.failure: ClusterError | None = None
         self._checks = checks
-        clock = self.process.clock
         random = Random(host.random.random())
         self.calls = BlockingCalls(self.process, plan.journal_s)
         files = ProcessFiles(self.process, host.files, checks)
-        self.network = SimNetwork(
-            self.process,
-            wires,
-            host.name,
-            PeerEvents(self._link_up, self._link_down, self._raft_received),
-            TIMEOUTS,
-            random,
-        )
-        self.network.set_members({name: ((f"{name}.sim", 7000), frozenset([name])) for name in plan.nodes})
-        self.replicated = WatchedRegister(clock)
-        journal = WatchedJournal(files, host.name, now_ms=0)
-        self.election = Election(
-            node=host.name,
-            members=plan.nodes,
-            journal=journal,
-            machine=self.replicated,
-            link_to=self._link_to,
-            changed=self._changed,
-            failed=self._failed,
-            timeouts=TIMEOUTS,
-            clock=clock,
-            random=random,
-            run_blocking=self.calls.run,
-        )
-        self.replicated.checks = checks
-        self.replicated.election = self.election
-        self.coordinator = Coordinator(
-            node=host.name,
-            members=plan.nodes,
-            election=self.election,
-            replicated=self.replicated,
-            network=self.network,  # type: ignore[arg-type]
-            clock=clock,
-            incarnation=journal.incarnation,
-        )
-        self.network.start()
-        self.election.start()
+        self.network = SimNetwork(self.process, wires, host.fingerprint, TIMEOUTS, random, checks)
+        addresses = {name: f"{name}.sim:7000" for name in plan.nodes}
+        fingerprints = {name: [fingerprint_of(name)] for name in plan.nodes}
+        with (
+            mock.patch("csvd.cluster.cluster.Journal", WatchedJournal),
+            mock.patch("csvd.cluster.cluster.ReplicatedRegister", WatchedRegister),
+        ):
+            begin_cluster(files, host.name, founding_members(addresses, fingerprints), now_ms=self._now_ms())
+            self.cluster = Cluster(
+                node=host.name,
+                network=self.network,
+                files=files,
+                clock=self.process.clock,
+                boottime=self.process.clock.boottime,
+                now_ms=self._now_ms,
+                run_blocking=self.calls.run,
+                random=random,
+                timeouts=TIMEOUTS,
+                failed=self._failed,
+            )
+            replicated = self.cluster._replicated
+            assert isinstance(replicated, WatchedRegister)
+            replicated.watch(checks, self.cluster)
+            started = Deferred.fromCoroutine(self.cluster.start())
+        problems: list[Failure] = []
+        started.addErrback(problems.append)
+        if problems:
+            problems[0].raiseException()
+
+    @property
+    def election(self) -> Election:
+        """Raft."""
+        election = self.cluster._election
+        assert election is not None
+        return election
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The coordinator of the register."""
+        coordinator = self.cluster._coordinator
+        assert coordinator is not None
+        return coordinator
+
+    @property
+    def register(self) -> Register:
+        """The register here."""
+        return self.cluster.register
 
     def submit(self, command: dict[str, Any], timeout_s: float) -> Deferred[dict[str, Any]]:
         """Submit a command of the register at this node."""
-        return Deferred.fromCoroutine(self.coordinator.submit(command, timeout_s=timeout_s))
+        return Deferred.fromCoroutine(self.cluster.submit(command, timeout_s=timeout_s))
 
     def stepped(self) -> None:
         """A step of this process is over."""
         self._checks.stepped(self.name, self.election)
 
-    def _link_to(self, peer: str) -> Callable[[bytes], None] | None:
-        link = self.network.link_to(peer)
-        if link is None:
-            return None
-
-        def send(data: bytes) -> None:
-            self._checks.sent(self.name, peer, data)
-            link(data)
-
-        return send
-
-    def _link_up(self, peer: str) -> None:
-        self.election.connected(peer)
-
-    def _link_down(self, peer: str) -> None:
-        self.election.disconnected(peer)
-
-    def _raft_received(self, peer: str, data: bytes) -> None:
-        try:
-            self.election.received(peer, data)
-        except PeerMessageError as error:
-            raise PeerMessageError(error.what, where=peer, why=error.why) from error
-
-    def _changed(self) -> None:
-        self.coordinator.changed()
+    def _now_ms(self) -> int:
+        return 1_700_000_000_000 + int(self.process.world.now_s * 1000)
 
     def _failed(self, error: ClusterError) -> None:
         self.failure = error

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
+from csvd.cluster.cluster import Cluster
 from csvd.cluster.election import Election
 from csvd.cluster.journal import Journal
 from csvd.cluster.journal_records import Entry, Snapshot
 from csvd.cluster.raft_messages import ResponseVote, decode
-from csvd.cluster.register import Answer
+from csvd.cluster.register_fields import Answer
 from csvd.cluster.replicated_register import ReplicatedRegister
 from tests.sim.world import Violation
 
@@ -169,21 +170,22 @@ class WatchedJournal(Journal):
 class WatchedRegister(ReplicatedRegister):
     """The replicated register under the checks."""
 
-    def __init__(self, clock: Any) -> None:
-        super().__init__(clock)
-        self._process = clock.process
-        self.checks: RaftChecks | None = None
-        self.election: Election | None = None
+    _checks: RaftChecks
+    _cluster: Cluster
+
+    def watch(self, checks: RaftChecks, cluster: Cluster) -> None:
+        """Whose register it is, and what checks it."""
+        self._checks = checks
+        self._cluster = cluster
 
     def apply(self, command: bytes) -> list[Answer]:
         """Carry out an entry."""
         answers = super().apply(command)
-        assert self.checks is not None
-        assert self.election is not None
-        index = int(self.election._raft.raftLastApplied) + 1
-        entries = self.election._journal.entries
-        entry = entries[index - entries[0][1]]
-        self.checks.applied(self._process.name, entry)
+        election, node = self._cluster._election, self._cluster.node
+        assert election is not None
+        index = int(election._raft.raftLastApplied) + 1
+        entries = election._journal.entries
+        self._checks.applied(node, entries[index - entries[0][1]])
         for number, ((key, fields), answer) in enumerate(zip(_decode_entry(command), answers, strict=True)):
-            self.checks.answered(self._process.name, fields, key, answer, (index, number))
+            self._checks.answered(node, fields, key, answer, (index, number))
         return answers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from csvd.cluster.errors import JournalError
 from tests.sim.faults import Faults
@@ -46,20 +48,21 @@ class Simulation:
         self.faults = Faults(self)
         self.workload = Workload(self)
         self._graves: list[SimNode] = []
-        self._logged: str = ""
+        self._problem: str = ""
 
     def run(self) -> Outcome:
         """Run it to its end, or to the first violation."""
         problem, settled_s = "", 0.0
         self.world.after_step = self._stepped
-        globalLogPublisher.addObserver(self._observe)
+        observer = cast(ILogObserver, self._observe)
+        globalLogPublisher.addObserver(observer)
         try:
             settled_s = self._run()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what the seed shows
             problem = f"{type(error).__name__}: {error}" if not isinstance(error, Violation) else str(error)
             self.world.note("----", f"PROBLEM {problem}")
         finally:
-            globalLogPublisher.removeObserver(self._observe)
+            globalLogPublisher.removeObserver(observer)
             for node in self.nodes.values():
                 node.process.kill()
         trace = self.world.trace
@@ -72,6 +75,14 @@ class Simulation:
             self.world.now_s,
             settled_s,
         )
+
+    def spawn(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Let a coroutine go on by itself; what it raises is a fault."""
+
+        def failed(failure: Failure) -> None:
+            self._problem = f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+
+        Deferred.fromCoroutine(coroutine).addErrback(failed)
 
     def node(self, name: str) -> SimNode | None:
         """The process on a host, or None."""
@@ -152,7 +163,7 @@ class Simulation:
 
     def _check_end(self) -> None:
         """All nodes have the same register, and it has all that was acknowledged."""
-        snapshots = {name: node.replicated.register.snapshot() for name, node in self.nodes.items()}
+        snapshots = {name: node.register.snapshot() for name, node in self.nodes.items()}
         first, *others = snapshots
         for other in others:
             if snapshots[other] != snapshots[first]:
@@ -160,8 +171,8 @@ class Simulation:
         self.workload.check()
 
     def _stepped(self, process: Process | None) -> None:
-        if self._logged:
-            raise Violation(self._logged)
+        if self._problem:
+            raise Violation(self._problem)
         if process is None or not process.is_alive:
             return
         node = self.nodes.get(process.name)
@@ -185,4 +196,4 @@ class Simulation:
         self.world.note("log", text)
         failure = event.get("log_failure")
         if failure is not None:
-            self._logged = f"logged: {text}: {failure.getTraceback()}"
+            self._problem = f"logged: {text}: {failure.getTraceback()}"

@@ -1,7 +1,7 @@
 """The wires between hosts: delays, cuts in one direction, slow paths; and TCP connections over them.
 
-A connection keeps the order of what is sent over it. While a path is cut, what is sent waits at the sender, as TCP sends
-again, until the path is whole or the connection is given up. Each end has its own opinion of whether there is a
+A connection keeps the order of what is sent over it. While a path is cut, what is sent waits at the sender, as TCP
+sends again, until the path is whole or the connection is given up. Each end has its own opinion of whether there is a
 connection: one may have given it up long before the other hears of it.
 """
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING
 
-from twisted.python.failure import Failure
-
-from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown
+from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -38,16 +37,31 @@ class Workload:
         self._number += 1
         name = f"g{self._number}"
         self.outcomes[name] = "asked"
-        command = {"op": "guest_create", "name": name, "owner": node.name, "spec": {}}
-        node.submit(command, timeout_s).addCallbacks(self._done, self._failed, (name, node), None, (name, node))
+        self._simulation.spawn(self._create(node, name, timeout_s))
         return name
 
-    def remove(self, node: SimNode, name: str) -> None:
+    async def _create(self, node: SimNode, name: str, timeout_s: float) -> None:
+        command = {"op": "guest_create", "name": name, "owner": node.name, "spec": {}}
+        try:
+            answer = await node.cluster.submit(command, timeout_s=timeout_s)
+        except CommandRefused as error:
+            self.outcomes[name] = "refused"
+            self._world.note(node.name, f"change {name} refused: {error}")
+        except OutcomeUnknown as error:
+            self.outcomes[name] = "unknown"
+            self._world.note(node.name, f"change {name} unknown: {error}")
+        else:
+            self.outcomes[name] = "acknowledged"
+            self._world.note(node.name, f"change {name} acknowledged, revision {answer['revision']}")
+
+    async def _remove(self, node: SimNode, name: str) -> None:
         """Remove what was made, so that the register does not grow without end."""
-        guest = node.replicated.register.guest(name)
-        if guest is not None:
-            command = {"op": "guest_remove", "name": name, "owner": guest.owner, "epoch": guest.epoch}
-            node.submit(command, 3.0).addErrback(lambda failure: failure.trap(ClusterError))
+        guest = node.register.guest(name)
+        if guest is None:
+            return
+        command = {"op": "guest_remove", "name": name, "owner": guest.owner, "epoch": guest.epoch}
+        with contextlib.suppress(CommandRefused, OutcomeUnknown):
+            await node.cluster.submit(command, timeout_s=3.0)
 
     def check(self) -> None:
         """What was acknowledged is in the history, once; what was refused is not.
@@ -75,17 +89,8 @@ class Workload:
         if nodes:
             node = self._random.choice(nodes)
             if self._random.random() < 0.3 and self._number > 3:
-                self.remove(node, f"g{self._random.randrange(max(1, self._number - 20), self._number)}")
+                name = f"g{self._random.randrange(max(1, self._number - 20), self._number)}"
+                self._simulation.spawn(self._remove(node, name))
             else:
                 self.change(node, self._random.choice([0.5, 3.0, 10.0]))
         self._next()
-
-    def _done(self, answer: dict[str, Any], name: str, node: SimNode) -> None:
-        self._world.note(node.name, f"change {name} acknowledged, revision {answer['revision']}")
-        self.outcomes[name] = "acknowledged"
-
-    def _failed(self, failure: Failure, name: str, node: SimNode) -> None:
-        failure.trap(CommandRefused, OutcomeUnknown)
-        is_refused = failure.check(CommandRefused) is not None
-        self.outcomes[name] = "refused" if is_refused else "unknown"
-        self._world.note(node.name, f"change {name} {self.outcomes[name]}: {failure.value}")

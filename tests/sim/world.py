@@ -17,6 +17,7 @@ from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 
 KEPT_LINES: Final = 400
 """How many of the last events are shown when a seed fails."""
+MAXIMUM_STEPS_AT_ONCE: Final = 20_000
 
 
 class Violation(AssertionError):
@@ -90,7 +91,9 @@ class World:
         """Put a line into the trace."""
         self.trace.add(f"{self.now_s:11.6f} {who:4} {what}")
 
-    def later(self, delay_s: float, call: Callable[..., object], *arguments: Any, owner: Process | None = None) -> Event:
+    def later(
+        self, delay_s: float, call: Callable[..., object], *arguments: Any, owner: Process | None = None
+    ) -> Event:
         """Call after a delay in real time; as an event of a process where there is an owner."""
         event = Event(owner, None, call, arguments)
         self.push(self.now_s + delay_s, event)
@@ -104,12 +107,16 @@ class World:
 
     def run_until(self, end_s: float, is_enough: Callable[[], bool] | None = None) -> bool:
         """Run all events up to a time, or until there is enough; whether that was so."""
-        queue = self._queue
+        queue, moved_at = self._queue, self.steps
         while queue and queue[0][0] <= end_s:
             when_s, _, event = heappop(queue)
             if event.state or event.when_s != when_s:
                 continue  # cancelled, or put off
-            self.now_s = max(self.now_s, when_s)
+            if when_s > self.now_s:
+                self.now_s = when_s
+                moved_at = self.steps
+            elif self.steps - moved_at > MAXIMUM_STEPS_AT_ONCE:
+                raise Violation(f"{MAXIMUM_STEPS_AT_ONCE} steps in a row take no time: it goes in circles")
             self._dispatch(event)
             if is_enough is not None and is_enough():
                 return True

@@ -1,0 +1,53 @@
+"""The simulation itself: it is the same every time, its seeds pass, and its checks bite."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.sim.guards import GUARDS
+from tests.sim.runner import kept_seeds, parse_seeds, report, run_seed, run_seeds
+
+JOBS = min(4, os.cpu_count() or 1)
+CI_SEEDS = range(1, 201)
+SEARCHED_SEEDS = range(1, 200)
+
+
+def test_the_seeds_that_failed_once_and_two_hundred_others_pass() -> None:
+    failed = [outcome for outcome in run_seeds([*kept_seeds(), *CI_SEEDS], JOBS) if outcome.problem]
+    assert not failed, "\n".join(report(outcome) for outcome in failed)
+
+
+def checksum(seed: int, hash_seed: str) -> str:
+    """The last line of a run in a process of its own, whose strings hash in an order of their own."""
+    command = [sys.executable, "-m", "tests.sim", "--trace", str(seed)]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5, 9])
+def test_the_same_seed_gives_the_same_trace_whatever_the_order_of_hashing(seed: int) -> None:
+    first = checksum(seed, "1")
+    assert "checksum" in first
+    assert checksum(seed, "2") == first
+
+
+def test_other_seeds_give_other_traces() -> None:
+    assert len({run_seed(seed).checksum for seed in range(1, 5)}) == 4
+
+
+@pytest.mark.parametrize("guard", list(GUARDS))
+def test_the_checks_bite_when_a_guard_is_off(guard: str) -> None:
+    with contextlib.closing(run_seeds(SEARCHED_SEEDS, JOBS, guard)) as outcomes:
+        assert any(outcome.problem for outcome in outcomes), f"nothing is seen without the {guard}"
+
+
+def test_seeds_are_named_by_ranges() -> None:
+    assert list(parse_seeds("7,1-3")) == [7, 1, 2, 3]
+    with pytest.raises(ValueError, match="x"):
+        parse_seeds("x")
