@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from csvd.cluster.calls import Calls, Handler
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
-from csvd.cluster.link import Kind, Link
+from csvd.cluster.framing import Kind
+from csvd.cluster.link import Link
 from csvd.cluster.network import Address, Fingerprints, PeerEvents
 from csvd.cluster.timeouts import Timeouts
 from tests.sim.raft_checks import RaftChecks
