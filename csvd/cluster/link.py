@@ -70,6 +70,7 @@ class Link(TwistedProtocol):
         dials_for: Purpose | None = None,
         maximum_queued_bytes: int = MAXIMUM_QUEUED_BYTES,
     ) -> None:
+        self.context = context
         self._admit = admit
         self._channel = TlsChannel(context, self._admitted, is_dialer=dials_for is not None)
         self._frames = FrameReader()

@@ -61,6 +61,7 @@ class PeerNetwork:
         timeouts: of connections, handshakes and links.
         random: spreads the times of dialing.
         wall_s: the time in seconds since 1970, by which certificates are valid or not.
+        first_members: of a node that has joined and does not know the register yet: the members for as long.
     """
 
     _log = Logger()
@@ -74,8 +75,10 @@ class PeerNetwork:
         timeouts: Timeouts,
         random: Random,
         wall_s: Callable[[], float],
+        first_members: Mapping[str, tuple[Address | None, Fingerprints]] | None = None,
     ) -> None:
         self.node = identity.node
+        self._first_members = first_members or {}
         self._listen = listen
         self._context = node_context(identity)
         self._admittance = Admittance(self.node, identity.authority.certificate, wall_s)
@@ -137,7 +140,9 @@ class PeerNetwork:
         """Have these members from now on, each with its address and the fingerprints of its keys.
 
         New ones are dialed, and let in. Connections of those that are gone, or whose key is, are cut at once.
+        No members at all are those of a register that is not known yet.
         """
+        members = members or self._first_members
         before, self._members = self._members, {node: address for node, (address, _) in members.items()}
         self._admittance.set_members({node: fingerprints for node, (_, fingerprints) in members.items()})
         if self._is_stopped:
@@ -158,6 +163,17 @@ class PeerNetwork:
     def set_identity(self, identity: NodeIdentity) -> None:
         """Show this certificate of this node from now on, on connections that are made after this."""
         self._context = node_context(identity)
+
+    @property
+    def shows_old(self) -> bool:
+        """Whether there is a connection on which an earlier certificate of this node was shown."""
+        return any(link.context is not self._context for link in self._all_links())
+
+    def renew_links(self) -> None:
+        """Make anew the control links on which an earlier certificate was shown; streams go on to their end."""
+        for link in [*self._links.values()]:
+            if link.context is not self._context:
+                link.drop("the certificate of this node was renewed")
 
     def serve_joins(self, is_token: Callable[[str], bool], handler: JoinHandler) -> None:
         """Let in nodes that join, to ask for nothing but that.

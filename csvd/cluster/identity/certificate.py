@@ -137,11 +137,15 @@ class NodeIdentity:
         return certificate_fingerprint(self.certificate)
 
     @property
+    def expires_at_s(self) -> float:
+        """When the certificate is not valid any more."""
+        return self.certificate.not_valid_after_utc.timestamp()
+
+    @property
     def renew_at_s(self) -> float:
         """When the certificate is to be renewed: at two thirds of its life."""
         begin_s = self.certificate.not_valid_before_utc.timestamp()
-        end_s = self.certificate.not_valid_after_utc.timestamp()
-        return begin_s + (end_s - begin_s) * 2 / 3
+        return begin_s + (self.expires_at_s - begin_s) * 2 / 3
 
 
 def make_cluster(cluster: str, nodes: list[str], *, now_s: float) -> dict[str, NodeIdentity]:

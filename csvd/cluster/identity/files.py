@@ -6,6 +6,7 @@ The directory `identity` of the cluster's state directory holds
     node.pem       node.key          this node's certificate
     data.key                         the cluster's key for secrets on shared disks, 32 bytes
     node.pem.new   node.key.new      while the certificate is being renewed
+    first_members                    of a node that joined: who was there then (csvd.cluster.identity.joining_files)
 
 all of mode 0600. A directory that is being filled has another name, and gets this one when everything in it is durable.
 """
@@ -43,7 +44,7 @@ _NODE_PEM: Final = "node.pem"
 _NODE_KEY: Final = "node.key"
 _DATA_KEY: Final = "data.key"
 _NEW: Final = ".new"
-_MAXIMUM_FILE_BYTES: Final = 16384
+MAXIMUM_FILE_BYTES: Final = 16384
 
 
 def has_identity(cluster_directory: Path) -> bool:
@@ -61,7 +62,7 @@ def load_identity(cluster_directory: Path) -> NodeIdentity:
     _finish_renewal(directory)
     authority = Authority(_certificate(directory, _AUTHORITY_PEM), _key(directory, _AUTHORITY_KEY))
     _check_pair(directory, _AUTHORITY_PEM, certificate_fingerprint(authority.certificate), authority.key)
-    data_key = _read(directory / _DATA_KEY)
+    data_key = read_file(directory / _DATA_KEY)
     if len(data_key) != DATA_KEY_BYTES:
         raise ConfigError(f"has {len(data_key)} bytes, not {DATA_KEY_BYTES}", where=str(directory / _DATA_KEY))
     identity = NodeIdentity(authority, _certificate(directory, _NODE_PEM), _key(directory, _NODE_KEY), data_key)
@@ -91,13 +92,26 @@ def identity_files(identity: NodeIdentity) -> Mapping[str, bytes]:
     }
 
 
+def certify_again(cluster_directory: Path, identity: NodeIdentity, *, now_s: float) -> NodeIdentity:
+    """Give a node whose certificate has expired a new one for the same key, by the authority's key that it has.
+
+    So a cluster that was off for longer than certificates are valid comes up again. It lets in nobody who is not let in
+    else: that is the register's to say, of the key.
+    """
+    certificate = identity.authority.certify(identity.node, identity.key.public_key(), now_s=now_s)
+    directory = cluster_directory / IDENTITY_FOLDER
+    write_file(directory / _NODE_PEM, certificate_pem(certificate))
+    sync_directory(directory)
+    return NodeIdentity(identity.authority, certificate, identity.key, identity.data_key)
+
+
 def store_renewal(cluster_directory: Path, identity: NodeIdentity) -> None:
     """Keep a renewed key and certificate beside the ones in use, durably, until `use_renewal`."""
     directory = cluster_directory / IDENTITY_FOLDER
     # The key last: `load_renewal` takes only a whole pair.
     write_file(directory / (_NODE_PEM + _NEW), certificate_pem(identity.certificate))
     write_file(directory / (_NODE_KEY + _NEW), key_pem(identity.key))
-    _sync(directory)
+    sync_directory(directory)
 
 
 def load_renewal(cluster_directory: Path, identity: NodeIdentity) -> NodeIdentity | None:
@@ -119,7 +133,7 @@ def use_renewal(cluster_directory: Path) -> None:
         os.rename(directory / (_NODE_PEM + _NEW), directory / _NODE_PEM)
     except OSError as error:
         raise _failed(directory, "the certificate can not be renewed", error) from error
-    _sync(directory)
+    sync_directory(directory)
 
 
 @contextmanager
@@ -135,12 +149,12 @@ def new_directory(cluster_directory: Path) -> Iterator[Path]:
     directory = cluster_directory / (IDENTITY_FOLDER + _NEW)
     make_directory(directory)
     yield directory
-    _sync(directory)
+    sync_directory(directory)
     try:
         os.rename(directory, target)
     except OSError as error:
         raise _failed(target, "the identity can not be stored", error) from error
-    _sync(cluster_directory)
+    sync_directory(cluster_directory)
 
 
 def make_directory(directory: Path) -> None:
@@ -154,7 +168,7 @@ def make_directory(directory: Path) -> None:
     except OSError as error:
         raise _failed(directory, "the directory can not be made", error) from error
     for above in (directory, directory.parent, directory.parent.parent):
-        _sync(above)
+        sync_directory(above)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -187,12 +201,12 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         ConfigError: it is none, can not be read, or others may read it.
     """
-    return read_key(_read(path), where=str(path))
+    return read_key(read_file(path), where=str(path))
 
 
 def _certificate(directory: Path, name: str) -> x509.Certificate:
     path = directory / name
-    return read_certificate(_read(path), where=str(path))
+    return read_certificate(read_file(path), where=str(path))
 
 
 def _key(directory: Path, name: str) -> Ed25519PrivateKey:
@@ -216,25 +230,37 @@ def _finish_renewal(directory: Path) -> None:
             os.rename(renewed, directory / _NODE_PEM)
         except OSError as error:
             raise _failed(directory, "the certificate can not be renewed", error) from error
-        _sync(directory)
+        sync_directory(directory)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path, limit_bytes: int = MAXIMUM_FILE_BYTES) -> bytes:
+    """Read a file of mode 0600.
+
+    Raises:
+        ConfigError: it can not be read, is longer than the limit, or others may read it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)
-            data = os.read(descriptor, _MAXIMUM_FILE_BYTES)
+            data = os.read(descriptor, limit_bytes + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise _failed(path, "can not be read", error) from error
     if stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError("others may read this file of the node's identity", where=str(path), hint=f"chmod 600 {path}")
+    if len(data) > limit_bytes:
+        raise ConfigError(f"is longer than {limit_bytes} bytes", where=str(path))
     return data
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        ConfigError: the disk refused.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
