@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 from csvd.errors import ConfigError
+
+CLOCK_DRIFT: Final = 0.01
+"""By how much, at most, the clock of a node runs fast or slow. Who has a lease takes it to be shorter by this, who
+waits for its end takes it to be longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,12 @@ class Timeouts:
         silence_s: a link on which nothing came for this long is closed.
         redial_minimum_s: the pause before the first try to make a link again; doubled with each try.
         redial_maximum_s: the longest of these pauses.
+        node_lease_s: how long a node may use a shared disk after its coordinator has last heard of it.
+        node_heartbeat_s: how often a node renews that lease.
+        coordinator_lease_s: how long a coordinator may act after a majority has last heard of it.
+        coordinator_heartbeat_s: how often it renews that lease.
+        release_s: how long a node whose lease is out may take to end what is under way, before the kernel kills it.
+        settle_s: how long a node must have been up before a disk's coordinator is moved to it for balance alone.
     """
 
     tick_s: float = 0.01
@@ -42,6 +53,12 @@ class Timeouts:
     silence_s: float = 3.0
     redial_minimum_s: float = 0.05
     redial_maximum_s: float = 1.0
+    node_lease_s: float = 5.0
+    node_heartbeat_s: float = 1.0
+    coordinator_lease_s: float = 2.0
+    coordinator_heartbeat_s: float = 0.4
+    release_s: float = 2.0
+    settle_s: float = 15.0
 
     def __post_init__(self) -> None:
         """Refuse times that do not fit one another.
@@ -60,6 +77,14 @@ class Timeouts:
             "leader_gone_minimum_s", self.leader_gone_minimum_s, "leader_gone_maximum_s", self.leader_gone_maximum_s
         )
         self._in_order("ping_s", self.ping_s, "silence_s", self.silence_s)
+        self._in_order("twice node_heartbeat_s", 2 * self.node_heartbeat_s, "node_lease_s", self.node_lease_s)
+        self._in_order(
+            "twice coordinator_heartbeat_s",
+            2 * self.coordinator_heartbeat_s,
+            "coordinator_lease_s",
+            self.coordinator_lease_s,
+        )
+        self._in_order("coordinator_lease_s", self.coordinator_lease_s, "node_lease_s", self.node_lease_s)
         self._in_order("redial_minimum_s", self.redial_minimum_s, "redial_maximum_s", self.redial_maximum_s)
 
     @staticmethod

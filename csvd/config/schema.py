@@ -113,6 +113,34 @@ class TimeoutsSection:
         float, _time("redial_minimum_s", "The pause before the first try to make a link again; doubled with each try.")
     ]
     redial_maximum_s: Annotated[float, _time("redial_maximum_s", "The longest of these pauses.")]
+    node_lease_s: Annotated[
+        float,
+        _time("node_lease_s", "How long a node may use a shared disk after its coordinator has last heard of it."),
+    ]
+    node_heartbeat_s: Annotated[float, _time("node_heartbeat_s", "How often a node renews its lease.")]
+    coordinator_lease_s: Annotated[
+        float,
+        _time(
+            "coordinator_lease_s",
+            "How long the coordinator of a disk may act after a majority of the nodes has last heard of it.",
+        ),
+    ]
+    coordinator_heartbeat_s: Annotated[
+        float, _time("coordinator_heartbeat_s", "How often a coordinator renews its lease.")
+    ]
+    release_s: Annotated[
+        float,
+        _time(
+            "release_s",
+            "How long a node whose lease is out may take to end what is under way, before the kernel kills its daemon.",
+        ),
+    ]
+    settle_s: Annotated[
+        float,
+        _time(
+            "settle_s", "How long a node must have been up before the coordinator of a disk is moved to it for balance."
+        ),
+    ]
 
     def to_timeouts(self) -> Timeouts:
         """Give them as the cluster takes them.

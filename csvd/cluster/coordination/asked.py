@@ -1,0 +1,126 @@
+"""The asks that come to a coordinator: each is carried out once in an office, and answered again when it is repeated.
+
+The answer to an ask that was kept together with its change is known to the next coordinator, too. A node says with
+each ask up to which number it has its answers: those are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from csvd.cluster.coordination.asking import CURRENT_ASK, AskKey
+from csvd.cluster.coordination.faces import Json, OfficeOver, Service
+from csvd.cluster.coordination.outcome import Outcome
+from csvd.cluster.coordination.records import ANSWERS, Records
+from csvd.cluster.errors import OutcomeUnknown
+from csvd.errors import CsvdError
+
+MAXIMUM_OF_A_NODE: Final = 256
+"""Asks of one node that are under way, or whose answers are remembered."""
+
+_log = Logger()
+
+
+class Asked:
+    """The asks of one office.
+
+    Args:
+        disk: its name.
+        records: where answers are kept.
+        services: by name.
+        is_live: whether the office may act now.
+    """
+
+    def __init__(
+        self, disk: str, records: Records, services: Mapping[str, Service], *, is_live: Callable[[], bool]
+    ) -> None:
+        self._disk = disk
+        self._records = records
+        self._services = services
+        self._is_live = is_live
+        self._outcomes: dict[str, dict[AskKey, Outcome]] = {}
+
+    async def ask(self, key: AskKey, oldest: int, service: str, method: str, params: Json) -> Json:
+        """Carry out an ask, or wait for it.
+
+        Returns:
+            `{"answer": …}`, `{"error": …}`, or `{"again": why, "is_begun": bool}` where the next office is to be asked.
+        """
+        outcomes = self._outcomes.setdefault(key.node, {})
+        for old in [one for one in outcomes if (one.incarnation, one.number) < (key.incarnation, oldest)]:
+            if outcomes[old].value is not None:
+                del outcomes[old]
+        outcome = outcomes.get(key)
+        if outcome is None:
+            kept = self._records.table(ANSWERS).get(_text_of(key))
+            if kept is not None:
+                return {"answer": kept}
+            if len(outcomes) >= MAXIMUM_OF_A_NODE:
+                return {"again": f"{MAXIMUM_OF_A_NODE} asks of this node are under way"}
+            outcome = outcomes[key] = Outcome()
+            self._begin(key, outcome, service, method, params)
+        told = await outcome.get()
+        if "again" in told:
+            outcomes.pop(key, None)
+        return told if self._is_live() else {"again": "the office has ended", "is_begun": True}
+
+    def changes_of(self, answer: Json) -> dict[str, Any]:
+        """What to keep so that the ask that is being carried out is answered by this later, too; and what of earlier
+        answers of the node goes, for it has them."""
+        key = CURRENT_ASK.get()
+        if key is None:
+            raise ValueError("an answer is kept within an ask only")
+        remembered = self._outcomes.get(key.node, {})
+        changes: dict[str, Any] = {}
+        for text in self._records.table(ANSWERS):
+            kept = _parsed(text)
+            if kept.node == key.node and kept not in remembered and kept < key:
+                changes[text] = None
+        changes[_text_of(key)] = answer
+        return changes
+
+    def _begin(self, key: AskKey, outcome: Outcome, service: str, method: str, params: Json) -> None:
+        asked = self._services.get(service)
+        if asked is None:
+            outcome.set({"error": {"kind": "ClusterError", "what": f"there is no service {service} at this disk"}})
+            return
+        token = CURRENT_ASK.set(key)
+        try:
+            Deferred.fromCoroutine(self._run(asked, key, outcome, method, params))
+        finally:
+            CURRENT_ASK.reset(token)
+
+    async def _run(self, service: Service, key: AskKey, outcome: Outcome, method: str, params: Json) -> None:
+        try:
+            outcome.set({"answer": await service.asked(key.node, method, params)})
+        except (OfficeOver, OutcomeUnknown) as error:
+            outcome.set({"again": str(error), "is_begun": True})
+        except CsvdError as error:
+            outcome.set({"error": _told(error)})
+        except Exception as error:  # noqa: BLE001 - logged, and the node is told
+            _log.failure("{method} of {service} failed", method=method, service=service.name)
+            inside = CsvdError(f"{method} failed inside", where=self._disk, why=type(error).__name__)
+            outcome.set({"error": _told(inside)})
+
+
+def _told(error: CsvdError) -> Json:
+    return {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": error.where,
+        "why": error.why,
+        "hint": error.hint,
+    }
+
+
+def _text_of(key: AskKey) -> str:
+    return f"{key.node}/{key.incarnation}/{key.number}"
+
+
+def _parsed(text: str) -> AskKey:
+    node, incarnation, number = text.split("/")
+    return AskKey(node, int(incarnation), int(number))
