@@ -78,6 +78,7 @@ class Cluster:
         self._replicated = ReplicatedRegister(clock)
         self._election: Election | None = None
         self._coordinator: Coordinator | None = None
+        self._link_callbacks: list[Callable[[str, bool], None]] = []
 
     @property
     def register(self) -> Register:
@@ -98,6 +99,30 @@ class Cluster:
     def is_coordinator(self) -> bool:
         """Whether this node is the coordinator, as far as it knows."""
         return self._coordinator is not None and self._coordinator.is_acting
+
+    @property
+    def voters(self) -> frozenset[str]:
+        """Who votes."""
+        return self.register.voters
+
+    @property
+    def voters_revision(self) -> int:
+        """The number of that configuration of the voters: the founding members' is the only one that there is."""
+        return 0
+
+    def is_linked(self, node: str) -> bool:
+        """Whether there is a link to a node now; always to this one."""
+        return node == self.node or self._network.link_state(node)[0]
+
+    def on_link(self, callback: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Call back when the link to a node has come (True) or gone (False); gives what ends it."""
+        self._link_callbacks.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._link_callbacks:
+                self._link_callbacks.remove(callback)
+
+        return unsubscribe
 
     def on_change(self, callback: Callable[[Register], None]) -> Callable[[], None]:
         """Call back after every change of this node's register; gives what ends it."""
@@ -245,10 +270,16 @@ class Cluster:
     def _link_up(self, peer: str) -> None:
         if self._election is not None:
             self._election.connected(peer)
+        self._tell_link(peer, True)
 
     def _link_down(self, peer: str) -> None:
         if self._election is not None:
             self._election.disconnected(peer)
+        self._tell_link(peer, False)
+
+    def _tell_link(self, peer: str, is_up: bool) -> None:
+        for callback in list(self._link_callbacks):
+            callback(peer, is_up)
 
     def _raft_received(self, peer: str, data: bytes) -> None:
         if self._election is None:

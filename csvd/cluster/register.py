@@ -3,8 +3,8 @@
 Every node applies the same commands in the same order and gets the same state and the same answers. A command is a dict
 with `op` and the fields of its operation; what it may not do is *refused*, with a reason, never raised: a refusal is
 part of the replicated history like any other answer. The operations stand in tables by subject: members and tokens
-(csvd.cluster.register_members), guests (csvd.cluster.register_guests); here are the coordinator, the sessions and the
-snapshot.
+(csvd.cluster.register_members), guests (csvd.cluster.register_guests), shared disks (csvd.cluster.register_disks); here
+are the coordinator, the sessions and the snapshot.
 
 A command may carry an idempotency key `node/incarnation/sequence`. The register remembers the last answers of each
 node's latest incarnation, so that a command that is asked again is answered again and never carried out twice; a key
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from csvd.cluster.errors import ClusterError
+from csvd.cluster.register_disks import DiskRecord, Disks
 from csvd.cluster.register_fields import (
     MAXIMUM_NUMBER,
     Answer,
@@ -136,9 +137,10 @@ class Register:
         self._members = Members(members)
         self._coordinatorship = Coordinatorship(self._members)
         self._guests = Guests(self._members)
+        self._disks = Disks(self._members)
         # A subject of the register: its table stands here, and its operations, its part of the snapshot and the
         # restoring of it follow.
-        self._tables: tuple[Table, ...] = (self._coordinatorship, self._members, self._guests)
+        self._tables: tuple[Table, ...] = (self._coordinatorship, self._members, self._guests, self._disks)
         self._operations = {name: row for table in self._tables for name, row in table.operations().items()}
 
     @property
@@ -188,6 +190,11 @@ class Register:
     def guest(self, name: str) -> GuestRecord | None:
         """The record of one guest, or None."""
         return self._guests.records.get(name)
+
+    @property
+    def disks(self) -> Mapping[str, DiskRecord]:
+        """A copy of the table of shared disks by name, sorted."""
+        return dict(sorted(self._disks.records.items()))
 
     def apply(self, command: object, key: object = None) -> Answer:
         """Carry out one command; never raises.

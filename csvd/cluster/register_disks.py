@@ -145,9 +145,7 @@ class Disks:
             raise Refusal(f"{node} is a witness and holds no office")
         if disk.epoch != expected_epoch:
             raise Refusal(f"the epoch of {name} is {disk.epoch}, of {disk.coordinator or 'nobody'}")
-        return self._stored(
-            replace(disk, coordinator=node, epoch=max(disk.epoch, above) + 1, is_pinned=is_pinned)
-        )
+        return self._stored(replace(disk, coordinator=node, epoch=max(disk.epoch, above) + 1, is_pinned=is_pinned))
 
     def _required(self, name: str) -> DiskRecord:
         disk = self._records.get(name)

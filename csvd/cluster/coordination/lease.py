@@ -98,6 +98,8 @@ class CoordinatorLease:
 
     def stop(self) -> None:
         """Send no more; the lease is over."""
+        if self._is_over:
+            return
         self._is_over = True
         self._unlink()
         if self._timer is not None:

@@ -8,7 +8,7 @@ and the disk, see that it has left. Where it can not do that in time, the watchd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -38,6 +38,10 @@ CALL_S: Final = 2.5
 RETRY_S: Final = 0.03
 UNLINKED_S: Final = 0.5
 FAILED_S: Final = 0.5
+
+
+async def _nothing() -> None:
+    return None
 
 
 class NodeSession:
@@ -77,7 +81,7 @@ class NodeSession:
         self._coordinator = ""
         self._coming: tuple[str, str, int] | None = None
         self._lease_until_s = 0.0
-        self._leaving: Deferred[object] | None = None
+        self._is_leaving = False
         self._running: Deferred[object] | None = None
         self._bell = Bell(clock)
         self._gates: list[Gate] = []
@@ -91,6 +95,8 @@ class NodeSession:
         self._asks = Asks(disk, membership=membership, incarnation=incarnation, clock=clock, session=self._asked_in)
         self.is_needed: Callable[[], bool] = lambda: False
         """Whether this node has, or takes, the office: then its place on the disk is kept without a session, too."""
+        self.own_is_over: Callable[[], Awaitable[None]] = _nothing
+        """Waits until offices that this node had, and that have ended, write no more."""
         self.trouble = ""
 
     # The face
@@ -144,7 +150,7 @@ class NodeSession:
     def add_gate(self, gate: Gate) -> Callable[[], None]:
         """See `DiskSession`."""
         self._gates.append(gate)
-        if self._is_joined and self._leaving is None:
+        if self._is_joined and not self._is_leaving:
             spawn(self._open_late(gate), "the opening of a gate")
 
         def remove() -> None:
@@ -184,7 +190,7 @@ class NodeSession:
         self._bell.ring()
         if self._running is not None:
             await self._running
-        while self._leaving is not None:
+        while self._is_leaving:
             await self._bell.wait(RETRY_S)
         await self._leave_now()
         if was is not None and self._membership.is_linked(self._coordinator):
@@ -204,12 +210,12 @@ class NodeSession:
 
     def office_over(self) -> None:
         """This node's own office has ended: where there is no session, the place on the disk is given up."""
-        if self._is_joined and self._id is None and self._coming is None and self._leaving is None:
-            self._leaving = spawn(self._leave(), "the leaving of a disk")
+        if self._is_joined and self._id is None and self._coming is None and not self._is_leaving:
+            self._begin_leaving()
 
     async def join(self, number: int) -> None:
         """Take this node's place on the disk, as one that is taking the office needs it, with or without a session."""
-        while self._leaving is not None:
+        while self._is_leaving:
             await self._bell.wait(RETRY_S)
         if not self._is_joined and self._shared_disk is not None:
             await self._shared_disk.join(self._membership.node, number)
@@ -243,20 +249,25 @@ class NodeSession:
         member = self._membership.register.members.get(self._membership.node)
         if record is None or not record.coordinator or member is None or member.is_witness:
             return UNLINKED_S
-        if self._leaving is not None:
+        if self._is_leaving:
             return RETRY_S
-        if not self._membership.is_linked(record.coordinator):
-            self._note(f"there is no link to the coordinator, {record.coordinator}")
-            return UNLINKED_S
-        if self._id is None:
-            return await self._come(record, member.number)
-        if record.epoch != self._epoch:
-            return await self._reclaim(record)
-        return await self._beat()
+        if self._id is not None and record.epoch != self._epoch:
+            wait_s = await self._reclaim(record)
+            if self._id is not None and record.epoch != self._epoch and self._is_beat_due():
+                # Until the next coordinator is ready, the one before may act, and renew the lease.
+                await self._beat()
+            return wait_s
+        if self._id is not None:
+            return await self._beat()
+        return await self._come(record, member.number)
+
+    def _is_beat_due(self) -> bool:
+        due_s = self._timeouts.node_lease_s - self._timeouts.node_heartbeat_s
+        return self._lease_left_s() < due_s and self._membership.is_linked(self._coordinator)
 
     async def _come(self, record: DiskRecord, number: int) -> float:
         """Have a new session."""
-        answer = await self._call(record, OPEN, number=number, published=self._published)
+        answer = await self._call(record, OPEN, published=self._published)
         session = answer.get("session")
         if not isinstance(session, str) or self._is_closed:
             return RETRY_S
@@ -269,9 +280,9 @@ class NodeSession:
             return FAILED_S
         finally:
             self._coming = None
-            if self._id is None and self._leaving is None:
+            if self._id is None and not self._is_leaving:
                 # Not let in: what was joined is left again, so that nobody need fence this node.
-                self._leaving = spawn(self._leave(), "the leaving of a disk")
+                self._begin_leaving()
 
     async def _join(self, record: DiskRecord, number: int, session: str) -> float:
         self._watch.arm(self._disk, self._boottime() + self._timeouts.node_lease_s + self._timeouts.release_s)
@@ -318,6 +329,9 @@ class NodeSession:
         return RETRY_S
 
     async def _beat(self) -> float:
+        if not self._membership.is_linked(self._coordinator):
+            self._note(f"there is no link to the coordinator, {self._coordinator}")
+            return UNLINKED_S
         session, sent_s = self._id, self._boottime()
         sent = {"disk": self._disk, "epoch": self._epoch, "session": session}
         is_publishing, self._is_publishing = self._is_publishing, False
@@ -342,6 +356,10 @@ class NodeSession:
 
     async def _call(self, record: DiskRecord, method: str, **fields: Any) -> Json:
         """Ask the coordinator of a record; {"again": why} where it does not answer."""
+        if not self._membership.is_linked(record.coordinator):
+            why = f"there is no link to the coordinator, {record.coordinator}"
+            self._note(why)
+            return {"again": why}
         params = {"disk": self._disk, "epoch": record.epoch, **fields}
         if method == OPEN:
             params["incarnation"] = self._incarnation
@@ -382,16 +400,20 @@ class NodeSession:
         self._lease_until_s = 0.0
         if why:
             self._tell("session", f"the session of {self._membership.node} at {self._disk} is over: {why}", self._disk)
-        if self._leaving is None:
-            self._leaving = spawn(self._leave(), "the leaving of a disk")
+        if not self._is_leaving:
+            self._begin_leaving()
         self._become(state)
+
+    def _begin_leaving(self) -> None:
+        self._is_leaving = True
+        spawn(self._leave(), "the leaving of a disk")
 
     async def _leave(self) -> None:
         """End what is under way, and leave the disk; the watchdog bites where that takes too long."""
         try:
             await self._leave_now()
         finally:
-            self._leaving = None
+            self._is_leaving = False
             self._bell.ring()
 
     async def _leave_now(self) -> None:
@@ -399,7 +421,10 @@ class NodeSession:
         closing = [spawn(gate.close(), "the closing of a gate") for gate in gates]
         for one in closing:
             await one
-        while self._is_joined and self._shared_disk is not None and not self.is_needed():
+        while self._is_joined and self._shared_disk is not None:
+            await self.own_is_over()
+            if self.is_needed():
+                break
             try:
                 await self._shared_disk.leave()
                 self._is_joined = False
@@ -410,7 +435,7 @@ class NodeSession:
 
     async def _open_late(self, gate: Gate) -> None:
         """A gate was added while the disk is joined."""
-        while gate in self._gates and gate not in self._open_gates and self._is_joined and self._leaving is None:
+        while gate in self._gates and gate not in self._open_gates and self._is_joined and not self._is_leaving:
             try:
                 self._open_gates.append(gate)
                 await gate.open()

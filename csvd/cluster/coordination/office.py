@@ -94,7 +94,10 @@ class HeldOffice:
         self.lease.renewed = self._renewed
         self.has_lapsed = False
         self.kept = Records(
-            shared_disk, record.epoch, is_live=self._may_write, failed=lambda error: self.end(f"the disk failed: {error}")
+            shared_disk,
+            record.epoch,
+            is_live=self._may_write,
+            failed=lambda error: self.end(f"the disk failed: {error}"),
         )
         ground = OfficeGround(
             record.name,

@@ -90,14 +90,14 @@ async def _run(begin: Callable[[], Awaitable[Json]], outcome: Outcome) -> None:
         outcome.set({"error": f"it failed inside: {type(error).__name__}"})
 
 
-def checked(params: Json, **fields: type) -> None:
+def checked(call: Json, /, **fields: type) -> None:
     """See that the parameters of a call are of their types; numbers are not negative, texts not long.
 
     Raises:
         ClusterError: they are not.
     """
     for name, kind in fields.items():
-        value = params.get(name)
+        value = call.get(name)
         is_good = type(value) is kind
         if is_good and isinstance(value, int):
             is_good = 0 <= value <= 2**62

@@ -68,6 +68,11 @@ class Pushes:
                 return False
         return True
 
+    async def gone(self, timeout_s: float) -> None:
+        """Wait until the session is gone, or the office is over; or until the time is up."""
+        while not self.is_gone and not self.is_over() and await self.bell.wait(timeout_s):
+            pass
+
     async def _try(self, number: int, service: str, method: str, params: Json) -> Json | None:
         sent: dict[str, Any] = {
             "disk": self.disk,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from csvd.cluster.coordination.bell import Bell, spawn
 from csvd.cluster.coordination.faces import FencingService, Json, OfficeOver, Service
@@ -144,7 +144,7 @@ class Sessions:
 
     # What nodes ask; each answer is {"ok": …}, {"again": why} or {"lost": why}.
 
-    async def reclaim(self, node: str, session_id: str, incarnation: int, published: Json) -> Json:
+    def reclaim(self, node: str, session_id: str, incarnation: int, published: Json) -> Json:
         """A node goes on with the session that it had with the coordinator before."""
         session = self._table.get(node)
         if session is None or session.id != session_id or session.incarnation != incarnation:

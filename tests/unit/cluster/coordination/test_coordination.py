@@ -1,0 +1,253 @@
+"""The whole of coordination on a clock of the test: an office, its failover, sessions, and nothing acknowledged lost."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from csvd.cluster.coordination.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
+from tests.unit.cluster.coordination.rig import Rig
+
+
+def begun(count: int = 3, **options: object) -> Rig:
+    """A cluster whose disk has a coordinator, and all nodes their sessions."""
+    rig = Rig(count, **options)  # type: ignore[arg-type]
+    rig.add_disk()
+    rig.run_until_acting()
+    rig.run_until_all_live()
+    return rig
+
+
+def test_a_disk_gets_a_coordinator_and_every_node_a_session() -> None:
+    rig = begun()
+    asked = rig.ask("n2")
+    rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 1}]
+    assert all(node.seen[-1] == 1 for node in rig.nodes.values())
+    assert all(node.gate.is_open for node in rig.nodes.values())
+    assert rig.platter.owner.epoch == 1
+
+
+def test_when_the_coordinator_dies_the_next_acts_within_a_second_and_knows_what_was_kept() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    survivor = next(name for name in rig.names if name != first.node)
+    asked = rig.ask(survivor)
+    rig.run_until(lambda: bool(asked))
+    first.crash()
+    rig.leader = survivor
+    asked = rig.ask(survivor)
+    took_s = rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 2}]
+    assert took_s < 0.5
+    second = rig.acting()
+    assert second is not None
+    assert second.node != first.node
+
+
+def test_a_coordinator_that_is_cut_off_stops_before_its_successor_acts() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    rig.leader = next(name for name in rig.names if name != first.node)
+    rig.isolate(first.node)
+    rig.run_until_acting(but=first.node)
+    assert not first.gate.is_open
+    assert first.session.state == "lapsed"
+    rig.heal()
+    rig.run_until_all_live()
+    assert first.gate.is_open
+    assert rig.acting() is not first
+
+
+def test_an_office_is_moved_by_hand_within_100_ms_and_asks_go_on() -> None:
+    rig = begun(disk_s=0.005)
+    first = rig.acting()
+    assert first is not None
+    target = next(name for name in rig.names if name != first.node)
+    done: list[float] = []
+    rig.run_now(asking(rig, done, until_s=rig.clock.seconds() + 3))
+    rig.run(0.2)
+    (moved,) = rig.wait(first.coordination.move("system", target))
+    assert moved["epoch"] == 2
+    assert rig.run_until_acting(but=first.node).node == target
+    rig.run(1)
+    gaps = [later - earlier for earlier, later in zip(done, done[1:], strict=False)]
+    assert max(gaps) < 0.1
+    assert rig.register.disks["system"].is_pinned
+
+
+async def asking(rig: Rig, done: list[float], *, until_s: float) -> None:
+    while rig.clock.seconds() < until_s:
+        await rig.nodes["n3"].session.ask("counting", "add", {}, timeout_s=20)
+        done.append(rig.clock.seconds())
+
+
+def test_a_node_that_dies_is_gone_at_once_and_no_push_waits_for_its_lease() -> None:
+    rig = begun()
+    office = rig.acting()
+    assert office is not None
+    victim, other = (name for name in rig.names if name != office.node)
+    rig.nodes[victim].crash()
+    asked = rig.ask(other)
+    took_s = rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 1}]
+    assert took_s < 0.2
+    assert office.counting.gone == [victim]
+
+
+def test_a_node_that_is_started_again_comes_as_a_new_one() -> None:
+    rig = begun()
+    office = rig.acting()
+    assert office is not None
+    victim = next(name for name in rig.names if name != office.node)
+    rig.nodes[victim].crash()
+    office.counting.come.clear()
+    node = rig.restart(victim)
+    rig.run_until_all_live()
+    assert office.counting.gone == [victim]
+    assert office.counting.come == [victim]
+    assert node.gate.is_open
+
+
+def test_a_node_that_is_cut_off_closes_its_gate_and_comes_back() -> None:
+    rig = begun()
+    office = rig.acting()
+    assert office is not None
+    victim, other = (name for name in rig.names if name != office.node)
+    rig.leader = office.node
+    rig.isolate(victim)
+    asked = rig.ask(other)
+    rig.run(4.5)
+    assert asked == []  # The node that is cut off may still act.
+    assert rig.nodes[victim].session.is_live
+    rig.run_until(lambda: bool(asked))
+    assert not rig.nodes[victim].gate.is_open
+    assert rig.nodes[victim].session.state == "lapsed"
+    assert rig.nodes[victim].watchdog.deadline_s is None
+    rig.heal()
+    rig.run_until_all_live()
+    assert rig.nodes[victim].gate.is_open
+    asked = rig.ask(victim)
+    rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 2}]
+
+
+def test_a_write_that_does_not_end_keeps_the_disk_joined_and_the_watchdog_armed() -> None:
+    rig = begun()
+    office = rig.acting()
+    assert office is not None
+    victim = next(name for name in rig.names if name != office.node)
+    rig.leader = office.node
+    node = rig.nodes[victim]
+    node.gate.held = held = Deferred()
+    lease_until_s = node.session.lease_until_s
+    rig.isolate(victim)
+    rig.run(6)
+    assert node.session.state == "lapsed"
+    assert office.counting.gone == []
+    assert node.watchdog.deadline_s is not None
+    assert node.watchdog.deadline_s <= lease_until_s + 1 + rig.timeouts.release_s
+    held.callback(None)
+    rig.run(0.1)
+    assert office.counting.gone == [victim]
+    assert node.watchdog.deadline_s is None
+
+
+def test_without_a_fence_a_successor_waits_for_the_lease() -> None:
+    rig = begun(fence_kind=NO_FENCE)
+    first = rig.acting()
+    assert first is not None
+    first.crash()
+    rig.leader = next(name for name in rig.names if name != first.node)
+    took_s = rig.run_until(lambda: rig.acting() is not None)
+    # The office before: a coordinator's lease. The node: a node's lease after that.
+    assert 7 < took_s < 9
+
+
+def test_a_destructive_fence_is_used_when_the_lease_is_out_and_not_before() -> None:
+    rig = begun(fence_kind=PERSISTENT_RESERVATION)
+    first = rig.acting()
+    assert first is not None
+    rig.isolate(first.node)
+    rig.leader = next(name for name in rig.names if name != first.node)
+    rig.run(1.9)
+    assert rig.platter.fenced == set()
+    rig.run_until(lambda: rig.acting() not in (None, first))
+    assert rig.platter.fenced == {first.node}
+    rig.heal()
+    rig.run_until_all_live()
+    assert rig.platter.fenced == set()
+
+
+def test_an_ask_that_was_kept_is_not_carried_out_twice_when_the_coordinator_dies() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    asker, other = (name for name in rig.names if name != first.node)
+    rig.isolate(other)  # so that the push waits
+    rig.cut = {frozenset((first.node, other))}
+    asked = rig.ask(asker)
+    rig.run(0.05)
+    assert asked == []
+    first.crash()
+    rig.leader = asker
+    rig.heal()
+    rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 1}]
+    asked = rig.ask(asker)
+    rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 2}]
+
+
+def test_a_node_that_stops_in_order_leaves_at_once_and_its_office_moves() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    rig.leader = next(name for name in rig.names if name != first.node)
+    rig.wait(first.coordination.stop())
+    first.crash()
+    assert rig.platter.owner.is_released
+    took_s = rig.run_until(lambda: rig.acting() is not None)
+    assert took_s < 0.5
+
+
+def test_a_draining_node_gives_its_office_away() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    rig.leader = next(name for name in rig.names if name != first.node)
+    rig.change({"op": "member_set", "id": first.node, "is_draining": True})
+    rig.run_until_acting(but=first.node, timeout_s=3)
+    assert first.session.state in ("live", "reclaiming")
+
+
+def test_a_disk_that_fails_under_the_coordinator_is_taken_by_another_node() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    rig.platter.failing = {first.node}
+    asked = rig.ask(first.node)
+    rig.run_until(lambda: bool(asked))
+    assert asked == [{"value": 1}]
+    assert rig.acting() is not first
+
+
+def test_a_person_fences_a_node() -> None:
+    rig = begun()
+    office = rig.acting()
+    assert office is not None
+    victim = next(name for name in rig.names if name != office.node)
+    (failure,) = rig.wait(office.coordination.fence("system", victim, force=False, is_vouched_for=False))
+    assert "is alive" in str(failure.value)
+    (told,) = rig.wait(office.coordination.fence("system", victim, force=True, is_vouched_for=False))
+    assert told["proof"]["kind"] == "file lock"
+    assert office.counting.gone == [victim]
+    rig.run_until_all_live()
+
+
+def test_a_cluster_of_one_has_an_office_too() -> None:
+    rig = begun(1)
+    asked = rig.ask("n1")
+    rig.run(0.1)
+    assert asked == [{"value": 1}]
