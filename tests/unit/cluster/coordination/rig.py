@@ -155,6 +155,9 @@ class RigNode:
             disk.crash()
         self.rig.links_changed(self.node)
 
+    def gate_is_open(self) -> bool:
+        return self.gate.is_open
+
     @property
     def session(self) -> NodeSession:
         session = self.coordination.system
