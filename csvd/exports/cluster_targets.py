@@ -12,7 +12,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.api.errors import BadRequest
+from csvd.api.errors import BadRequest, Refused
 from csvd.cluster.coordination.faces import LIVE, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
@@ -57,7 +57,7 @@ class ClusterTargets:
     What can not be served, as a LUN whose disk is missing here, is told of and tried again; the rest is served.
 
     Args:
-        number: gives this node's number in the cluster; None while it has none.
+        number: gives this node's number in the cluster; None while it has none, and serves nothing.
         portals: where this node listens for initiators of the cluster's targets.
         host: by which others reach this node, for portals on all addresses.
         tell: told what can not be served, and what can again: a word, a sentence, the target.
@@ -238,6 +238,10 @@ class ClusterTargets:
 
     # Serving
 
+    def number_changed(self) -> None:
+        """This node has a number now, or another, or none any more."""
+        self._want()
+
     async def try_out(self, edit: AddLun | SetLun) -> None:
         """See whether the disk of a logical unit that is to be added or changed could be served here.
 
@@ -246,6 +250,8 @@ class ClusterTargets:
         """
         name, record, _ = edited(self._records, edit, lambda: "tried")
         assert record is not None
+        if self._number() is None:
+            raise Refused("this node serves nothing for the cluster", where=name)
         section, secrets = section_of(name, record, self._sealing)
         before = {lun.number for lun in self.sections[name].lun} if name in self.sections else set()
         luns = tuple(
@@ -293,6 +299,8 @@ class ClusterTargets:
     def _read_records(self) -> None:
         """Take all targets as sections, and note which make no sense here."""
         self.sections, self._secrets, self._senseless = {}, {}, {}
+        if self._number() is None:
+            return
         for name, record in sorted(self._records.items()):
             try:
                 section, opened = section_of(name, record, self._sealing)
@@ -315,8 +323,7 @@ class ClusterTargets:
     def _here(self, section: TargetSection) -> TargetSection:
         """A target with the portal groups of this node."""
         number = self._number()
-        if number is None:
-            raise ConfigError("this node has no number in the cluster yet", where=section.name)
+        assert number is not None
         if not self._portals:
             raise ConfigError("this node has no portals for the cluster", where="cluster.portals")
         return replace(section, portals=(), portal_group=groups_at(self._portals, number))

@@ -187,7 +187,7 @@ class LocalServing:
                 settings = settings_of(lun, plan.secret, is_clustered=name in plan.clustered)
                 unit = opened[name, lun.number] = await self._units.open(settings)
                 if name not in later:
-                    self._keeper.attach(unit)
+                    self._attach(unit)
             added = [
                 self._export(plan, section, [opened[section.name, lun.number] for lun in section.lun])
                 for section in difference.new
@@ -222,7 +222,7 @@ class LocalServing:
         self._plan, difference, opened = prepared.plan, prepared.difference, prepared.opened
         for (name, _), unit in opened.items():
             if name in prepared.later:
-                self._keeper.attach(unit)
+                self._attach(unit)
         self._service.entity.discovery_access = prepared.plan.discovery_access
         for section in difference.gone:
             await self._close_all(await self._service.remove_target(section.name))
@@ -234,6 +234,11 @@ class LocalServing:
             self._service.change_target(export)
         for name, lun in difference.units_new:
             self._service.add_unit(name, opened[name, lun.number])
+
+    def _attach(self, unit: LogicalUnit) -> None:
+        # What all nodes serve as one is kept by all of them, not here.
+        if not unit.is_clustered:
+            self._keeper.attach(unit)
 
     async def _create(self, lun: LunSection) -> None:
         """Make the disk of a logical unit, in a thread: to allocate a large file takes its time."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from csvd.config.targets import TargetSection
 from csvd.errors import ConfigError
 from csvd.exports.catalogue import AnyEdit
-from csvd.exports.cluster_targets import ClusterTargets
-from csvd.exports.coordinator import NAME, ExportsService
+from csvd.exports.cluster_exports import ClusterExports
+from csvd.exports.coordinator import NAME
 from csvd.exports.joined import JoinedServing
-from csvd.exports.sealing import Sealing
 from csvd.exports.serving import Plan, Serving
 from csvd.scsi.target_ports import AccessState
 from csvd.target.cluster_ports import ClusterPorts
@@ -116,33 +115,33 @@ class FakeServing(Serving):
 class FakeMember:
     number: int
     is_draining: bool = False
+    is_witness: bool = False
 
 
 class Exporting:
     """One node."""
 
-    def __init__(self, stage: ExportingCluster, name: str, number: int, portals: Sequence[str] | None) -> None:
+    def __init__(self, stage: ExportingCluster, name: str, number: int) -> None:
         self.name = name
         self.told: list[str] = []
         self.serving = FakeServing()
         self.ports: ClusterPorts = {}
         self.joined = JoinedServing(self.serving, tell_ports=partial(setattr, self, "ports"))
         self.session = stage.loopback.session(name)
-        self.service = ExportsService(
-            Sealing(KEY, os.urandom), lambda: stage.members, os.urandom, lambda _kind, text, _subject: None
-        )
-        coordination = stage.loopback.coordination(name)
-        coordination.add_service(lambda _disk, is_system: self.service if is_system else None)
-        self.targets = ClusterTargets(
-            coordination,
-            self.joined,
-            Sealing(KEY, os.urandom),
-            number=lambda: stage.members[name].number,
-            portals=[f"0.0.0.0:{3260 + number}"] if portals is None else portals,
+        self.exports = ClusterExports(
+            stage.loopback.coordination(name),
+            members=lambda: stage.members,
+            on_members=stage.on_members,
+            serving=self.joined,
+            data_key=KEY,
+            portals=[f"0.0.0.0:{3260 + number}"],
             host=f"192.0.2.{number}",
             clock=stage.clock,
-            tell=lambda _kind, text, _subject: self.told.append(text),
+            run=lambda job: succeed(job()),
+            entropy=os.urandom,
+            tell=lambda kind, text, _subject: self.told.append(text) if kind == "exports" else None,
         )
+        self.targets = self.exports.targets
 
     def states(self) -> dict[int, AccessState]:
         return {tag: port.state for tag, port in self.ports.items()}
@@ -153,16 +152,17 @@ class ExportingCluster:
 
     def __init__(self, records: Mapping[str, Any] = {}, *, start: bool = True) -> None:
         self.clock = Clock()
+        self._on_members: list[Callable[..., None]] = []
         self.loopback = Loopback(records=records)
         self.members = {name: FakeMember(number) for number, name in enumerate(self.loopback.sessions, start=1)}
-        self.nodes = {name: Exporting(self, name, member.number, None) for name, member in self.members.items()}
+        self.nodes = {name: Exporting(self, name, member.number) for name, member in self.members.items()}
         if start:
             self.start()
 
     def start(self) -> None:
         for node in self.nodes.values():
             self.run(node.joined.start(Plan()))
-            node.targets.start()
+            node.exports.start()
         self.run(self.loopback.start())
 
     def __getitem__(self, name: str) -> Exporting:
@@ -170,7 +170,7 @@ class ExportingCluster:
 
     def stop(self) -> None:
         for node in self.nodes.values():
-            node.targets.stop()
+            node.exports.stop()
         assert not self.clock.getDelayedCalls()
 
     @staticmethod
@@ -198,5 +198,12 @@ class ExportingCluster:
 
     def drain(self, name: str, is_draining: bool = True) -> None:
         self.members[name] = replace(self.members[name], is_draining=is_draining)
-        for node in self.nodes.values():
-            node.service.members_changed()
+        self.members_changed()
+
+    def on_members(self, callback: Callable[..., None]) -> Callable[[], None]:
+        self._on_members.append(callback)
+        return lambda: self._on_members.remove(callback)
+
+    def members_changed(self) -> None:
+        for callback in list(self._on_members):
+            callback()

@@ -87,11 +87,22 @@ def test_an_evicted_node_has_no_ports_any_more(cluster: ExportingCluster) -> Non
     a_target(cluster)
     cluster.run(cluster.loopback.kill("n3"))
     del cluster.members["n3"]
-    for node in cluster.nodes.values():
-        node.service.members_changed()
+    cluster.members_changed()
     assert cluster["n1"].states() == {17: OPTIMIZED, 33: OPTIMIZED}
     cluster.run(cluster.loopback.come_back("n2"))
     assert "exports/ports/n3" not in cluster.loopback.records, "it is forgotten as soon as something is written"
+
+
+def test_a_witness_serves_nothing_and_has_no_ports(cluster: ExportingCluster) -> None:
+    cluster.members["n3"] = replace(cluster.members["n3"], is_witness=True)
+    cluster.members_changed()
+    a_target(cluster)
+    assert (cluster["n3"].serving.luns, cluster["n3"].targets.troubles) == ({}, {})
+    assert cluster["n1"].states() == {17: OPTIMIZED, 33: OPTIMIZED}
+    cluster.members["n3"] = replace(cluster.members["n3"], is_witness=False)
+    cluster.members_changed()
+    assert cluster["n3"].serving.luns == {ONE: [0]}
+    assert cluster["n1"].states() == {17: OPTIMIZED, 33: OPTIMIZED, 49: OPTIMIZED}
 
 
 # Failures between keeping and telling
@@ -328,7 +339,7 @@ def test_records_that_make_no_sense_are_told_of() -> None:
     made = ExportingCluster({"exports/revision": 3, f"exports/target/{ONE}": {"frob": 1}}, start=False)
     for node in made.nodes.values():
         made.run(node.joined.start(Plan()))
-        node.targets.start()
+        node.exports.start()
     (found,) = made.begin(made.loopback.start())
     assert "makes no sense" in str(found.value)
     made.stop()
