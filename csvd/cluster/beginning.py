@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from csvd.cluster.errors import ClusterError
 from csvd.cluster.journal import JOURNAL_NAME, JournalWrite
 from csvd.cluster.journal_records import Entry, Image, Snapshot, encode_file
 from csvd.cluster.register import Register
@@ -59,7 +60,30 @@ def begin_cluster(files: Files, node: str, members: Sequence[Member], *, now_ms:
     """
     if files.read(JOURNAL_NAME) is not None:
         return False
-    state = msgspec.msgpack.encode(Register(members).snapshot())
+    write_first_journal(files, node, msgspec.msgpack.encode(Register(members).snapshot()), now_ms=now_ms)
+    return True
+
+
+def begin_joining(files: Files, node: str, *, now_ms: int) -> None:
+    """Write the first journal of a node that is to join a cluster: an empty one; blocks.
+
+    A node has one from the beginning, so that one that is missing is known to be lost: without it a node does not know
+    whom it voted for, nor what it promised to keep, and must not take part again under its old name.
+
+    Raises:
+        ClusterError: there is a journal already.
+        JournalError: the disk refused.
+    """
+    if files.read(JOURNAL_NAME) is not None:
+        raise ClusterError("this node has a journal already", where=node, why="it is in a cluster, or was in one")
+    JournalWrite(files, 0, encode_file(1, Image(node, now_ms, 0, None, None, [])), None).run()
+
+
+def write_first_journal(files: Files, node: str, state: bytes, *, now_ms: int) -> None:
+    """Write a journal that begins with a state of the state machine; blocks.
+
+    Raises:
+        JournalError: the disk refused.
+    """
     image = Image(node, now_ms, FIRST_TERM, None, Snapshot(state, *FIRST_ENTRIES), list(FIRST_ENTRIES))
     JournalWrite(files, 0, encode_file(1, image), None).run()
-    return True

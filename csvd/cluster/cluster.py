@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -13,17 +13,20 @@ from csvd.cluster.calls import Handler
 from csvd.cluster.coordinator import Coordinator
 from csvd.cluster.durability import RunBlocking
 from csvd.cluster.election import Election
-from csvd.cluster.errors import ClusterError, PeerMessageError
-from csvd.cluster.journal import Journal
+from csvd.cluster.errors import ClusterError, JournalError, PeerMessageError
+from csvd.cluster.journal import JOURNAL_NAME, Journal
 from csvd.cluster.names import address_of_text, text_of_address
-from csvd.cluster.network import Address, Network, PeerEvents
-from csvd.cluster.reactor import Clock
+from csvd.cluster.network import Address, Fingerprints, Network, PeerEvents
+from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.register import Register
 from csvd.cluster.register_members import Member
 from csvd.cluster.replicated_register import ReplicatedRegister
 from csvd.cluster.state_directory import Files
 from csvd.cluster.stream import StreamHandler, StreamLink
 from csvd.cluster.timeouts import Timeouts
+
+LEAVING_S: Final = 1.0
+"""How long a member that was removed is still linked, so that it hears of it."""
 
 
 class Cluster:
@@ -37,6 +40,8 @@ class Cluster:
         network: the links to the others, not started.
         files: where the node keeps what it must not forget, with its journal (csvd.cluster.beginning).
         clock: the node's loop.
+        contacts: the members that a node that joins knows beforehand, with their addresses and certificates: it is
+            linked to them until the register that it gets from them says who the members are.
         boottime: seconds since the host was started, with those in which it slept; leases are measured by it.
         now_ms: the time of day.
         run_blocking: where the journal is written.
@@ -60,6 +65,7 @@ class Cluster:
         now_ms: Callable[[], int],
         run_blocking: RunBlocking,
         random: Random,
+        contacts: Mapping[str, tuple[Address | None, Fingerprints]] | None = None,
         timeouts: Timeouts | None = None,
         failed: Callable[[ClusterError], None] | None = None,
         stopped: Callable[[], None] | None = None,
@@ -72,6 +78,11 @@ class Cluster:
         self._now_ms = now_ms
         self._run_blocking = run_blocking
         self._random = random
+        self._contacts = dict(contacts or {})
+        self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
+        self._leaving: dict[str, DelayedCall] = {}
+        self._was_member = False
+        self._removal: ClusterError | None = None
         self._timeouts = timeouts or Timeouts()
         self._failed = failed
         self._stopped = stopped
@@ -136,13 +147,16 @@ class Cluster:
             JournalError: the state is damaged, or belongs to another node.
         """
         try:
+            if self._files.read(JOURNAL_NAME) is None:
+                raise JournalError(
+                    "the journal is missing",
+                    where=f"{JOURNAL_NAME} of node {self.node}",
+                    why="without it a node does not know what it promised to the others",
+                    hint="restore it, or evict the node at another one and let it join anew",
+                )
             journal = Journal(self._files, self.node, now_ms=self._now_ms())
-            if journal.snapshot is not None:
-                self._replicated.restore(journal.snapshot.state)
-            self._set_members()
             self._election = Election(
                 node=self.node,
-                members=list(self.members),
                 journal=journal,
                 machine=self._replicated,
                 link_to=self._network.link_to,
@@ -155,6 +169,8 @@ class Cluster:
             )
             if self._election.failure is not None:
                 raise self._election.failure
+            self._register_changed()
+            self._replicated.on_change(lambda register: self._register_changed())
             self._coordinator = Coordinator(
                 node=self.node,
                 election=self._election,
@@ -171,6 +187,9 @@ class Cluster:
 
     async def stop(self) -> None:
         """Take no part any more, close everything; may be called again, but a stopped node is not started again."""
+        for call in self._leaving.values():
+            call.cancel()
+        self._leaving.clear()
         await self._network.stop()
         election, self._election = self._election, None
         if election is not None:
@@ -184,7 +203,7 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         """What this node knows of the cluster, as a JSON object."""
         election, record = self._election, self.register.coordinator
-        failure = election.failure if election is not None else None
+        failure = self._removal or (election.failure if election is not None else None)
         return {
             "node": self.node,
             "members": [self._member_status(member) for member in self.members.values()],
@@ -257,10 +276,38 @@ class Cluster:
         return {"node": member.id, "address": address, "link": link, "trouble": trouble}
 
     def _set_members(self) -> None:
-        """Tell the network who the members are."""
-        self._network.set_members(
-            {node: (address_of_text(member.address), member.fingerprints) for node, member in self.members.items()}
-        )
+        """Tell the network who the members are, when it is not as before."""
+        members = {
+            node: (address_of_text(member.address), member.fingerprints) for node, member in self.members.items()
+        }
+        if not members:
+            members = dict(self._contacts)
+        for node in set(self._known) - set(members) - set(self._leaving) - {self.node}:
+            # It hears of its own removal by the same log: it is linked a moment longer.
+            self._leaving[node] = self._clock.callLater(LEAVING_S, self._has_left, node)
+        for node in set(self._leaving) & set(members):
+            self._leaving.pop(node).cancel()
+        known = {**{node: self._known[node] for node in self._leaving}, **members}
+        if known != self._known:
+            self._known = known
+            self._network.set_members(known)
+
+    def _has_left(self, node: str) -> None:
+        del self._leaving[node], self._known[node]
+        self._network.set_members(self._known)
+
+    def _register_changed(self) -> None:
+        """The members may have changed: the links follow, and a node that is none any more takes no part."""
+        self._set_members()
+        if self.node in self.members:
+            self._was_member = True
+        elif self._was_member and self.members and self._removal is None:
+            self._removal = ClusterError("this node was removed from the cluster", where=self.node)
+            self._clock.callLater(LEAVING_S, self._removed, self._removal)
+
+    def _removed(self, removal: ClusterError) -> None:
+        if self._election is not None:
+            self._election_failed(removal)
 
     def _started_coordinator(self) -> Coordinator:
         if self._coordinator is None:

@@ -4,6 +4,9 @@ The leader, once it has committed in its term, claims the coordinatorship by com
 register names it already for an epoch that this very process has claimed. So every term of office, also that of a node
 that was started again, has an epoch of its own.
 
+A member that has caught up with the log is made a voter by the coordinator. A command that changes who votes goes into
+an entry of its own, which tells Raft the voters that it leaves.
+
 A command is submitted at any node and goes to the coordinator. It carries an idempotency key, so that it can be sent
 again, to whoever is the coordinator by then, until its outcome is known or the time is up.
 """
@@ -35,6 +38,8 @@ MAXIMUM_AT_ONCE: Final = ANSWERS_REMEMBERED // 2
 _METHOD: Final = "cluster.submit"
 _TRY_S: Final = 1.0
 _PAUSE_S: Final = 0.05
+_PROMOTE: Final = "member_promote"
+_CHANGES_VOTERS: Final = frozenset({_PROMOTE, "member_remove"})
 _WITHOUT_KEY: Final = frozenset({"guest_read"})
 _MUST_BE_MEMBERS: Final = {
     "claim_coordinator": "node",
@@ -138,6 +143,8 @@ class Coordinator:
 
     def _check(self, command: dict[str, Any]) -> None:
         reason = check_command(command)
+        if reason is None and command["op"] == _PROMOTE:
+            reason = "the coordinator does it by itself, when the node has caught up"
         if reason is None and len(encode_entry([("", command)])) > MAXIMUM_COMMAND_BYTES - 256:
             reason = f"it has more than {MAXIMUM_COMMAND_BYTES - 256} bytes"
         if reason is None:
@@ -252,6 +259,8 @@ class Coordinator:
             return
         if self._election.is_established and not self.is_acting:
             self._claim()
+        elif self.is_acting and (learner := self._learner()):
+            self._propose_alone((None, {"op": _PROMOTE, "id": learner}), lambda answers: None, lambda error: None)
         elif self.is_acting:
             self._propose_waiting()
         elif not self._election.is_leader:
@@ -275,7 +284,8 @@ class Coordinator:
             return
         batch = [self._waiting.popleft()]
         size_bytes = len(encode_entry([batch[0].command]))
-        while self._waiting:
+        is_alone = batch[0].command[1]["op"] in _CHANGES_VOTERS
+        while self._waiting and not is_alone and self._waiting[0].command[1]["op"] not in _CHANGES_VOTERS:
             size_bytes += len(encode_entry([self._waiting[0].command]))
             if size_bytes > MAXIMUM_COMMAND_BYTES:
                 break
@@ -290,10 +300,35 @@ class Coordinator:
             for waiting in batch:
                 waiting.answer.errback(error)
 
-        self._propose_entry([waiting.command for waiting in batch], answered, failed)
+        if is_alone:
+            self._propose_alone(batch[0].command, answered, failed)
+        else:
+            self._propose_entry([waiting.command for waiting in batch], answered, failed)
+
+    def _learner(self) -> str | None:
+        """A member that is to vote from now on, for it has caught up."""
+        caught_up = self._election.caught_up
+        waiting = (member.id for member in self._register.members.values() if not member.is_voter)
+        return next((node for node in waiting if node in caught_up), None)
+
+    def _propose_alone(
+        self, command: Keyed, answered: Callable[[object], None], failed: Callable[[ClusterError], None]
+    ) -> None:
+        """Propose a command that may change who votes: Raft is told the voters that it leaves.
+
+        This node has applied all that is in its log, for it proposes one entry at a time: what the command does to the
+        register now it will do when it is applied.
+        """
+        voters = self._replicated.voters_after(command)
+        self._propose_entry([command], answered, failed, voters=None if voters == self._election.voters else voters)
 
     def _propose_entry(
-        self, commands: Sequence[Keyed], answered: Callable[[object], None], failed: Callable[[ClusterError], None]
+        self,
+        commands: Sequence[Keyed],
+        answered: Callable[[object], None],
+        failed: Callable[[ClusterError], None],
+        *,
+        voters: frozenset[str] | None = None,
     ) -> None:
         def settled(result: object) -> None:
             self._is_proposing = False
@@ -305,9 +340,9 @@ class Coordinator:
             self._clock.callLater(0, self.changed)
 
         self._is_proposing = True
-        self._election.propose(encode_entry(commands)).addBoth(settled).addErrback(
-            lambda failure: self._log.failure("the coordinator failed", failure)
-        )
+        entry = encode_entry(commands)
+        proposed = self._election.propose(entry) if voters is None else self._election.propose_voters(voters, entry)
+        proposed.addBoth(settled).addErrback(lambda failure: self._log.failure("the coordinator failed", failure))
 
     async def _applied_here(self, revision: int, deadline_s: float) -> None:
         """Wait until this node's register has a change."""

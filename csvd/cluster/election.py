@@ -1,28 +1,28 @@
-"""Raft by pysyncobj, on the node's own loop, links and journal. The only module that imports pysyncobj.
+"""Raft by pysyncobj, on the node's own loop, links and journal.
 
-Each Election has an instance of the module `pysyncobj.syncobj` of its own, in which the collaborators that pysyncobj
-makes for itself are replaced by ours (csvd.cluster.raft_adapters): no sockets, pipes, threads, files or pickles of its
-own, and the clock and the randomness that it is given. Private names of pysyncobj 0.3.17 that are relied upon are
-pinned by tests/unit/cluster/test_pysyncobj_names.py.
+Each Election has a pysyncobj of its own (csvd.cluster.raft_instance), whose collaborators are ours
+(csvd.cluster.raft_adapters): no sockets, pipes, threads, files or pickles, and the clock and the randomness given.
 
 What is done here around pysyncobj's faults (DESIGN section 7): nothing is sent before the journal is durable; an answer
 to an earlier term is dropped; a vote counts once; entries that are here already are taken out of a message, and only
 entries that contradict the log cut something off it, never what was applied; a snapshot neither commits nor cuts off
 what is in the log; a leader without its majority steps down at once. An error inside stops this node's part in Raft for
 good, rather than to go on with a state that may be wrong.
+
+Who votes is what the log says last (csvd.cluster.voters, csvd.cluster.raft_peers). The voters change one at a time, by
+a leader that has committed in its own term, when the change before is committed. All others that are linked learn: they
+get the log and are not counted. A node that does not vote never stands for election; a leader that has committed its
+own removal steps down. A node that knows of no voters (it is joining) gives no vote either.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from random import Random
-from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
-from pysyncobj.config import FAIL_REASON, SyncObjConf
-from pysyncobj.node import Node
+from pysyncobj.config import FAIL_REASON
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -31,48 +31,35 @@ from csvd.cluster.durability import DurabilityGate, RunBlocking
 from csvd.cluster.errors import ClusterError, OutcomeUnknown, PeerMessageError
 from csvd.cluster.journal import Journal
 from csvd.cluster.raft_adapters import NoPipe, NoPoller, RaftLog, RaftLogger, RaftTransport, Snapshots
+from csvd.cluster.raft_instance import CANDIDATE, FOLLOWER, LEADER, REGULAR, make_raft
 from csvd.cluster.raft_messages import (
     AppendEntries,
     InstallSnapshot,
     NextIndex,
     RaftMessage,
+    RequestVote,
     ResponseVote,
     decode,
     encode,
     from_pysyncobj,
+    without_known_entries,
 )
+from csvd.cluster.raft_peers import RaftPeers
 from csvd.cluster.reactor import Clock, DelayedCall
+from csvd.cluster.state_machine import StateMachine
 from csvd.cluster.timeouts import Timeouts
+from csvd.cluster.voters import CHANGE, VoterHistory, encode_change
 
 MAXIMUM_COMMAND_BYTES: Final = 16 * 1024
+MAXIMUM_CHANGE_BYTES: Final = 4 * 1024
+"""What an entry has beside its command that changes who votes."""
 MAXIMUM_LOG_BYTES: Final = 2 * 1024 * 1024
 MAXIMUM_LOG_ENTRIES: Final = 1000
 MAXIMUM_RAFT_MESSAGE_BYTES: Final = 2 * MAXIMUM_LOG_BYTES
 
-_CANDIDATE: Final = 1  # pysyncobj._RAFT_STATE.CANDIDATE
-_LEADER: Final = 2  # pysyncobj._RAFT_STATE.LEADER
-_REGULAR: Final = 0  # pysyncobj._COMMAND_TYPE.REGULAR
-_DAY_S: Final = 86_400
-
 
 class NotLeader(ClusterError):
     """This node does not lead: the command was not taken into the log, and will not be carried out by this try."""
-
-
-class StateMachine(Protocol):
-    """What is replicated."""
-
-    def apply(self, command: bytes) -> object:
-        """Carry out a committed command; the same on every node; never raises."""
-
-    def take(self) -> bytes:
-        """The whole state."""
-
-    def check(self, state: bytes) -> None:
-        """Raise a CsvdError where the bytes are not a state."""
-
-    def restore(self, state: bytes) -> None:
-        """Become that state."""
 
 
 class Election:
@@ -80,7 +67,6 @@ class Election:
 
     Args:
         node: the name of this node.
-        members: the names of all nodes, with this one.
         journal: the node's journal, opened.
         machine: what is replicated.
         link_to: how a message is sent to a peer now, or None where there is no link to it.
@@ -98,7 +84,6 @@ class Election:
         self,
         *,
         node: str,
-        members: Sequence[str],
         journal: Journal,
         machine: StateMachine,
         link_to: Callable[[str], Callable[[bytes], None] | None],
@@ -118,9 +103,8 @@ class Election:
         self._timeouts = timeouts
         self._clock = clock
         self._random = random
-        self._nodes = {name: Node(name) for name in members if name != node}
-        self._linked: set[str] = set()
-        self._voters: tuple[int, set[str]] = (0, set())
+        self._peers = RaftPeers(node, clock.seconds)
+        self._granted: tuple[int, set[str]] = (0, set())  # a term, and who voted for this node in it
         self._outstanding: Deferred[object] | None = None
         self._failure: ClusterError | None = None
         self._wake_call: DelayedCall | None = None
@@ -133,6 +117,7 @@ class Election:
         self._snapshots = Snapshots(journal, machine.take, machine.restore)
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock  # type: ignore[assignment]
+        self._history = self._read_history()
         self._raft = self._make_raft()
 
     @property
@@ -150,7 +135,7 @@ class Election:
         """The node that is known to lead: this one, or one that there is a link to."""
         leader = self._raft._getLeader()
         name = None if leader is None else str(leader.id)
-        return name if name == self.node or name in self._linked else None
+        return name if name == self.node or name in self._peers.linked else None
 
     @property
     def term(self) -> int:
@@ -163,16 +148,29 @@ class Election:
         return int(self._raft.raftCommitIndex)
 
     @property
+    def voters(self) -> frozenset[str]:
+        """Who votes now, by what is last in the log, committed or not; empty where this node knows of nobody."""
+        return self._history.voters
+
+    @property
+    def caught_up(self) -> frozenset[str]:
+        """Of an established leader: the nodes that are linked, do not vote, and have all that is committed."""
+        if not self.is_established:
+            return frozenset()
+        learners = self._peers.linked - self.voters
+        return frozenset(peer for peer in learners if self._peers.match_index(peer) >= self.commit_index)
+
+    @property
     def failure(self) -> ClusterError | None:
         """Why this node does not take part any more, or None."""
         return self._failure
 
     def start(self) -> None:
         """Begin to take part."""
-        if self._nodes:
-            self._postpone_election()
-        else:
+        if self.voters == {self.node}:
             self._raft._SyncObj__raftElectionDeadline = 0
+        else:
+            self._postpone_election()
         self._ticked_at_s = self._clock.seconds()
         self._tick()
         self._ticking.start(self._timeouts.tick_s, now=False)
@@ -191,18 +189,18 @@ class Election:
 
     def connected(self, peer: str) -> None:
         """There is a link to a peer."""
-        if not self._linked and not self.is_leader:
+        if not self._peers.linked and not self.is_leader and self.voters != {self.node}:
             # It was alone: give a leader the time to say that it is there, before standing against it.
             self._postpone_election()
-        self._linked.add(peer)
-        self._guarded(self._transport.connected, self._nodes[peer])
+        self._peers.connected(peer)
+        self._guarded(self._transport.connected, self._peers.node(peer))
         self.wake()
 
     def disconnected(self, peer: str) -> None:
         """There is no link to a peer any more."""
         was_leader = peer == self.leader
-        self._linked.discard(peer)
-        self._guarded(self._transport.disconnected, self._nodes[peer])
+        self._peers.disconnected(peer)
+        self._guarded(self._transport.disconnected, self._peers.node(peer))
         if was_leader and not self.is_leader:
             self._hasten_election()
             self._may_hasten_again = True
@@ -222,7 +220,7 @@ class Election:
             return
         # Only entries that contradict the log take something from it (Raft, figure 2).
         self._raft_log.keeps_entries = isinstance(admitted, AppendEntries) and not admitted.entries
-        self._guarded(self._transport.received, self._nodes[peer], admitted.to_pysyncobj())
+        self._guarded(self._transport.received, self._peers.node(peer), admitted.to_pysyncobj())
         self._raft_log.keeps_entries = False
         if isinstance(admitted, NextIndex) and admitted.reset:
             self._resend_soon()
@@ -236,8 +234,37 @@ class Election:
             Fires with what the state machine answered on this node; fails with NotLeader (this try does nothing) or
             OutcomeUnknown (leadership was lost meanwhile).
         """
+        return self._propose(command, REGULAR)
+
+    def propose_voters(self, voters: frozenset[str], command: bytes) -> Deferred[object]:
+        """Have a command committed and applied that changes who votes; they vote from the moment that it is in the log.
+
+        Args:
+            voters: those that the state machine will have when it has applied the command; one more or one fewer.
+            command: the command.
+
+        Returns:
+            As `propose`; fails with NotLeader also while the change before is not committed.
+        """
+        assert len(voters ^ self.voters) == 1
+        if not self._may_change_voters():
+            result: Deferred[object] = Deferred()
+            result.errback(NotLeader("this node can not change who votes now"))
+            return result
+        return self._propose(encode_change(voters, command), CHANGE)
+
+    def _may_change_voters(self) -> bool:
+        """Whether the set of voters that counts is committed, and no other can come to count any more.
+
+        Any majorities of two sets that are one apart have a node in common; of sets that are two apart they need not.
+        That no other set is about, only a leader that has committed in its own term knows (Raft's thesis, section 4.1,
+        and its author's correction of 2015).
+        """
+        return self.is_established and self._history.index <= self._raft.raftLastApplied
+
+    def _propose(self, command: bytes, kind: int) -> Deferred[object]:
         assert self._outstanding is None
-        assert len(command) <= MAXIMUM_COMMAND_BYTES
+        assert len(command) <= MAXIMUM_COMMAND_BYTES + MAXIMUM_CHANGE_BYTES
         result: Deferred[object] = Deferred()
         if not self.is_leader:
             result.errback(NotLeader("this node does not lead"))
@@ -255,7 +282,7 @@ class Election:
                 # All other reasons that pysyncobj gives to a leader's own command mean that it is not in the log.
                 self._clock.callLater(0, result.errback, NotLeader("this node does not lead any more"))
 
-        self._guarded(self._raft._applyCommand, command, decided, _REGULAR)
+        self._guarded(self._raft._applyCommand, command, decided, kind)
         self.wake()
         return result
 
@@ -277,14 +304,17 @@ class Election:
         self._ticked_at_s = now_s
         if self._failure is not None:
             return
-        if not self._nodes and not self._journal.is_durable:
+        if self.voters == {self.node} and not self._journal.is_durable:
             # Alone, this node is the majority: nothing may be committed before it is durable here.
             self._gate.pass_when_durable(self.wake)
             return
         if self._journal.log_bytes > MAXIMUM_LOG_BYTES:
             self._guarded(self._raft.forceLogCompaction)
+        if self.node not in self.voters:
+            self._raft._SyncObj__raftElectionDeadline = float("inf")
         self._guarded(self._raft.doTick, 0.0)
-        if self._may_hasten_again and self._raft._SyncObj__raftState == _CANDIDATE:
+        self._leave_the_lead()
+        if self._may_hasten_again and self._raft._SyncObj__raftState == CANDIDATE:
             # The votes may be split, for the others lost their leader in the same moment. Only once: on a slow disk
             # the votes of this very election may still be on their way.
             self._may_hasten_again = False
@@ -292,8 +322,21 @@ class Election:
         self._gate.write()
         self._observe()
 
+    def _leave_the_lead(self) -> None:
+        """Step down when this node's own removal is committed; the others have been sent that it is, in this tick."""
+        if self.is_leader and self.node not in self.voters and self._history.index <= self._raft.raftLastApplied:
+            self._raft._SyncObj__raftLeader = None
+            self._raft._SyncObj__setState(FOLLOWER)
+
+    def _voters_changed(self) -> None:
+        """Another set of voters is the last in the log."""
+        self._log.info("those who vote are now {voters}", voters=", ".join(sorted(self.voters)))
+        self._peers.set_voters(self.voters)
+        if self.node in self.voters and self._raft._SyncObj__raftElectionDeadline == float("inf"):
+            self._postpone_election()
+
     def _observe(self) -> None:
-        seen = (self.is_leader, self.is_established, self.leader, self.term)
+        seen = (self.is_leader, self.is_established, self.leader, self.term, self.caught_up)
         if seen != self._seen:
             self._seen = seen
             self._changed()
@@ -319,15 +362,18 @@ class Election:
     def _admit(self, peer: str, message: RaftMessage) -> RaftMessage | None:
         """The message as pysyncobj may see it, or None."""
         if isinstance(message, NextIndex):
-            return self._admit_next_index(message)
+            return self._admit_next_index(message) if self._peers.is_known(peer) else None
+        if isinstance(message, RequestVote):
+            # Whether the candidate votes by this node's log does not matter: its own may have gone further.
+            return message if self.voters else None
         if isinstance(message, ResponseVote):
-            if self._voters[0] != self.term:
-                self._voters = (self.term, set())
-            if message.term != self.term or peer in self._voters[1]:
+            if self._granted[0] != self.term:
+                self._granted = (self.term, set())
+            if message.term != self.term or peer in self._granted[1] or peer not in self.voters:
                 return None
-            self._voters[1].add(peer)
+            self._granted[1].add(peer)
         elif isinstance(message, AppendEntries):
-            return self._without_known_entries(message)
+            return without_known_entries(message, self._journal.entries)
         elif isinstance(message, InstallSnapshot):
             try:
                 self._machine.check(message.snapshot.state)
@@ -342,24 +388,6 @@ class Election:
         if message.success and message.next_index > after_last:
             raise PeerMessageError("it has more of the leader's log than the leader")
         return msgspec.structs.replace(message, next_index=max(2, min(message.next_index, after_last)))
-
-    def _without_known_entries(self, message: AppendEntries) -> AppendEntries:
-        """The message without the entries that are in the log already.
-
-        Two logs that have an entry of the same index and term are the same up to it (Raft's log matching), so the last
-        such entry can stand for all before it. The commit index is not beyond what the message speaks of, for the log
-        may go on after that with entries that were never committed.
-        """
-        last_index = message.previous_index + len(message.entries)
-        message = msgspec.structs.replace(message, commit_index=min(message.commit_index, last_index))
-        log = self._journal.entries
-        first = log[0][1]
-        for known in range(len(message.entries), 0, -1):
-            _, index, term = message.entries[known - 1]
-            if 0 <= index - first < len(log) and log[index - first][2] == term:
-                rest = message.entries[known:]
-                return msgspec.structs.replace(message, previous_index=index, previous_term=term, entries=rest)
-        return message
 
     def _send(self, peer: str, message: Mapping[str, Any]) -> bool:
         """pysyncobj sends a message: pass it to the link that is there now, when all before it is durable."""
@@ -400,15 +428,31 @@ class Election:
             self._clock.callLater(0, outstanding.errback, error)
 
     def _state_changed(self, old: int, new: int) -> None:
-        role = {_CANDIDATE: "stands for election", _LEADER: "leads"}.get(new, "follows")
+        role = {CANDIDATE: "stands for election", LEADER: "leads"}.get(new, "follows")
         self._log.info("this node {role}; the last term was {term}", role=role, term=self.term)
-        if old == _LEADER:
+        if old == LEADER:
             self._settle(OutcomeUnknown("this node lost its leadership"))
+
+    def _read_history(self) -> VoterHistory:
+        """Who votes by the journal as it is at the start."""
+        snapshot = self._journal.snapshot
+        if snapshot is not None:
+            self._machine.restore(snapshot.state)
+        history = VoterHistory(snapshot.last[1] if snapshot else 0, self._machine.voters)
+        for entry in self._journal.entries:
+            history.appended(entry)
+        return history
 
     def _make_raft(self) -> Any:
         """This node's pysyncobj, with the collaborators that it is to use."""
-        module = load_syncobj(f"pysyncobj._csvd_{id(self)}")
-        self._raft_log = RaftLog(self._journal, self._snapshots, lambda: int(self._raft.raftLastApplied))
+        self._raft_log = RaftLog(
+            self._journal,
+            self._snapshots,
+            lambda: int(self._raft.raftLastApplied),
+            history=self._history,
+            state_voters=lambda: self._machine.voters,
+            voters_changed=self._voters_changed,
+        )
         seams: dict[str, object] = {
             "createJournal": lambda name: self._raft_log,
             "Serializer": lambda *arguments: self._snapshots,
@@ -421,52 +465,25 @@ class Election:
                 lambda: self._raft_log.keeps_entries,
             ),
         }
-        for name, seam in seams.items():
-            setattr(module, name, seam)
-        machine = self._machine
-
-        class Raft(module.SyncObj):  # type: ignore[misc, name-defined]
-            """pysyncobj's node, whose commands are not pickles."""
-
-            def _SyncObj__doApplyCommand(self, command: bytes) -> object:  # noqa: N802
-                return machine.apply(command[1:]) if command[0] == _REGULAR else None
-
-            def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> None:  # noqa: N802
-                return None
-
-        timeouts = self._timeouts
-        conf = SyncObjConf(
-            autoTick=False,
-            appendEntriesUseBatch=False,
-            commandsWaitLeader=False,
-            appendEntriesBatchSizeBytes=2**24,
-            commandsQueueSize=1,
-            raftMinTimeout=timeouts.election_minimum_s,
-            raftMaxTimeout=timeouts.election_maximum_s,
-            appendEntriesPeriod=timeouts.heartbeat_s,
-            leaderFallbackTimeout=timeouts.leader_fallback_s,
-            connectionTimeout=60,
-            logCompactionMinEntries=MAXIMUM_LOG_ENTRIES,
-            logCompactionMinTime=_DAY_S,
-            dynamicMembershipChange=False,
-            useFork=False,
-            onStateChanged=self._state_changed,
+        raft = make_raft(
+            self.node,
+            self._peers.others(self.voters),
+            seams=seams,
+            transport=self._transport,
+            apply=self._apply,
+            timeouts=self._timeouts,
+            state_changed=self._state_changed,
+            maximum_log_entries=MAXIMUM_LOG_ENTRIES,
         )
-        raft = Raft(Node(self.node), list(self._nodes.values()), conf, transport=self._transport)
         self._raft = raft
+        self._peers.attach(raft, self.voters)
         if self._journal.snapshot is not None:
             raft._SyncObj__loadDumpFile(clearJournal=False)
         return raft
 
-
-def load_syncobj(name: str) -> ModuleType:
-    """An instance of the module `pysyncobj.syncobj` under another name, whose globals are its own."""
-    spec = importlib.util.find_spec("pysyncobj.syncobj")
-    assert spec is not None
-    assert spec.origin is not None
-    own = importlib.util.spec_from_file_location(name, spec.origin)
-    assert own is not None
-    assert own.loader is not None
-    module = importlib.util.module_from_spec(own)
-    own.loader.exec_module(module)
-    return module
+    def _apply(self, command: bytes, voters: frozenset[str] | None) -> object:
+        """Apply a committed command, with the voters that the log says it leaves where it changes them."""
+        answer = self._machine.apply(command)
+        if voters is not None and self._machine.voters != voters:
+            raise ClusterError("the log and the state do not have the same voters")
+        return answer

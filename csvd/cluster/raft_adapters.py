@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from csvd.cluster.errors import JournalError
 from csvd.cluster.journal import Journal
 from csvd.cluster.journal_records import Entry, Snapshot
+from csvd.cluster.voters import VoterHistory
 
 # pysyncobj.SERIALIZER_STATE
 _NOT_SERIALIZING: Final = 0
@@ -26,12 +27,32 @@ class RaftLog:
 
     While `keeps_entries` is set nothing is dropped: pysyncobj drops all that comes after what a message speaks of, also
     where the message only came late.
+
+    Args:
+        journal: where the entries are.
+        snapshots: what the log may begin with.
+        last_applied: up to which entry the state machine has applied the log.
+        history: told of all that may change who votes.
+        state_voters: the voters of the state machine as it is now.
+        voters_changed: called after another set of voters counts.
     """
 
-    def __init__(self, journal: Journal, snapshots: Snapshots, last_applied: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        snapshots: Snapshots,
+        last_applied: Callable[[], int],
+        *,
+        history: VoterHistory,
+        state_voters: Callable[[], frozenset[str]],
+        voters_changed: Callable[[], None],
+    ) -> None:
         self._journal = journal
         self._snapshots = snapshots
         self._last_applied = last_applied
+        self._history = history
+        self._state_voters = state_voters
+        self._voters_changed = voters_changed
         self._entries_of_snapshot: list[Entry] = []
         self.keeps_entries = False
 
@@ -49,12 +70,16 @@ class RaftLog:
                 raise JournalError("an installed snapshot is not followed by its own entries")
             return
         self._journal.append(entry)
+        if self._history.appended(entry):
+            self._voters_changed()
 
     def clear(self) -> None:
         """pysyncobj does this only to install the snapshot that it has just taken from us."""
         snapshot = self._snapshots.take_received()
         self._journal.install(snapshot)
         self._entries_of_snapshot = [snapshot.previous, snapshot.last]
+        self._history.installed(snapshot.last[1], self._state_voters())
+        self._voters_changed()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
         """Drop all entries at a position and above; never one that was applied, as pysyncobj would."""
@@ -64,10 +89,14 @@ class RaftLog:
         if index <= self._last_applied():
             raise JournalError(f"the leader's log contradicts entry {index}, which was committed and applied")
         self._journal.cut(index)
+        if self._history.cut(index):
+            self._voters_changed()
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         """Drop the entries below a position: the log is compacted to the snapshot that was taken there."""
-        self._journal.compact(self._snapshots.take_made())
+        snapshot = self._snapshots.take_made()
+        self._journal.compact(snapshot)
+        self._history.compacted(snapshot.last[1])
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:
         """Note the term and the vote."""
@@ -212,10 +241,10 @@ class RaftTransport:
         self.disconnected = callback
 
     def setOnReadonlyNodeConnectedCallback(self, callback: object) -> None:
-        """There are no read-only nodes."""
+        """The nodes that only learn are told by csvd.cluster.raft_peers."""
 
     def setOnReadonlyNodeDisconnectedCallback(self, callback: object) -> None:
-        """There are no read-only nodes."""
+        """The nodes that only learn are told by csvd.cluster.raft_peers."""
 
     def setOnUtilityMessageCallback(self, message: str, callback: object) -> None:
         """pysyncobj's own administration is not reachable through csvd."""

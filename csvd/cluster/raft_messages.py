@@ -11,13 +11,14 @@ are small), and leadership by request (`timeout_now`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from csvd.cluster.errors import PeerMessageError
 from csvd.cluster.journal_records import MAXIMUM_NUMBER, Entry, Snapshot
+from csvd.cluster.voters import decode_change
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=MAXIMUM_NUMBER)]
 
@@ -140,7 +141,7 @@ def decode(data: bytes) -> RaftMessage:
     """The message of bytes from a peer.
 
     Raises:
-        PeerMessageError: it is not a message of Raft, or its entries do not follow one another.
+        PeerMessageError: it is not a message of Raft, its entries do not follow one another, or one can not be read.
     """
     try:
         message = _decoder.decode(data)
@@ -160,4 +161,23 @@ def _check_entries(message: AppendEntries) -> None:
     for entry in message.entries:
         if entry[1] != index + 1 or not term <= entry[2] <= message.term or not entry[0]:
             raise PeerMessageError("it sent entries that do not follow one another")
+        decode_change(entry[0])
         index, term = entry[1], entry[2]
+
+
+def without_known_entries(message: AppendEntries, log: Sequence[Entry]) -> AppendEntries:
+    """The message without the entries that are in the log already.
+
+    Two logs that have an entry of the same index and term are the same up to it (Raft's log matching), so the last
+    such entry can stand for all before it. The commit index is not beyond what the message speaks of, for the log
+    may go on after that with entries that were never committed.
+    """
+    last_index = message.previous_index + len(message.entries)
+    message = msgspec.structs.replace(message, commit_index=min(message.commit_index, last_index))
+    first = log[0][1]
+    for known in range(len(message.entries), 0, -1):
+        _, index, term = message.entries[known - 1]
+        if 0 <= index - first < len(log) and log[index - first][2] == term:
+            rest = message.entries[known:]
+            return msgspec.structs.replace(message, previous_index=index, previous_term=term, entries=rest)
+    return message

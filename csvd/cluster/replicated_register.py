@@ -65,13 +65,25 @@ class ReplicatedRegister:
         """The state of the register as bytes."""
         return msgspec.msgpack.encode(self.register.snapshot())
 
+    @property
+    def voters(self) -> frozenset[str]:
+        """The members that vote, as far as the log is applied."""
+        return self.register.voters
+
     def check(self, state: bytes) -> None:
-        """See that bytes are a state of the register.
+        """See that bytes are a state of the register, with voters.
 
         Raises:
             RegisterError: they are not.
         """
-        Register.from_snapshot(_decoded(state))
+        if not Register.from_snapshot(_decoded(state)).voters:
+            raise RegisterError("the snapshot of the register has nobody who votes")
+
+    def voters_after(self, command: Keyed) -> frozenset[str]:
+        """The members that will vote when a command is carried out on the register as it is now."""
+        tried = Register.from_snapshot(self.register.snapshot())
+        tried.apply(command[1], command[0])
+        return tried.voters
 
     def restore(self, state: bytes) -> None:
         """Become a state.

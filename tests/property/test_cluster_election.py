@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from csvd.cluster import durability, election
 from csvd.cluster.errors import PeerMessageError
+from csvd.cluster.journal_records import Entry
 from csvd.cluster.raft_adapters import RaftLog
 from csvd.cluster.raft_messages import AppendEntries
 from tests.unit.cluster.election_rig import Rig, RigNode
@@ -153,12 +154,12 @@ def test_the_checks_bite_when_messages_are_sent_before_the_journal_is_durable(mo
 
 
 def test_the_checks_bite_when_late_messages_cut_off_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    def as_it_came(self: election.Election, message: AppendEntries) -> AppendEntries:
+    def as_it_came(message: AppendEntries, log: Sequence[Entry]) -> AppendEntries:
         return message
 
     def cut(self: RaftLog, entryFrom: int) -> None:  # noqa: N803 - pysyncobj's name
         self._journal.cut(self._journal.entries[entryFrom][1])
 
-    monkeypatch.setattr(election.Election, "_without_known_entries", as_it_came)
+    monkeypatch.setattr(election, "without_known_entries", as_it_came)
     monkeypatch.setattr(RaftLog, "deleteEntriesFrom", cut)
     assert failing_seeds(range(30), disk_s=None, kill_share=0.4)

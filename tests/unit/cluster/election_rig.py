@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 import msgspec
@@ -10,6 +10,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from csvd.cluster.beginning import begin_joining, write_first_journal
 from csvd.cluster.election import Election
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.journal import Journal
@@ -18,26 +19,36 @@ from tests.unit.cluster.simulated_files import SimulatedFiles
 
 
 class Ledger:
-    """A state machine that remembers every command, in order."""
+    """A state machine that remembers every command, in order. `join:NAME` and `voters:NAME,…` change who is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = ()) -> None:
         self.commands: list[bytes] = []
+        self.voters = frozenset(names)
+        self.members = self.voters
 
     def apply(self, command: bytes) -> object:
         self.commands.append(command)
+        kind, _, names = command.decode().partition(":")
+        if kind == "join":
+            self.members |= {names}
+        elif kind == "voters":
+            voters = frozenset(names.split(","))
+            self.members = (self.members | voters) - (self.voters - voters)
+            self.voters = voters
         return len(self.commands)
 
     def take(self) -> bytes:
-        return msgspec.msgpack.encode(self.commands)
+        return msgspec.msgpack.encode((self.commands, sorted(self.voters), sorted(self.members)))
 
     def check(self, state: bytes) -> None:
         try:
-            msgspec.msgpack.decode(state, type=list[bytes])
+            msgspec.msgpack.decode(state, type=tuple[list[bytes], list[str], list[str]])
         except msgspec.MsgspecError as error:
             raise ClusterError("not a ledger") from error
 
     def restore(self, state: bytes) -> None:
-        self.commands = msgspec.msgpack.decode(state, type=list[bytes])
+        self.commands, voters, members = msgspec.msgpack.decode(state, type=tuple[list[bytes], list[str], list[str]])
+        self.voters, self.members = frozenset(voters), frozenset(members)
 
 
 class RigNode:
@@ -51,7 +62,6 @@ class RigNode:
         self.journal = Journal(files, name, now_ms=0)
         self.election = Election(
             node=name,
-            members=rig.names,
             journal=self.journal,
             machine=self.ledger,
             link_to=lambda peer: rig.link(name, peer),
@@ -71,16 +81,19 @@ class Rig:
         self.clock = Clock()
         self.random = Random(seed)
         self.timeouts = Timeouts()
-        self.names: Sequence[str] = [f"n{number}" for number in range(1, count + 1)]
+        self.names = [f"n{number}" for number in range(1, count + 1)]
         self.delay_s = delay_s
         self.disk_s = disk_s
         self.nodes: dict[str, RigNode] = {}
         self.links: dict[frozenset[str], object] = {}
         self._last_arrival_s: dict[tuple[str, str], float] = {}
         self.sent: list[tuple[str, str, bytes]] = []
+        self.refuses: Callable[[str, str], bool] = lambda one, other: False
         self.tamper: Callable[[str, str, bytes], Sequence[bytes]] = lambda source, target, data: [data]
-        for name in self.names:
-            self.start(name, SimulatedFiles())
+        for name in list(self.names):
+            files = SimulatedFiles()
+            write_first_journal(files, name, Ledger(self.names).take(), now_ms=0)
+            self.start(name, files)
 
     def run_blocking(self, call: Callable[[], None]) -> Deferred[None]:
         if not self.disk_s:
@@ -97,6 +110,13 @@ class Rig:
                 self.connect(name, other)
         return node
 
+    def add(self, name: str) -> RigNode:
+        """Start a node that knows nobody; it is linked, as one that has joined is."""
+        files = SimulatedFiles()
+        begin_joining(files, name, now_ms=0)
+        self.names.append(name)
+        return self.start(name, files)
+
     def kill(self, name: str) -> SimulatedFiles:
         """End a node without a word; gives its disk."""
         for other in self.names:
@@ -106,7 +126,7 @@ class Rig:
         return node.files.after_kill()
 
     def connect(self, one: str, other: str) -> None:
-        if frozenset((one, other)) not in self.links:
+        if frozenset((one, other)) not in self.links and not self.refuses(one, other):
             self.links[frozenset((one, other))] = object()
             self.nodes[one].election.connected(other)
             self.nodes[other].election.connected(one)
@@ -170,6 +190,14 @@ class Rig:
     def followers(self) -> list[RigNode]:
         leader = self.leader()
         return [node for node in self.nodes.values() if node is not leader]
+
+    def change(self, *voters: str) -> object:
+        """Have the leader make these the voters; its answer."""
+        answers: list[object] = []
+        command = b"voters:" + ",".join(sorted(voters)).encode()
+        self.leader().election.propose_voters(frozenset(voters), command).addBoth(answers.append)
+        self.run_until(lambda: bool(answers))
+        return answers[0]
 
     def commit(self, command: bytes) -> object:
         """Have the leader commit a command; its answer."""

@@ -31,6 +31,16 @@ class ScriptedElection:
         self.failure: ClusterError | None = None
         self.held: list[tuple[bytes, Deferred[object]]] | None = None
         self.entries = 0
+        self.caught_up: frozenset[str] = frozenset()
+        self.changes: list[frozenset[str]] = []
+
+    @property
+    def voters(self) -> frozenset[str]:
+        return self.replicated.voters
+
+    def propose_voters(self, voters: frozenset[str], command: bytes) -> Deferred[object]:
+        self.changes.append(voters)
+        return self.propose(command)
 
     def propose(self, command: bytes) -> Deferred[object]:
         result: Deferred[object] = Deferred()
@@ -457,3 +467,63 @@ def test_an_entry_that_is_none_is_skipped_by_all_alike() -> None:
     assert replicated.apply(b"\xc1garbage") == []
     assert replicated.apply(b"\x91" * 5000) == []
     assert replicated.register.revision == 0
+
+
+def token_add() -> dict[str, Any]:
+    return {"op": "token_add", "id": "a" * 64, "expires_at_s": 10, "is_witness": False, "at_s": 1}
+
+
+def join(node: str) -> dict[str, Any]:
+    fields = {"token": "a" * 64, "id": node, "address": "h:1", "fingerprint": "b" * 64, "at_s": 1}
+    return {"op": "member_join", **fields}
+
+
+def test_a_member_that_has_caught_up_is_made_a_voter_and_raft_is_told() -> None:
+    stage = Stage()
+    stage.lead()
+    for command in (token_add(), join("n4")):
+        stage.submit(command)
+        stage.run(0.01)
+    assert stage.election.changes == []
+    stage.election.caught_up = frozenset({"n4", "a stranger"})
+    stage.coordinator.changed()
+    stage.run(0.01)
+    assert stage.election.changes == [{"n1", "n2", "n3", "n4"}]
+    assert stage.register.voters == {"n1", "n2", "n3", "n4"}
+
+
+def test_nobody_else_makes_a_voter() -> None:
+    stage = Stage()
+    stage.lead()
+    refused = error(stage.submit({"op": "member_promote", "id": "n4"}))
+    assert isinstance(refused, CommandRefused)
+    assert "when the node has caught up" in str(refused)
+
+
+def test_a_removal_goes_into_the_log_alone_and_raft_is_told() -> None:
+    stage = Stage()
+    stage.lead()
+    commands = [create("a"), create("b"), {"op": "member_remove", "id": "n3"}, create("c"), create("d")]
+    outcomes = [stage.submit(command) for command in commands]
+    stage.run(0.05)
+    assert [outcome[0]["revision"] for outcome in outcomes] == [2, 3, 4, 5, 6]
+    assert stage.election.changes == [{"n1", "n2"}]
+
+
+def test_a_removal_that_is_refused_or_asked_again_changes_no_voters() -> None:
+    stage = Stage()
+    stage.lead()
+    remove = {"op": "member_remove", "id": "n3"}
+    stage.submit(remove)
+    stage.run(0.01)
+    assert isinstance(error_after(stage, remove), CommandRefused)
+    again = stage.submit(remove, key="n1/7/1")
+    stage.run(0.01)
+    assert again[0]["id"] == "n3"
+    assert stage.election.changes == [{"n1", "n2"}]
+
+
+def error_after(stage: Stage, command: dict[str, Any]) -> BaseException:
+    outcome = stage.submit(command)
+    stage.run(0.01)
+    return error(outcome)

@@ -37,7 +37,7 @@ def test_three_nodes_elect_one_leader_that_has_committed_in_its_term() -> None:
     rig.run(1.0)
     assert [node.election.leader for node in rig.nodes.values()] == [leader.name] * 3
     assert leader.election.is_established
-    assert leader.election.commit_index == 2
+    assert leader.election.commit_index == 4
 
 
 def test_a_command_is_applied_once_by_every_node_in_the_same_order() -> None:
@@ -381,9 +381,9 @@ def test_a_leader_that_contradicts_what_is_committed_stops_the_node_instead_of_c
     rig.run(0.3)
     leader, follower = rig.leader(), rig.followers()[0]
     term = leader.election.term + 1
-    forged = AppendEntries(term, 3, 1, 0, [(b"\x00forged", 2, term)])
+    forged = AppendEntries(term, 5, 3, 1, [(b"\x00forged", 4, term)])
     follower.election.received(leader.name, encode(forged))
-    assert "contradicts entry 2" in str(follower.failures[0])
+    assert "contradicts entry 4" in str(follower.failures[0])
     assert follower.election.failure is follower.failures[0]
     rig.run(1)
     assert follower.ledger.commands == [b"one"]

@@ -13,8 +13,9 @@ import pysyncobj.syncobj
 import pysyncobj.transport
 import pytest
 
-from csvd.cluster.election import load_syncobj
 from csvd.cluster.raft_adapters import NoPipe, NoPoller, RaftLog, RaftTransport, Snapshots
+from csvd.cluster.raft_instance import load_syncobj
+from csvd.cluster.voters import CHANGE
 
 SOURCE = inspect.getsource(pysyncobj.syncobj)
 
@@ -56,6 +57,8 @@ def test_a_collaborator_is_used_as_csvd_expects(text: str) -> None:
         "_SyncObj__doApplyCommand",
         "_SyncObj__parseChangeClusterRequest",
         "_SyncObj__loadDumpFile",
+        "_SyncObj__getCurrentLogIndex",
+        "_SyncObj__setState",
         "_applyCommand",
         "_getLeader",
         "_isLeader",
@@ -71,10 +74,56 @@ def test_a_method_that_is_called_or_replaced_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["__noopIDx", "__raftElectionDeadline", "__newAppendEntriesTime", "__raftState", "__raftLastApplied"]
+    "name",
+    [
+        "__noopIDx",
+        "__raftElectionDeadline",
+        "__newAppendEntriesTime",
+        "__raftState",
+        "__raftLastApplied",
+        "__raftLeader",
+        "__otherNodes",
+        "__readonlyNodes",
+        "__raftNextIndex",
+        "__raftMatchIndex",
+        "__lastResponseTime",
+    ],
 )
 def test_an_attribute_that_is_read_or_set_is_assigned_by_the_constructor(name: str) -> None:
     assert f"self.{name} = " in inspect.getsource(pysyncobj.syncobj.SyncObj.__init__)
+
+
+def test_majorities_are_counted_over_the_other_nodes_and_this_one() -> None:
+    """csvd.cluster.raft_peers sets these nodes, with one that never answers where this node is not to be counted."""
+    assert SOURCE.count("self.__votesCount > (len(self.__otherNodes) + 1) / 2") == 2
+    assert SOURCE.count("if count <= (len(self.__otherNodes) + 1) / 2:") == 2
+    assert SOURCE.count("count = 1\n") == 2
+    assert "self.__raftMatchIndex[node] >= commitIdx" in SOURCE
+    assert "self.__lastResponseTime[node] > deadline" in SOURCE
+
+
+def test_the_log_is_sent_to_those_who_vote_and_those_who_learn_if_they_are_connected() -> None:
+    assert (
+        "for node in self.__otherNodes | self.__readonlyNodes:\n            if node not in self.__connectedNodes:"
+        in SOURCE
+    )
+    assert SOURCE.count("self.__otherNodes | self.__readonlyNodes") == 2
+
+
+def test_a_node_stands_for_election_when_its_deadline_is_past_and_at_no_other_time() -> None:
+    assert SOURCE.count("__setState(_RAFT_STATE.CANDIDATE)") == 1
+    assert "if self.__raftElectionDeadline < monotonicTime() and self.__connectedToAnyone():" in SOURCE
+
+
+def test_what_leaves_the_log_leaves_it_by_these_methods_only() -> None:
+    """Where the log changes, the voters may: csvd.cluster.raft_adapters hears of each."""
+    changing = {name for name in _calls_of("self.__raftLog.") if name not in ("_destroy", "onOneSecondTimer")}
+    assert {name for name in changing if not name.startswith(("get", "set"))} == {
+        "add",
+        "clear",
+        "deleteEntriesFrom",
+        "deleteEntriesTo",
+    }
 
 
 def test_nothing_else_is_critical_to_pysyncobj_than_what_csvd_prevents() -> None:
@@ -83,7 +132,10 @@ def test_nothing_else_is_critical_to_pysyncobj_than_what_csvd_prevents() -> None
 
 def test_the_numbers_of_states_commands_and_results_are_as_csvd_has_them() -> None:
     assert (pysyncobj.syncobj._RAFT_STATE.CANDIDATE, pysyncobj.syncobj._RAFT_STATE.LEADER) == (1, 2)
+    assert pysyncobj.syncobj._RAFT_STATE.FOLLOWER == 0
     assert pysyncobj.syncobj._COMMAND_TYPE.REGULAR == 0
+    assert pysyncobj.syncobj._COMMAND_TYPE.NO_OP == 1
+    assert pysyncobj.syncobj._COMMAND_TYPE.MEMBERSHIP == CHANGE == 2
     assert pysyncobj.config.FAIL_REASON.SUCCESS == 0
     assert pysyncobj.config.SERIALIZER_STATE.NOT_SERIALIZING == 0
     assert pysyncobj.config.SERIALIZER_STATE.SUCCESS == 2
