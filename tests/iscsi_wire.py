@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from csvd.iscsi import text
@@ -135,6 +135,12 @@ class Router:
     def luns_of(self, nexus: str, lun: int) -> Collection[int]:
         # By peripheral and by flat addressing.
         return (0, 0x4000 << 48) if lun in (0, 0x4000 << 48) else ()
+
+    def reset_elsewhere(self, luns: Collection[int] | None, done: Callable[[], None]) -> None:
+        done()
+
+    def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
+        done()
 
     def sees_every_lun(self, nexus: str) -> bool:
         return self.sees_all

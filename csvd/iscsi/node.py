@@ -41,6 +41,12 @@ class TaskRouter(Protocol):
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool: ...
     def target_reset(self, by_nexus: str) -> None: ...
+    def reset_elsewhere(self, luns: Collection[int] | None, done: Callable[[], None]) -> None:
+        """Have other nodes that export these logical units, or all, reset them, too; calls back when they have."""
+
+    def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
+        """The same for CLEAR TASK SET."""
+
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool: ...
     def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None: ...
     def luns_of(self, nexus: str, lun: int) -> Collection[int]: ...
@@ -235,15 +241,18 @@ class TargetNode:
         tasks = (task for session in self.sessions.values() for task in session.tasks.values())
         return any(task.lun in luns and task.state == EXECUTING for task in (*tasks, *self.leaving))
 
-    def abort_tasks(self, luns: Collection[int], nexuses: Collection[str], done: Callable[[], None]) -> None:
-        """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6).
+    def abort_tasks(self, luns: Collection[int], nexuses: Collection[str] | None, done: Callable[[], None]) -> None:
+        """Abort the tasks of other nexuses on a logical unit, as PREEMPT AND ABORT demands (SPC-4 5.13.11.2.6), or a
+        reset by an initiator at another node.
 
         Args:
             luns: every LUN field that addresses it.
-            nexuses: whose.
+            nexuses: whose; None for all.
             done: called when none of them can touch the disk any more.
         """
-        tasks = [task for task in self.all_tasks() if task.lun in luns and task.session.nexus in nexuses]
+        tasks = [
+            task for task in self.all_tasks() if task.lun in luns and (nexuses is None or task.session.nexus in nexuses)
+        ]
         for task in tasks:
             task.abort_is_told = self.router.aborted_status(task.lun)
         abort(tasks, done)

@@ -148,7 +148,8 @@ class TaskManagement:
         others = {task.session.nexus for task in tasks} - {self._session.nexus}
         if not self._answer_others(tasks, request.lun):
             self._target.router.commands_cleared(request.lun, others)
-        self._abort(request, tasks)
+        router, nexus = self._target.router, self._session.nexus
+        self._abort(request, tasks, elsewhere=lambda done: router.clear_elsewhere(luns, nexus, done))
 
     def _logical_unit_reset(self, request: _Request) -> None:
         luns = self._luns(request.lun)
@@ -157,8 +158,9 @@ class TaskManagement:
             return
         tasks = _tasks_at(self._target.all_tasks(), luns)
         self._answer_others(tasks, request.lun)
-        self._target.router.logical_unit_reset(request.lun, self._session.nexus)
-        self._abort(request, tasks)
+        router = self._target.router
+        router.logical_unit_reset(request.lun, self._session.nexus)
+        self._abort(request, tasks, elsewhere=lambda done: router.reset_elsewhere(luns, done))
 
     def _target_reset(self, request: _Request) -> None:
         """A reset of all logical units, which is not for an initiator that may not see all of them."""
@@ -173,7 +175,12 @@ class TaskManagement:
             self._answer_others([task for task in tasks if task.lun == lun], lun)
         target.router.target_reset(session.nexus)
         cold = request.function == TaskManagementFunction.TARGET_COLD_RESET
-        self._abort(request, tasks, target.drop_all_sessions if cold else None)
+        self._abort(
+            request,
+            tasks,
+            target.drop_all_sessions if cold else None,
+            elsewhere=lambda done: target.router.reset_elsewhere(None, done),
+        )
 
     def _i_t_nexus_reset(self, request: _Request) -> None:
         session = self._session
@@ -218,7 +225,15 @@ class TaskManagement:
             task.abort_is_told = task.abort_is_told or task.session is not self._session
         return True
 
-    def _abort(self, request: _Request, tasks: list[Task], then: Callable[[], None] | None = None) -> None:
+    def _abort(
+        self,
+        request: _Request,
+        tasks: list[Task],
+        then: Callable[[], None] | None = None,
+        *,
+        elsewhere: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        """Abort tasks, have the same done elsewhere, and respond when both are done."""
         session = self._session
         if len(session.connections) > 1 and session.has_passed(request.cmd_sn):
             # Of this session, what stands behind the function in CmdSN order is not affected (RFC 7143 section
@@ -232,7 +247,13 @@ class TaskManagement:
             if then is not None:
                 then()
 
-        abort(tasks, done)
+        if elsewhere is None:
+            abort(tasks, done)
+        else:
+            # At once: the tasks of others must not wait for those of this node.
+            both = _Both(done)
+            elsewhere(both.one_done)
+            abort(tasks, both.one_done)
 
     def _respond(self, request: _Request, response: TaskManagementResponse, information: bytes = bytes(3)) -> None:
         connection = self._connection
@@ -255,6 +276,20 @@ class TaskManagement:
             )
         )
         connection.wake()
+
+
+class _Both:
+    """Calls back when two things are done."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self._is_half = False
+
+    def one_done(self) -> None:
+        """One of them is."""
+        if self._is_half:
+            self._done()
+        self._is_half = True
 
 
 def _is_behind(task: Task, cmd_sn: int) -> bool:

@@ -17,6 +17,7 @@ from csvd.scsi.nexus import Nexus, NexusIdentity
 from csvd.scsi.outcome import Outcome, Reply, Status
 from csvd.scsi.reservation_guard import ReservationGuard
 from csvd.scsi.reservation_store import ReservationStore
+from csvd.scsi.reservations import Registrant
 from csvd.scsi.sense import Asc, CheckCondition, FieldPointer, SenseKey, encode_sense, invalid_field_in_cdb
 from csvd.scsi.task_management import TaskManagementFunction
 from csvd.scsi.task_set import TaskSet
@@ -118,10 +119,14 @@ class DeviceServer:
         self.reservations: ReservationStore = reservations
         self._reservation_guard = ReservationGuard(self, reservations, nexuses)
         self.guards: list[Guard] = [self._reservation_guard, self.medium_operation, self.medium_state]
+        if unit.cluster is not None:
+            unit.cluster.add_server(self)
 
     def end(self) -> None:
         """The logical unit is served no more: nothing reaches this device server from outside."""
         self._reservation_guard.end()
+        if self.unit.cluster is not None:
+            self.unit.cluster.end_server(self)
 
     def change_mode(self, values: Mapping[ModePage, bytes], *, saved: bool, by_nexus: str) -> bool:
         """Change mode parameters; the other nexuses are told when any is another one (SPC-4 6.11).
@@ -136,6 +141,19 @@ class DeviceServer:
         if before != values:
             self.establish(Asc.MODE_PARAMETERS_CHANGED, except_nexus=by_nexus)
         return (was_cached and self.write_through) or (was_writable and self.write_protected)
+
+    def take_mode(self, current: Mapping[str, str], saved: Mapping[str, str]) -> tuple[bool, bool]:
+        """Take over mode parameters that the nodes of a clustered logical unit agree on.
+
+        Returns:
+            Whether current values are others now; and what `change_mode` returns.
+        """
+        was_cached, was_writable = not self.write_through, not self.write_protected
+        before = [self.mode.current(page) for page in self.mode.pages]
+        self.mode.take(current, saved)
+        self._mode_changed()
+        changed = before != [self.mode.current(page) for page in self.mode.pages]
+        return changed, (was_cached and self.write_through) or (was_writable and self.write_protected)
 
     def _mode_changed(self) -> None:
         """Copies of what is asked at every command, one attribute near."""
@@ -188,6 +206,18 @@ class DeviceServer:
         for name, itl in self.nexuses.items():
             if name != except_nexus:
                 itl.establish(asc)
+
+    def establish_but(self, asc: Asc, who: Registrant | None) -> None:
+        """The same for every I_T nexus but those of these ports."""
+        self._away.clear()
+        for itl in self.nexuses.values():
+            if itl.nexus.registrant != who:
+                itl.establish(asc)
+
+    def refuses(self, nexus: str) -> bool:
+        """Whether a reservation of another nexus forbids this one to write, by now."""
+        itl = self.nexuses.get(nexus)
+        return itl is not None and self._reservation_guard.concerns(itl)
 
     def refresh(self) -> None:
         """A guard has begun, or ended, to concern some nexus."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from csvd.errors import ConfigError
 from csvd.scsi.lun import LUN_LIMIT
 from csvd.scsi.range_locks import RangeLocks
+
+if TYPE_CHECKING:
+    from csvd.scsi.cluster_unit import ClusterUnit
 
 # A company identifier with the locally administered bit set: csvd has no block of its own at the IEEE.
 LOCAL_COMPANY_ID: Final = 0x024353
@@ -95,6 +98,7 @@ class LogicalUnit:
         keeps: whether what must outlive a restart (saved mode pages, APTPL reservations) has a place to be kept.
         kept: what was kept before this start, by name; the glue writes it at `procedure.Keep`, nobody else.
         is_clustered: whether several nodes export it as one: what holds for it is the cluster's, not this node's.
+        cluster: what the nodes agree on where it is clustered, once it is served.
         locks: the claims on its disk; logical units over the same disk share them.
 
     Raises:
@@ -117,6 +121,7 @@ class LogicalUnit:
     peripheral: Peripheral = Peripheral.DISK
     keeps: bool = False
     is_clustered: bool = False
+    cluster: ClusterUnit | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     locks: RangeLocks = field(default_factory=RangeLocks)
     maximum_transfer_blocks: int = field(init=False)

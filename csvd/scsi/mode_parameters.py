@@ -55,7 +55,7 @@ class ModeParameters:
     def __init__(self, unit: LogicalUnit) -> None:
         self.unit = unit
         self.pages = tuple(page for page in PAGES if page.offered(unit))
-        kept = unit.kept.get(KEPT) if unit.keeps else None
+        kept = unit.kept.get(KEPT) if unit.keeps and not unit.is_clustered else None
         self._saved = self._fitting(kept if isinstance(kept, dict) else {})
         self._current = dict(self._saved)
 
@@ -104,10 +104,19 @@ class ModeParameters:
         if saved:
             self._saved = dict(self._current)
 
+    def take(self, current: Mapping[str, str], saved: Mapping[str, str]) -> None:
+        """Take over current and saved values, both as they are kept."""
+        self._current = self._fitting(current)
+        self._saved = self._fitting(saved)
+
+    def codes(self, values: Mapping[ModePage, bytes]) -> dict[str, str]:
+        """Values as they are kept."""
+        return {_key(page): body.hex() for page, body in values.items() if any(self.changeable(page))}
+
     def to_keep(self, values: Mapping[ModePage, bytes]) -> dict[str, str]:
         """What is to be kept so that a restart finds these values, and the current ones of all other pages."""
         kept = {page: self.current(page) for page in self.pages if any(self.changeable(page))} | dict(values)
-        return {_key(page): body.hex() for page, body in kept.items() if any(self.changeable(page))}
+        return self.codes(kept)
 
     def reset(self) -> None:
         """A reset: current values become the saved ones (SPC-4 7.5.1)."""

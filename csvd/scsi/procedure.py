@@ -163,6 +163,20 @@ class Until:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """Wait for the answer of another node; an exception that it gives is raised at the yield.
+
+    A procedure that is aborted meanwhile ends at once: nobody who aborts it waits for other nodes, or they could wait
+    for one another. What was asked for may still be done.
+
+    Args:
+        begin: called with what takes the answer, once, now or later.
+    """
+
+    begin: Callable[[Callable[[Any], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """Begin steps that go on after the command is answered (IMMED); the answer is None, at once.
 
@@ -211,6 +225,7 @@ Request: TypeAlias = (
     | Keep
     | AbortTasks
     | Until
+    | Answer
     | Background
     | Now
     | Pause

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from csvd.scsi.cluster_unit import ClusterUnit
 
 
 class Claim(NamedTuple):
@@ -29,17 +32,19 @@ class RangeLocks:
         exclusive: those of both that claim a range for themselves: shared ones look at no others, for a thousand reads
             and writes at once must not cost a million comparisons.
         exclusive_count: claims of ranges for themselves so far.
+        cluster: the logical unit of several nodes whose disk this is: claims of ranges for oneself hold on all of them.
         contended: whether there is an exclusive claim, held or waiting: while False, a shared access that is over
             before anything else can run needs no claim.
     """
 
-    __slots__ = ("_due", "_is_granting", "contended", "exclusive", "exclusive_count", "held", "waiting")
+    __slots__ = ("_due", "_is_granting", "cluster", "contended", "exclusive", "exclusive_count", "held", "waiting")
 
     def __init__(self) -> None:
         self.held: dict[Claims, None] = {}
         self.waiting: dict[Claims, None] = {}
         self.exclusive: dict[Claims, None] = {}
         self.exclusive_count = 0
+        self.cluster: ClusterUnit | None = None
         self.contended = False
         self._due: Collection[Claims] = ()
         self._is_granting = False

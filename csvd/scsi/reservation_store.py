@@ -44,13 +44,21 @@ class ReservationStore(Protocol):
     def legacy_holder(self) -> Registrant | None:
         """Who holds the reservation that RESERVE(6) made (SPC-2)."""
 
-    def carry_out(self, unit: LogicalUnit, action: Action) -> Generator[Request, Any, Change]:
+    def carry_out(self, unit: LogicalUnit, action: Action, *, aborts: bool = False) -> Generator[Request, Any, Change]:
         """Steps that do a service action as one: it is in force, and durable where it must be, when they end.
+
+        Args:
+            aborts: the tasks of those that are preempted are to be aborted: here by the caller, and on other nodes
+                before these steps end.
 
         Raises:
             ReservationConflict, CheckCondition: see `Action.apply`. Also where what must outlive a loss of power
                 could not be kept; then nothing has changed.
         """
+
+    def read(self) -> Generator[Request, Any, State]:
+        """Steps that give `state` as PERSISTENT RESERVE IN tells it: where nodes share it, nobody reads an older one
+        afterwards."""
 
     def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
         """Steps of RESERVE(6).
@@ -88,7 +96,7 @@ class LocalReservations:
         self._listeners: dict[Listener, None] = {}
         self._turn = Turn()
 
-    def carry_out(self, unit: LogicalUnit, action: Action) -> Generator[Request, Any, Change]:
+    def carry_out(self, unit: LogicalUnit, action: Action, *, aborts: bool = False) -> Generator[Request, Any, Change]:
         """See `ReservationStore.carry_out`."""
         try:
             yield Until(self._turn.take)
@@ -111,6 +119,11 @@ class LocalReservations:
             self._turn.pass_on()
         return change
 
+    def read(self) -> Generator[Request, Any, State]:
+        """See `ReservationStore.read`."""
+        yield from ()
+        return self.state
+
     def _commit(self, change: Change) -> None:
         if change.state is not self.state:
             self.state = change.state
@@ -120,7 +133,7 @@ class LocalReservations:
         """See `ReservationStore.reserve_unit`."""
         try:
             yield Until(self._turn.take)
-            if self._legacy_is_void(who):
+            if legacy_is_void(self.state, who):
                 return
             if self.legacy_holder not in (None, who):
                 raise ReservationConflict("another nexus has reserved it")
@@ -134,23 +147,10 @@ class LocalReservations:
         """See `ReservationStore.release_unit`."""
         try:
             yield Until(self._turn.take)
-            if not self._legacy_is_void(who) and self.legacy_holder == who:
+            if not legacy_is_void(self.state, who) and self.legacy_holder == who:
                 self.end_legacy()
         finally:
             self._turn.pass_on()
-
-    def _legacy_is_void(self, who: Registrant) -> bool:
-        """Whether RESERVE and RELEASE of this nexus are GOOD without effect (SPC-4 5.13.3).
-
-        Raises:
-            ReservationConflict: they conflict, for somebody is registered (SPC-2 5.5.1).
-        """
-        state = self.state
-        if not state.keys:
-            return False
-        if state.type is not None and state.admits(who):
-            return True
-        raise ReservationConflict("registrations are persistent here")
 
     def end_legacy(self, who: Registrant | None = None) -> None:
         """See `ReservationStore.end_legacy`."""
@@ -175,6 +175,19 @@ class LocalReservations:
     def _tell(self, attentions: Attentions) -> None:
         for listener in list(self._listeners):
             listener.reservations_changed(attentions)
+
+
+def legacy_is_void(state: State, who: Registrant) -> bool:
+    """Whether RESERVE and RELEASE of this nexus are GOOD without effect (SPC-4 5.13.3).
+
+    Raises:
+        ReservationConflict: they conflict, for somebody is registered (SPC-2 5.5.1).
+    """
+    if not state.keys:
+        return False
+    if state.type is not None and state.admits(who):
+        return True
+    raise ReservationConflict("registrations are persistent here")
 
 
 def _not_kept(fault: DiskFault) -> CheckCondition:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from csvd.errors import CsvdError
 from csvd.scsi.cdb import CDB_BYTES, NACA
+from csvd.scsi.cluster_unit import ClusterUnit
 from csvd.scsi.commands import TABLES
 from csvd.scsi.commands.sanitize import resumption
 from csvd.scsi.device_server import DeviceServer, ItlNexus
@@ -92,8 +94,10 @@ class TargetDevice:
             self._routes[spelling] = server
 
     def _server(self, unit: LogicalUnit) -> DeviceServer:
+        # What is clustered keeps something, and offers what that takes, once its reservations are there.
+        reservations = self._reservations(unit)
         commands = TABLES[unit.peripheral].offered_by(unit)
-        return DeviceServer(unit, commands, self._functions, self._reservations(unit), self.nexuses)
+        return DeviceServer(unit, commands, self._functions, reservations, self.nexuses)
 
     def _unit_less_server(self, peripheral: Peripheral, identity: Identity) -> DeviceServer:
         """A server for a LUN without a disk: a well known logical unit, or one that does not exist."""
@@ -385,6 +389,7 @@ class TargetDevice:
 
     def logical_unit_reset(self, lun: int, by_nexus: str) -> bool:
         """LOGICAL UNIT RESET: every nexus gets a unit attention condition, also who asked for it (SAM-5 6.3.3).
+        One that is clustered is reset by `reset_elsewhere`.
 
         Returns:
             False when there is no such logical unit.
@@ -392,15 +397,41 @@ class TargetDevice:
         server = self._routes.get(lun)
         if server is None:
             return False
-        server.reset()
-        server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+        if server.unit.cluster is None:
+            server.reset()
+            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
         return True
 
     def target_reset(self, by_nexus: str) -> None:
         """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
         for server in self.servers.values():
-            server.reset()
-            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+            if server.unit.cluster is None:
+                server.reset()
+                server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+
+    def reset_elsewhere(self, luns: Collection[int] | None, done: Callable[[], None]) -> None:
+        """Have the other nodes that export logical units reset them, too, and this one as they do; calls back when all
+        of them have.
+
+        Args:
+            luns: LUN fields; None for all.
+        """
+        _for_each([cluster.reset for cluster in self._clusters(luns)], done)
+
+    def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
+        """The same for CLEAR TASK SET of an I_T nexus."""
+        who = self.nexuses[nexus].registrant
+        _for_each([partial(cluster.clear, who) for cluster in self._clusters(luns)], done)
+
+    def _clusters(self, luns: Collection[int] | None) -> list[ClusterUnit]:
+        servers = (self._routes[lun] for lun in (self._routes if luns is None else luns) if lun in self._routes)
+        return list(dict.fromkeys(server.unit.cluster for server in servers if server.unit.cluster is not None))
+
+    def refuses(self, nexus: str, unit: LogicalUnit) -> bool:
+        """Whether a nexus whose command has begun may not write to a logical unit any more: another one has reserved
+        it since."""
+        server = self.servers.get(unit.number)
+        return server is not None and server.refuses(nexus)
 
     def luns_of(self, nexus: str, lun: int) -> Collection[int]:
         """Every LUN field that addresses the logical unit which this one addresses; none where there is none, or the
@@ -500,6 +531,21 @@ class TargetDevice:
             return ItlNexus(self._absent, opened)
         by_lun[lun] = itl = server.nexuses.get(nexus) or server.opened(opened)
         return itl
+
+
+def _for_each(begin: Sequence[Callable[[Callable[[], None]], None]], done: Callable[[], None]) -> None:
+    """Begin all, each with what it calls back, and call back after the last."""
+    waiting = len(begin) + 1
+
+    def one_done() -> None:
+        nonlocal waiting
+        waiting -= 1
+        if waiting == 0:
+            done()
+
+    for each in begin:
+        each(one_done)
+    one_done()
 
 
 def _look(server: DeviceServer, nexus: str) -> Steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 UNTAGGED: Final = 0
 SIMPLE: Final = 1
@@ -11,6 +11,13 @@ ORDERED: Final = 2
 HEAD_OF_QUEUE: Final = 3
 ACA: Final = 4
 """The ATTR field of a SCSI Command, as RFC 7143 11.3.1 numbers it; untagged counts as simple."""
+
+
+class TaskGate(Protocol):
+    """Whether tasks of a logical unit may begin."""
+
+    def admits(self) -> bool:
+        """Whether they may NOW. Where they may not, the task set has been closed when this returns."""
 
 
 class TaskSet:
@@ -23,18 +30,46 @@ class TaskSet:
         begun: tasks that have begun and not ended. While `is_free`, whoever begins a simple one counts it here, and
             calls `leave_simple` when it has ended.
         ordered_count: ordered tasks so far.
-        is_free: no ordered task is there, nor one that waits for one: a simple task may begin.
+        is_free: no ordered task is there, nor one that waits for one, and it is not closed: a simple task may begin.
+        gate: of a logical unit of several nodes; asked once more whether this node may act, before a task begins.
     """
 
-    __slots__ = ("_is_releasing", "_ordered_begun", "_waiting", "begun", "is_free", "ordered_count")
+    __slots__ = (
+        "_is_closed",
+        "_is_releasing",
+        "_ordered_begun",
+        "_waiting",
+        "begun",
+        "gate",
+        "is_free",
+        "ordered_count",
+    )
 
     def __init__(self) -> None:
         self.begun = 0
         self._ordered_begun = False
         self._waiting: dict[Callable[[], None], int] = {}
         self._is_releasing = False
+        self._is_closed = False
         self.is_free = True
+        self.gate: TaskGate | None = None
         self.ordered_count = 0
+
+    def close(self) -> None:
+        """No task begins from now on, not even one at the head of the queue: all wait."""
+        self._is_closed = True
+        self.is_free = False
+
+    def open(self) -> None:
+        """Tasks may begin again. Those that have waited begin before this returns, as their attributes have it; but
+        those at the head of the queue first."""
+        self._is_closed = False
+        self.is_free = not (self._waiting or self._ordered_begun)
+        for begin, attribute in list(self._waiting.items()):
+            if attribute == HEAD_OF_QUEUE and not self._is_closed and begin in self._waiting:
+                del self._waiting[begin]
+                self._begin(attribute, begin)
+        self._release()
 
     def enter(self, attribute: int, begin: Callable[[], None]) -> None:
         """A task comes: `begin` is called when it may begin, before this returns where that is at once.
@@ -43,7 +78,7 @@ class TaskSet:
         """
         if attribute == ORDERED:
             self.ordered_count += 1
-        if attribute == HEAD_OF_QUEUE:
+        if attribute == HEAD_OF_QUEUE and not self._is_closed:
             self._begin(attribute, begin)
         elif self._waiting or not self._may_begin(attribute):
             self._waiting[begin] = attribute
@@ -85,9 +120,13 @@ class TaskSet:
                 self._begin(attribute, begin)
         finally:
             self._is_releasing = False
-            self.is_free = not self._waiting and not self._ordered_begun
+            self.is_free = not (self._waiting or self._ordered_begun or self._is_closed)
 
     def _may_begin(self, attribute: int) -> bool:
+        if self._is_closed:
+            return False
+        if attribute == HEAD_OF_QUEUE:
+            return True
         return not self.begun if attribute == ORDERED else not self._ordered_begun
 
     def _begin(self, attribute: int, begin: Callable[[], None]) -> None:

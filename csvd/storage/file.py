@@ -97,6 +97,9 @@ class FileDisk:
         self._refuses = False
         self._fence = FileFence(fd, pool, url)
         self._has_left = False
+        self.may_act: Callable[[], bool] | None = None
+        """Asked in a thread right before it goes to the file, where this node may act for a time only; a transfer that
+        is too late fails with `FENCED`."""
         self._pool = pool
         self._flushes: deque[Deferred[None]] = deque()
         """Who waits for a flush. The loop puts in, the thread that flushes takes out."""
@@ -434,11 +437,21 @@ class FileDisk:
             return fail(refusal)
         if not length_bytes:
             return succeed(None)
-        job = FileJob(lambda: change(self._fd, offset_bytes, length_bytes, self.url), holds_up=True)
-        return self._lane.submit(job, Manner.TOGETHER)
+
+        def make() -> None:
+            self._check_may_act(operation, offset_bytes)
+            change(self._fd, offset_bytes, length_bytes, self.url)
+
+        return self._lane.submit(FileJob(make, holds_up=True), Manner.TOGETHER)
+
+    def _check_may_act(self, operation: str, offset_bytes: int) -> None:
+        """In a thread: what has waited for it may be too late."""
+        if self.may_act is not None and not self.may_act():
+            raise StorageError(operation, FENCED, where=self.url, offset_bytes=offset_bytes, why="the lease is out")
 
     def _read(self, buffer: memoryview, offset_bytes: int) -> None:
         """In a thread."""
+        self._check_may_act("read", offset_bytes)
         if self._bounce is None:
             read_range(self._fd, buffer, offset_bytes, self.url)
         else:
@@ -446,6 +459,7 @@ class FileDisk:
 
     def _write(self, buffers: Sequence[Buffer], offset_bytes: int) -> None:
         """In a thread."""
+        self._check_may_act("write", offset_bytes)
         if self._bounce is None:
             write_range(self._fd, buffers, offset_bytes, self.url)
         else:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.iscsi.session import EXECUTING, Task
+from csvd.iscsi.session import EXECUTING, READY, Task
 from csvd.scsi.outcome import BUSY, FLUSH, GOOD, READ, WRITE, Reply, Status, Transfer
 from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
+from csvd.scsi.reservation_guard import CONFLICT
 from csvd.scsi.task_set import SIMPLE, TaskSet
-from csvd.storage.disk import Buffer, Disk, StorageError
+from csvd.storage.disk import FENCED, Buffer, Disk, StorageError
 from csvd.target.express import Express
 from csvd.target.file_segments import SEGMENT_BYTES
 from csvd.target.statistics import Row, TargetStatistics
-from csvd.target.steps import FAULT, StepRunner
+from csvd.target.steps import AGAIN, FAULT, StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ class Executor:
         if task_set is None:
             self._start(connection, task, _nothing)
             return
-        if attribute <= SIMPLE and task_set.is_free:
+        if attribute <= SIMPLE and task_set.is_free and (task_set.gate is None or task_set.gate.admits()):
             task_set.begun += 1
             self._start(connection, task, task_set.leave_simple)
         else:
@@ -269,6 +270,9 @@ class Executor:
 
         def begin() -> None:
             task.leave_queue = None
+            if transfer.operation == WRITE and not task.aborted and self._is_refused_by_now(task, transfer):
+                done(Failure(_Refused()))
+                return
             _access(task, transfer, buffer).addBoth(done)
 
         task.leave_queue = lambda: done(None)
@@ -292,7 +296,8 @@ class Executor:
         claims.release()
         ended()
         if isinstance(result, Failure):
-            self.failed(connection, task, transfer, result, began_ns)
+            if not self._waits_again(connection, task, transfer, result):
+                self.failed(connection, task, transfer, result, began_ns)
         else:
             self._count(connection, task, began_ns, len(buffer))
             if transfer.operation == READ:
@@ -300,6 +305,28 @@ class Executor:
             else:
                 self._changed(connection, task, transfer)
         connection.proceed()
+
+    def _is_refused_by_now(self, task: Task, transfer: Transfer) -> bool:
+        """Whether another nexus has reserved a clustered logical unit while this one waited, and was told that nobody
+        else writes."""
+        unit = transfer.logical_unit
+        return unit.cluster is not None and self.device.refuses(task.session.nexus, unit)
+
+    def _waits_again(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> bool:
+        """Whether a transfer of a clustered logical unit did not come to its disk because this node may not act now:
+        then its command waits at the gate, as if it had just come."""
+        cluster = transfer.logical_unit.cluster
+        error = failure.value
+        if cluster is None or not isinstance(error, StorageError) or error.errno != FENCED or task.aborted:
+            return False
+        if cluster.gate.admits():
+            cluster.elsewhere.stalled()
+        self._execute_again(connection, task)
+        return True
+
+    def _execute_again(self, connection: ServerConnection, task: Task) -> None:
+        task.state = READY
+        self.execute(connection, task)
 
     def _changed(self, connection: ServerConnection, task: Task, transfer: Transfer) -> None:
         connection.engine.respond(task, 0)
@@ -327,10 +354,15 @@ class Executor:
             self.executing -= 1
             task.leave_queue = None
             ended()
+            if reply is AGAIN and not task.aborted:
+                self._execute_again(connection, task)
+                connection.proceed()
+                return
             self._reply(connection, task, reply or GOOD, began_ns)
             connection.proceed()
 
-        take_back = self._runner.run(procedure, done, lambda: task.aborted)
+        refuses = partial(self.device.refuses, task.session.nexus)
+        take_back = self._runner.run(procedure, done, lambda: task.aborted, refuses)
         if task.state == EXECUTING:
             task.leave_queue = take_back
 
@@ -338,7 +370,9 @@ class Executor:
         self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure, began_ns: int
     ) -> None:
         """Turn what a disk could not do into sense data; a fault of ours is logged, and is a hardware error to them."""
-        if failure.check(StorageError):
+        if failure.check(_Refused):
+            reply = CONFLICT
+        elif failure.check(StorageError):
             error = failure.value
             assert isinstance(error, StorageError)
             reply = self.device.storage_failed(transfer, error.errno, failed_offset_bytes=error.offset_bytes)
@@ -347,6 +381,10 @@ class Executor:
             reply = self.device.storage_failed(transfer, errno.EIO)
             self.log.failure("executing {task} failed", failure, task=task)
         self._reply(connection, task, reply, began_ns)
+
+
+class _Refused(Exception):
+    """A command that has waited for a range is not permitted any more."""
 
 
 def _data_out(task: Task, transfer: Transfer) -> Buffer:

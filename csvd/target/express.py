@@ -129,7 +129,7 @@ class _Road:
         server, unit: where they go.
     """
 
-    __slots__ = ("_is_write", "_itl", "block_bytes", "most_bytes", "nowait", "row", "server", "unit")
+    __slots__ = ("_gate", "_is_write", "_itl", "block_bytes", "most_bytes", "nowait", "row", "server", "unit")
 
     def __init__(self, itl: ItlNexus, row: Row, most_bytes: int, *, is_write: bool) -> None:
         unit = itl.unit
@@ -140,7 +140,9 @@ class _Road:
         self.row = row
         self.block_bytes = unit.block_bytes
         self.most_bytes = min(most_bytes, EXPRESS_BYTES, unit.maximum_transfer_bytes)
-        disk: Disk = unit.device
+        # Whether this node may act at all is seen once for all commands of a run.
+        self._gate = self.server.task_set.gate
+        disk: Disk = unit.device if self._gate is None else unit.device.ungated
         self.nowait: Callable[[Any, int], bool] = disk.write_nowait if is_write else disk.read_nowait
 
     def is_open(self, itl: ItlNexus | None) -> bool:
@@ -152,6 +154,7 @@ class _Road:
             and not self.unit.locks.contended
             and server.task_set.is_free
             and not (self._is_write and server.write_protected)
+            and (self._gate is None or self._gate.admits())
         )
 
 
@@ -372,6 +375,9 @@ class Express:
         room where all that is written is durable."""
         if not road.unit.device.capabilities.volatile_cache:
             return None, room
+        if road.unit.cluster is not None:
+            # They may have to wait for the gate between the write and the flush, and be written once more.
+            return None, 0
         room = min(self._session.queue_depth - len(self._session.tasks), FLUSHED_WRITES)
         return DurableWrites(self._executor, self._connection, road.server, road.row), room
 

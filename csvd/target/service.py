@@ -406,14 +406,19 @@ class TargetService:
             oldest_of_crowd(self._half_open).abort()
 
     def _abort(self, unit: LogicalUnit, nexuses: Sequence[str], done: Callable[[], None]) -> None:
-        """Abort the tasks of I_T nexuses on a logical unit, at all targets that export it; see `steps.Abort`."""
+        """See `steps.Abort`."""
+        self.abort(unit.identity.naa, nexuses, done)
+
+    def abort(self, naa: bytes, nexuses: Sequence[str] | None, done: Callable[[], None]) -> None:
+        """Abort the tasks of I_T nexuses, or with None of all, on a logical unit, at all targets that export it; calls
+        back when none of them can touch its disk any more."""
         aborts = []
         for served in self._served.values():
             servers = served.device.servers
-            numbers = [n for n, server in servers.items() if server.unit.identity.naa == unit.identity.naa]
+            numbers = [n for n, server in servers.items() if server.unit.identity.naa == naa]
             luns = {spelling for number in numbers for spelling in lun_spellings(number)}
             aborts.append(partial(served.node.abort_tasks, luns, nexuses))
-        waiting = len(aborts)
+        waiting = len(aborts) + 1
 
         def one_done() -> None:
             nonlocal waiting
@@ -423,6 +428,7 @@ class TargetService:
 
         for abort in aborts:
             abort(one_done)
+        one_done()
 
     def _executor_of(self, engine: TargetConnection) -> Executor:
         assert engine.session is not None

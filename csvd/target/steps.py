@@ -12,11 +12,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.scsi.cluster_unit import Holding
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.procedure import (
     AbortTasks,
     Allocation,
+    Answer,
     Background,
     DiskFault,
     Entropy,
@@ -36,8 +38,9 @@ from csvd.scsi.procedure import (
     Write,
     WriteZeroes,
 )
-from csvd.scsi.range_locks import Claims
-from csvd.storage.disk import Disk, StorageError
+from csvd.scsi.range_locks import Claim, Claims
+from csvd.scsi.reservation_guard import CONFLICT
+from csvd.storage.disk import FENCED, Disk, StorageError
 
 _OPERATIONS = {
     Read: "read",
@@ -51,8 +54,19 @@ _OPERATIONS = {
     Keep: "write",
 }
 
+_OF_THE_DISK = (Read, Write, Flush, Unmap, WriteZeroes, Allocation)
+_CHANGING = (Write, Unmap, WriteZeroes)
+
 STEPS_A_TURN = 64
 """Steps of one procedure that are done at once before others have their turn."""
+
+
+GATE_POLL_S = 0.2
+"""How often what belongs to no command looks whether the gate is open."""
+
+
+def _never(_unit: LogicalUnit) -> bool:
+    return False
 
 
 class Keeper(Protocol):
@@ -87,34 +101,43 @@ class StepRunner:
         """Background steps that have not ended."""
 
     def run(
-        self, procedure: Procedure, done: Callable[[Reply | None], None], is_aborted: Callable[[], bool]
+        self,
+        procedure: Procedure,
+        done: Callable[[Reply | None], None],
+        is_aborted: Callable[[], bool],
+        refuses: Callable[[LogicalUnit], bool] = _never,
     ) -> Callable[[], None]:
         """Run the steps once the claims are granted.
 
         Args:
-            done: called with the reply, or with None when it was aborted; before this returns where that is at once.
+            done: called with the reply, or with None when it was aborted, or with `AGAIN`; before this returns where
+                that is at once.
             is_aborted: asked before each step.
+            refuses: whether a clustered logical unit must not be written to any more; asked before each write.
 
         Returns:
-            What aborts it while it waits for its claims; later it does nothing.
+            What aborts it while it waits for its claims, or for another node; else it does nothing.
         """
-        claims = Claims(procedure.claims)
+        claims = _claims(procedure.claims)
         waits = True
 
         def ended(reply: Reply | None) -> None:
+            nonlocal waits
+            waits = False
             claims.release()
             done(reply)
+
+        run = _Run(procedure.steps, ended, is_aborted, refuses)
 
         def begin() -> None:
             nonlocal waits
             waits = False
-            self._step(procedure.steps, None, ended, is_aborted)
+            self._step(run, None)
 
         def take_back() -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                procedure.steps.close()
+            if waits or run.answer_is_due:
+                run.is_over = True
+                run.steps.close()
                 ended(None)
 
         claims.acquire(begin)
@@ -122,31 +145,31 @@ class StepRunner:
 
     def begin(self, background: Background) -> None:
         """Run steps that belong to no task, once their claims are granted; they begin in a later turn."""
-        claims = Claims(background.claims)
+        claims = _claims(background.claims)
         self.under_way += 1
 
         def ended(_reply: Reply | None) -> None:
             claims.release()
             self.under_way -= 1
 
+        run = _Run(background.steps, ended, self._is_stopping, _never)
+        run.is_background = True
+
         def begun() -> None:
-            self._clock.callLater(0, self._step, background.steps, None, ended, self._is_stopping)
+            self._clock.callLater(0, self._step, run, None)
 
         claims.acquire(begun)
 
     def _is_stopping(self) -> bool:
         return self.stopping
 
-    def _step(
-        self,
-        steps: Steps,
-        answer: Any,
-        done: Callable[[Reply | None], None],
-        is_aborted: Callable[[], bool],
-    ) -> None:
+    def _step(self, run: _Run, answer: Any) -> None:
         """Give the answer to the last request, and carry out what is asked next, until that takes time."""
+        if run.is_over:
+            return
+        steps, done = run.steps, run.done
         for _ in range(STEPS_A_TURN):
-            if is_aborted():
+            if run.is_aborted():
                 steps.close()
                 done(None)
                 return
@@ -159,27 +182,70 @@ class StepRunner:
                 self.log.failure("a fault in {steps}", steps=steps)
                 done(FAULT)
                 return
+            if (
+                isinstance(request, _OF_THE_DISK)
+                and request.unit.cluster is not None
+                and not self._may_go(run, request)
+            ):
+                return
             result = self._begin(request)
             if not isinstance(result, Deferred):
                 answer = result
             elif result.called and not result.paused:
                 values: list[Any] = []
                 result.addBoth(values.append)
+                if self._is_too_late(run, request, values[0]):
+                    return
                 answer = _answer(request, values[0])
             else:
-                result.addBoth(self._answered, request, steps, done, is_aborted)
+                run.answer_is_due = type(request) is Answer
+                result.addBoth(self._answered, request, run)
                 return
-        self._clock.callLater(0, self._step, steps, answer, done, is_aborted)
+        self._clock.callLater(0, self._step, run, answer)
 
-    def _answered(
-        self,
-        value: Any,
-        request: Request,
-        steps: Steps,
-        done: Callable[[Reply | None], None],
-        is_aborted: Callable[[], bool],
-    ) -> None:
-        self._step(steps, _answer(request, value), done, is_aborted)
+    def _answered(self, value: Any, request: Request, run: _Run) -> None:
+        run.answer_is_due = False
+        if not run.is_over and not self._is_too_late(run, request, value):
+            self._step(run, _answer(request, value))
+
+    def _may_go(self, run: _Run, request: Any) -> bool:
+        """Whether a step may go to the disk of a clustered logical unit. Where it may not its command is over, to begin
+        anew when it may: what it had for itself may be another's by then."""
+        if not request.unit.cluster.gate.admits():
+            self._put_off(run, request)
+            return False
+        if isinstance(request, _CHANGING) and run.refuses(request.unit):
+            run.steps.close()
+            run.done(CONFLICT)
+            return False
+        return True
+
+    def _is_too_late(self, run: _Run, request: Any, value: Any) -> bool:
+        """Whether a step did not come to the disk of a clustered logical unit, for this node may not act now."""
+        if not isinstance(value, Failure) or not isinstance(request, _OF_THE_DISK) or request.unit.cluster is None:
+            return False
+        error = value.value
+        if not isinstance(error, StorageError) or error.errno != FENCED:
+            return False
+        if request.unit.cluster.gate.admits():
+            request.unit.cluster.elsewhere.stalled()
+        self._put_off(run, request)
+        return True
+
+    def _put_off(self, run: _Run, request: Any) -> None:
+        if run.is_background:
+            self._clock.callLater(GATE_POLL_S, self._try_again, run, request)
+        else:
+            run.steps.close()
+            run.done(AGAIN)
+
+    def _try_again(self, run: _Run, request: Any) -> None:
+        """A step of what belongs to no command."""
+        if run.is_aborted():
+            run.steps.close()
+            run.done(None)
+        elif self._may_go(run, request):
+            self._begin(request).addBoth(self._answered, request, run)
 
     def _begin(self, request: Request) -> Any:
         match request:
@@ -199,6 +265,10 @@ class StepRunner:
                 aborted: Deferred[None] = Deferred()
                 self._abort(unit, nexuses, lambda: aborted.callback(None))
                 return aborted
+            case Answer(begin):
+                answered: Deferred[Any] = Deferred()
+                begin(answered.callback)
+                return answered
             case Until(begin):
                 reached: Deferred[None] = Deferred()
                 begin(lambda: reached.callback(None))
@@ -215,6 +285,44 @@ class StepRunner:
 
         return keeper.keep(unit, name, value).addCallback(kept)
 
+
+class _Run:
+    """Steps that are being carried out.
+
+    Attributes:
+        is_background: they belong to no command.
+        answer_is_due: they wait for another node, and nobody who aborts them need wait for that.
+        is_over: they were aborted while they did.
+    """
+
+    __slots__ = ("answer_is_due", "done", "is_aborted", "is_background", "is_over", "refuses", "steps")
+
+    def __init__(
+        self,
+        steps: Steps,
+        done: Callable[[Reply | None], None],
+        is_aborted: Callable[[], bool],
+        refuses: Callable[[LogicalUnit], bool],
+    ) -> None:
+        self.steps = steps
+        self.done = done
+        self.is_aborted = is_aborted
+        self.refuses = refuses
+        self.is_background = False
+        self.answer_is_due = False
+        self.is_over = False
+
+
+def _claims(claims: Sequence[Claim]) -> Claims | Holding:
+    """The claims of a procedure; where one must hold on several nodes, on them."""
+    for claim in claims:
+        if claim.exclusive and claim.locks.cluster is not None:
+            return claim.locks.cluster.elsewhere.holding(claims)
+    return Claims(claims)
+
+
+AGAIN = Reply(Status.BUSY)
+"""In place of a reply: the command is to begin anew, behind the gate of its logical unit."""
 
 FAULT = Reply(Status.CHECK_CONDITION, b"", bytes.fromhex("70 00 04 00 00 00 00 0a 00 00 00 00 44 00 00 00 00 00"))
 """HARDWARE ERROR, INTERNAL TARGET FAILURE."""

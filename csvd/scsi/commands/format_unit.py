@@ -143,6 +143,11 @@ def _data_out_length(server: DeviceServer, cdb: bytes) -> int:
     return -_most_parameters(server.unit) if takes_data else 0
 
 
+def is_of_one_node(unit: LogicalUnit) -> bool:
+    """Formatting has the whole medium for itself for long, and the other nodes would not know how far it is."""
+    return not unit.is_clustered
+
+
 COMMANDS: Final = (
     Command(
         name="FORMAT UNIT",
@@ -153,5 +158,6 @@ COMMANDS: Final = (
         handler=_format_unit,
         data_out_length=_data_out_length,
         recommended_timeout_s=24 * 3600,
+        offered=is_of_one_node,
     ),
 )

@@ -103,6 +103,9 @@ def _keep(nexus: ItlNexus, kind: int, information: bytes) -> Steps:
             kept[str(kind)] = information.hex()
         else:
             kept.pop(str(kind), None)
+        if unit.cluster is not None:
+            yield from unit.cluster.keep(KEPT, kept or None, nexus.nexus.registrant)
+            return GOOD
         yield Keep(unit, KEPT, kept or None)
     finally:
         keeping.pass_on()

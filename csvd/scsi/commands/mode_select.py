@@ -175,6 +175,9 @@ def _mode_select(layout: CdbLayout) -> Handler:
 
 def _change(nexus: ItlNexus, values: dict[ModePage, bytes], *, saved: bool) -> Steps:
     server, unit = nexus.server, nexus.unit
+    if unit.cluster is not None:
+        yield from unit.cluster.select_mode(server.mode.codes(values), saves=saved, by=nexus.nexus.registrant)
+        return GOOD
     try:
         yield Until(server.keeping.take)
         if saved:

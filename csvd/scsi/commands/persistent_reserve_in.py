@@ -6,15 +6,16 @@ import struct
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from construct import Const, Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
 
 from csvd.scsi.cdb import NACA, SERVICE_ACTION, CdbField, CdbLayout
 from csvd.scsi.command import Command, DataDirection, Handler, Reservation
 from csvd.scsi.outcome import Outcome, Reply, Status
+from csvd.scsi.procedure import Procedure, Steps
 from csvd.scsi.reservation_guard import CONFLICT
-from csvd.scsi.reservations import TYPES
+from csvd.scsi.reservations import TYPES, State
 from csvd.scsi.transport_id import encode_transport_id
 
 if TYPE_CHECKING:
@@ -68,38 +69,35 @@ _PTPL_A: Final = 0x01
 _R_HOLDER: Final = 0x01
 
 
-def _with_header(server: DeviceServer, body: bytes) -> bytes:
-    generation = server.reservations.state.generation
-    return HEADER.build({"prgeneration": generation, "additional_length": len(body)}) + body
+def _with_header(state: State, body: bytes) -> bytes:
+    return HEADER.build({"prgeneration": state.generation, "additional_length": len(body)}) + body
 
 
-def _read_keys(server: DeviceServer) -> bytes:
-    return _with_header(server, b"".join(key.to_bytes(8) for key in server.reservations.state.keys.values()))
+def _read_keys(_server: DeviceServer, state: State) -> bytes:
+    return _with_header(state, b"".join(key.to_bytes(8) for key in state.keys.values()))
 
 
-def _read_reservation(server: DeviceServer) -> bytes:
-    state = server.reservations.state
+def _read_reservation(_server: DeviceServer, state: State) -> bytes:
     if state.type is None:
-        return _with_header(server, b"")
+        return _with_header(state, b"")
     # Of an all registrants type, no key is that of the holder.
     key = state.keys[state.holder] if state.holder is not None else 0
     return _with_header(
-        server, RESERVATION_DESCRIPTOR.build({"reservation_key": key, "scope_and_type": state.type.code})
+        state, RESERVATION_DESCRIPTOR.build({"reservation_key": key, "scope_and_type": state.type.code})
     )
 
 
-def _report_capabilities(server: DeviceServer) -> bytes:
+def _report_capabilities(server: DeviceServer, state: State) -> bytes:
     return CAPABILITIES.build(
         {
             "capabilities": _CRH | _SIP_C | _ATP_C | (_PTPL_C if server.unit.keeps else 0),
-            "allow_commands_and_ptpl_a": _TMV | _ALLOW_COMMANDS | (_PTPL_A if server.reservations.state.aptpl else 0),
+            "allow_commands_and_ptpl_a": _TMV | _ALLOW_COMMANDS | (_PTPL_A if state.aptpl else 0),
             "persistent_reservation_type_mask": reduce(or_, (row.mask for row in TYPES.values())),
         }
     )
 
 
-def _read_full_status(server: DeviceServer) -> bytes:
-    state = server.reservations.state
+def _read_full_status(_server: DeviceServer, state: State) -> bytes:
     body = bytearray()
     for nexus, key in state.keys.items():
         holds = state.type is not None and state.holds(nexus)
@@ -107,21 +105,32 @@ def _read_full_status(server: DeviceServer) -> bytes:
         kind = state.type.code if state.type is not None and holds else 0
         body += _pack_full_status(key, _R_HOLDER if holds else 0, kind, nexus.relative_target_port, len(transport_id))
         body += transport_id
-    return _with_header(server, bytes(body))
+    return _with_header(state, bytes(body))
 
 
-def _handler(data: Callable[[DeviceServer], bytes]) -> Handler:
+_Data: TypeAlias = "Callable[[DeviceServer, State], bytes]"
+
+
+def _handler(data: _Data) -> Handler:
     def handle(nexus: ItlNexus, cdb: bytes, _data_out: memoryview) -> Outcome:
-        if nexus.server.reservations.legacy_holder is not None:
+        server = nexus.server
+        if server.reservations.legacy_holder is not None:
             # From any nexus (SPC-2 5.5.1).
             return CONFLICT
         (allocation_length,) = _unpack(cdb)
-        return Reply(Status.GOOD, data(nexus.server)[:allocation_length])
+        if nexus.unit.cluster is not None:
+            return Procedure(_ask(server, data, allocation_length))
+        return Reply(Status.GOOD, data(server, server.reservations.state)[:allocation_length])
 
     return handle
 
 
-def _row(name: str, service_action: int, data: Callable[[DeviceServer], bytes]) -> Command:
+def _ask(server: DeviceServer, data: _Data, allocation_length: int) -> Steps:
+    state = yield from server.reservations.read()
+    return Reply(Status.GOOD, data(server, state)[:allocation_length])
+
+
+def _row(name: str, service_action: int, data: _Data) -> Command:
     return Command(
         name=f"PERSISTENT RESERVE IN, {name}",
         operation_code=0x5E,

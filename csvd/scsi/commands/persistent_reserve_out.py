@@ -103,7 +103,7 @@ def _carry_out(nexus: ItlNexus, action: Action, *, aborts: bool) -> Steps:
     """The steps of a service action; PREEMPT AND ABORT has the tasks of those that it preempted aborted."""
     server = nexus.server
     try:
-        change = yield from server.reservations.carry_out(nexus.unit, action)
+        change = yield from server.reservations.carry_out(nexus.unit, action, aborts=aborts)
     except ReservationConflict:
         return CONFLICT
     if aborts:

@@ -52,8 +52,9 @@ _unpack = SANITIZE.unpacker("flags", "reserved", "reserved_2", "parameter_list_l
 
 
 def sanitize_offered(unit: LogicalUnit) -> bool:
-    """One that is read-only for good has no data that a host could put out of the world, and says so."""
-    return not unit.read_only
+    """One that is read-only for good has no data that a host could put out of the world, and says so. Of one that is
+    clustered the other nodes would not know how far it is."""
+    return not (unit.read_only or unit.is_clustered)
 
 
 def block_erase_offered(unit: LogicalUnit) -> bool:

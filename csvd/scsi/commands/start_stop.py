@@ -70,8 +70,9 @@ def _stop(nexus: ItlNexus, *, eject: bool, flush: bool) -> Steps:
     state = nexus.server.medium_state
     if eject:
         state.eject()
-    elif not nexus.unit.removable and set(nexus.server.nexuses) == {nexus.nexus.name}:
-        # Not while others use it: Windows stops its disks when it shuts down, and Linux does not start them again.
+    elif not (nexus.unit.removable or nexus.unit.is_clustered) and set(nexus.server.nexuses) == {nexus.nexus.name}:
+        # Not while others use it, or may use it at another node: Windows stops its disks when it shuts down, and Linux
+        # does not start them again.
         # A removable medium that is only stopped stays at hand, as libiscsi's suite demands; taking it out is LOEJ.
         state.set_started(False)
     return GOOD
