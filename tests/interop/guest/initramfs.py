@@ -46,6 +46,7 @@ FILES: Final = (
     "sbin/mke2fs",
     "sbin/mkfs.ext4",
     "sbin/mkfs.xfs",
+    "sbin/mpathpersist",
     "sbin/multipath",
     "sbin/multipathd",
     "sbin/resize2fs",
