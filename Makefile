@@ -43,6 +43,11 @@ conformance: $(VENV)/.dev
 	.ci/apt tgt libiscsi-bin
 	$(BIN)/python -m tests.conformance
 
+## failover: kills, stops and cuts off the coordinator of a real cluster, again and again; writes docs/failover.md; as root
+failover: $(VENV)/.dev
+	-.ci/apt iproute2 nftables
+	$(BIN)/python -m tests.failover
+
 ## soak: 16 sessions of mixed work with verify, resets, cuts and restarts of the daemon; SOAK_S seconds
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --seconds $(SOAK_S)

@@ -90,6 +90,10 @@ class HostCluster:
         name, epoch = coordinator_of(list(of) or self.nodes, above_epoch)
         return self.named(name), epoch
 
+    def disk_coordinator(self) -> DaemonNode:
+        """The node that is the coordinator of the system disk."""
+        return self.leader()[0]
+
     # --- loads
 
     def load(self, on: DaemonNode, urls: list[str], *, workers: int = 2) -> NodeLoad:
