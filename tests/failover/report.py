@@ -90,8 +90,9 @@ coordinator of the system disk. In the meantime each node has an initiator logge
 
 - **changes** something for the whole cluster, again and again: it registers a persistent reservation key that is to
   last over a power loss (APTPL). The coordinator keeps it on the shared disk, and every node that may act has heard of
-  it before the initiator gets its answer. *Next change* is the time from the fault to the first answer, through any of the
-  survivors, to a change that was begun after the fault; *through every survivor*, to the last of their first answers;
+  it before the initiator gets its answer. *Next change* is the time from the fault to the first answer, through any of
+  the survivors, to a change that was begun after the fault; *through every survivor*, to the last of their first
+  answers;
 - **writes** a block to the disk (FUA) and waits for the answer, again and again. *Longest pause* is the longest time
   between two answers around the fault and its mending, of all survivors the longest.
 

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tests.integration.namespaces import Host
 
 _ROOT = Path(__file__).resolve().parents[2]
 _cluster_numbers = itertools.count(1)
@@ -58,9 +60,13 @@ class Answer:
 
 
 class NodeProcess:
-    """One node."""
+    """One node.
 
-    def __init__(self, config: dict[str, Any], log: Path) -> None:
+    Args:
+        prefix: the words before its command line, by which it runs elsewhere: in a network namespace.
+    """
+
+    def __init__(self, config: dict[str, Any], log: Path, prefix: Sequence[str] = ()) -> None:
         self.name: str = config["node"]
         self.events: list[dict[str, Any]] = []
         self._answers: dict[int, Answer] = {}
@@ -68,7 +74,7 @@ class NodeProcess:
         self.begun_s = time.monotonic()
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.cluster_node", json.dumps(config)],
+                [*prefix, sys.executable, "-m", "tests.integration.cluster_node", json.dumps(config)],
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -141,13 +147,21 @@ def wait_until(condition: Callable[[], bool], *, limit_s: float = 20.0, what: st
 
 
 class ClusterProcesses:
-    """Nodes n1, n2, … with a host address of their own each, so that no other connection takes their ports."""
+    """Nodes n1, n2, … with a host address of their own each, so that no other connection takes their ports.
 
-    def __init__(self, directory: Path, count: int) -> None:
+    Args:
+        hosts: network namespaces for them to run in; None for addresses of the loopback network.
+    """
+
+    def __init__(self, directory: Path, count: int, hosts: Sequence[Host] | None = None) -> None:
         self.directory = directory
         number = next(_cluster_numbers)
-        hosts = [f"127.{os.getpid() % 200 + 10}.{number % 250}.{node}" for node in range(1, count + 1)]
-        self.members = {f"n{node}": (host, free_port(host)) for node, host in enumerate(hosts, 1)}
+        addresses = [f"127.{os.getpid() % 200 + 10}.{number % 250}.{node}" for node in range(1, count + 1)]
+        self.members = {f"n{node}": (host, free_port(host)) for node, host in enumerate(addresses, 1)}
+        self._prefixes: dict[str, Sequence[str]] = {}
+        if hosts is not None:
+            self.members = {f"n{node}": (host.address, 7000) for node, host in enumerate(hosts, 1)}
+            self._prefixes = {f"n{node}": host.prefix for node, host in enumerate(hosts, 1)}
         self.secret = secrets.token_bytes(32)
         self.nodes: dict[str, NodeProcess] = {}
 
@@ -159,7 +173,7 @@ class ClusterProcesses:
                 "secret": (secret or self.secret).hex(),
                 "state_directory": str(self.directory / name),
             }
-            self.nodes[name] = NodeProcess(config, self.directory / f"{name}.log")
+            self.nodes[name] = NodeProcess(config, self.directory / f"{name}.log", self._prefixes.get(name, ()))
         for name in names or self.members:
             self.nodes[name].wait_started()
 
@@ -191,8 +205,8 @@ class ClusterProcesses:
 
 
 @contextmanager
-def running_cluster(directory: Path, count: int = 3) -> Iterator[ClusterProcesses]:
-    cluster = ClusterProcesses(directory, count)
+def running_cluster(directory: Path, count: int = 3, hosts: Sequence[Host] | None = None) -> Iterator[ClusterProcesses]:
+    cluster = ClusterProcesses(directory, count, hosts)
     try:
         cluster.start()
         yield cluster

@@ -18,9 +18,13 @@ class EpochRegister:
     """An owner with an epoch, changed by compare-and-set on the epoch: every change makes it one higher.
 
     Calls: ("read",) answers (owner, epoch); ("claim", owner, expected epoch) answers whether it was done.
+
+    Args:
+        owner, epoch: at the beginning.
     """
 
-    initial: tuple[str | None, int] = (None, 0)
+    def __init__(self, owner: str | None = None, epoch: int = 0) -> None:
+        self.initial: tuple[str | None, int] = (owner, epoch)
 
     def apply(self, state: tuple[str | None, int], call: Hashable) -> tuple[tuple[str | None, int], Hashable]:
         match call:
