@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, TextIO, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import (
@@ -24,10 +24,12 @@ from twisted.logger import (
     formatEvent,
     globalLogBeginner,
 )
+from twisted.python.failure import Failure
 
 from csvd.errors import ConfigError, CsvdError
 
 Stop: TypeAlias = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 Start: TypeAlias = Callable[[Any], Awaitable[Stop]]
 
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -95,6 +97,31 @@ def run_until_signal(start: Start, *, program: str = "csvd") -> int:
     """
     raise_descriptor_limit()
     return _Life(install_reactor(), start, program).run()
+
+
+def run_to_end(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run ``await work(reactor)`` to its end; give its result, or raise its error. Once in a process.
+
+    Raises:
+        KeyboardInterrupt: a signal came first.
+    """
+    reactor = install_reactor()
+    results: list[T] = []
+    failures: list[Failure] = []
+
+    async def live() -> None:
+        results.append(await work(reactor))
+
+    def begin() -> None:
+        Deferred.fromCoroutine(live()).addErrback(failures.append).addBoth(lambda _: reactor.stop())
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    if failures:
+        failures[0].raiseException()
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
 
 
 class _Life:

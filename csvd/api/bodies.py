@@ -46,6 +46,13 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
+class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of POST /v1/tokens."""
+
+    life_s: int | None = None
+    is_witness: bool = False
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of requests whose path says it all."""
 

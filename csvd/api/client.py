@@ -224,6 +224,22 @@ class ControlClient:
         """One guest, with what its owner knows of it."""
         return self.request("GET", _guest(name))
 
+    def tokens(self) -> list[Json]:
+        """The join tokens that can be used now, without their secrets."""
+        tokens: list[Json] = self.request("GET", "/v1/tokens")["tokens"]
+        return tokens
+
+    def create_token(self, *, life_s: int | None = None, is_witness: bool = False) -> Json:
+        """Make a join token; the answer has its secret text."""
+        body: Json = {"is_witness": is_witness}
+        if life_s is not None:
+            body["life_s"] = life_s
+        return self.request("POST", "/v1/tokens", body=body)
+
+    def revoke_token(self, token: str) -> Json:
+        """Revoke a join token, by its id or how that begins."""
+        return self.request("DELETE", f"/v1/tokens/{quote(token, safe='')}")
+
     def create_guest(self, name: str, spec: Mapping[str, Any], *, node: str | None = None) -> Json:
         """Make a guest and start it, on ``node`` or on the node that is asked."""
         body: Json = {"name": name, "spec": dict(spec)}

@@ -54,6 +54,19 @@ class Register(Protocol):
         """The record of one guest, or None."""
 
 
+class Tokens(Protocol):
+    """The tokens by which nodes join the cluster."""
+
+    def tokens(self) -> list[Json]:
+        """Those that can be used now, without their secrets."""
+
+    async def create_token(self, *, life_s: int = ..., is_witness: bool = ...) -> Json:
+        """Make one; the answer has its secret text."""
+
+    async def revoke_token(self, start: str) -> Json:
+        """Remove one, by its id or how that begins."""
+
+
 class Cluster(Protocol):
     """This node's membership in its cluster."""
 
