@@ -132,7 +132,7 @@ class Host:
         """The process is killed, or the power goes."""
         assert self.process is not None
         calls.crash(self.files)
-        self.process.kill()
+        self.process.kill(power_cut=power_cut)
         self.process = None
         if power_cut:
             self.files = self.files.after_power_cut(self.random)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 
@@ -146,6 +146,13 @@ class World:
         self.after_step(event.owner)
 
 
+class Ending(Protocol):
+    """What happens to something of a process when the process ends."""
+
+    def __call__(self, *, power_cut: bool) -> None:
+        """It ended: it was killed, or the power of its host went."""
+
+
 class Process:
     """A process on a host: alive until it is killed; while it is paused its events pile up."""
 
@@ -155,13 +162,16 @@ class Process:
         self.is_alive = True
         self.is_paused = False
         self.backlog: list[Event] = []
+        self.endings: list[Ending] = []
         self.clock = ProcessClock(self, rate, offset_s)
         self._paused_at_s = 0.0
 
-    def kill(self) -> None:
+    def kill(self, *, power_cut: bool = False) -> None:
         """None of its events comes any more."""
         self.is_alive = False
         self.backlog.clear()
+        for ending in self.endings:
+            ending(power_cut=power_cut)
 
     def pause(self) -> None:
         self.is_paused = True
