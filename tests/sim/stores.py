@@ -50,6 +50,8 @@ class Landing:
     number: int
     before: bytes
     data: bytes
+    first: bytes
+    """The first block of the write that it is of."""
 
 
 @dataclass(slots=True)
@@ -182,7 +184,7 @@ class SimDisk:
             if self.store.read(offset_bytes, BLOCK_BYTES) != expected:
                 raise StorageError("compare and write", DIFFERS, where=self.url)
             self._check_may_write("compare and write")
-            self._put(offset_bytes // BLOCK_BYTES, new)
+            self._put(offset_bytes // BLOCK_BYTES, new, new)
 
         return self._ask("compare and write", work)
 
@@ -288,13 +290,13 @@ class SimDisk:
             write.error = error
             return
         for number, data in piece:
-            self._put(number, data)
+            self._put(number, data, write.blocks[0][1])
 
-    def _put(self, number: int, data: bytes) -> None:
+    def _put(self, number: int, data: bytes, first: bytes) -> None:
         store = self.store
         before = store.blocks.get(number, b"")
         store.blocks[number] = data
-        store.landed(Landing(store, self, number, before, data))
+        store.landed(Landing(store, self, number, before, data, first))
 
     def _all_landed(self, write: _Write) -> None:
         self.store.under_way.remove(write)
