@@ -48,13 +48,15 @@ class Asks:
         self._clock = clock
         self._session = session
         self._bell = Bell(clock)
+        self._tries: list[Bell] = []
         self._last_number = 0
         self._under_way: dict[int, None] = {}
         self._turns: deque[Deferred[bool]] = deque()
 
     def changed(self) -> None:
         """The session has changed."""
-        self._bell.ring()
+        for bell in [self._bell, *self._tries]:
+            bell.ring()
 
     async def ask(self, service: str, method: str, params: Json, *, timeout_s: float) -> Json:
         """See `DiskSession.ask`."""
@@ -129,18 +131,24 @@ class Asks:
         }
         calling = Deferred.fromCoroutine(self._membership.call(coordinator, ASK, sent, timeout_s=timeout_s))
         outcome: list[Json | Failure] = []
+        # A bell of its own: what comes of one ask must not wake the others from the pause before they try again.
+        bell = Bell(self._clock)
 
         def came(result: Json | Failure) -> None:
             outcome.append(result)
-            self._bell.ring()
+            bell.ring()
 
         calling.addBoth(came)
-        while not outcome:
-            now = self._session()
-            if now is not None and now != session:
-                # The coordinator that was asked stands still, or is cut off; its successor is asked.
-                return {"again": "the coordinator has changed", "is_begun": True}
-            await self._bell.wait()
+        self._tries.append(bell)
+        try:
+            while not outcome:
+                now = self._session()
+                if now is not None and now != session:
+                    # The coordinator that was asked stands still, or is cut off; its successor is asked.
+                    return {"again": "the coordinator has changed", "is_begun": True}
+                await bell.wait()
+        finally:
+            self._tries.remove(bell)
         if isinstance(outcome[0], Failure):
             outcome[0].raiseException()
         return outcome[0]

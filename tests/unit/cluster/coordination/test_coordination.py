@@ -7,7 +7,9 @@ from typing import cast
 
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
+from csvd.cluster.errors import CommandRefused, PeerUnreachable
 from tests.unit.cluster.coordination.rig import Rig
 
 
@@ -201,6 +203,27 @@ def test_an_ask_that_was_kept_is_not_carried_out_twice_when_the_coordinator_dies
     asked = rig.ask(asker)
     rig.run_until(lambda: bool(asked))
     assert asked == [{"value": 2}]
+
+
+def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another() -> None:
+    rig = begun()
+    acting = rig.acting()
+    assert acting is not None
+    name = next(name for name in rig.names if name != acting.node)
+    node = rig.nodes[name]
+    rig.isolate(name)
+    tries = 0
+
+    async def call(target: str, method: str, params: Json, *, timeout_s: float) -> Json:
+        nonlocal tries
+        tries += 1
+        assert tries < 200, "they go in circles"
+        raise PeerUnreachable("there is no link to the node", where=target)
+
+    node.call = call  # type: ignore[method-assign]
+    asked = [rig.ask(name, timeout_s=1.0) for _ in range(3)]
+    rig.run(1.5)
+    assert [type(outcome[0].value) for outcome in asked] == [CommandRefused] * 3
 
 
 def test_a_node_that_stops_in_order_leaves_at_once_and_its_office_moves() -> None:
