@@ -52,6 +52,7 @@ class _DiskState:
     kept: int = 0
     barrier: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
+    values: dict[int, str] = field(default_factory=dict)
 
 
 class DiskChecks:
@@ -165,17 +166,13 @@ class DiskChecks:
             raise Violation(f"a coordinator of {disk} finds {value}, and {kept} was acknowledged")
 
     def kept(self, disk: str, token: str, value: int) -> None:
-        """A change was durable."""
+        """A change was durable, or a node was told so."""
         state = self._disks[disk]
         state.kept = max(state.kept, value)
         if state.tokens.setdefault(token, value) != value:
             raise Violation(f"ask {token} was carried out twice: as {state.tokens[token]} and as {value}")
-
-    def answered(self, disk: str, token: str, value: int) -> None:
-        """A node has its answer."""
-        state = self._disks[disk]
-        if state.tokens.get(token) != value:
-            raise Violation(f"ask {token} was answered by {value}, and it was {state.tokens.get(token)}")
+        if state.values.setdefault(value, token) != token:
+            raise Violation(f"asks {token} and {state.values[value]} were both carried out as {value}")
 
     def refused(self, disk: str, token: str) -> None:
         """A node was told that nothing was done, and that nothing will be."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from tests.sim.stores import FENCES
+
 FAULTS: Final = (
     "kill",
     "power cut",
@@ -47,6 +49,8 @@ class Plan:
     journal_s: float
     change_pause_s: float
     rates: dict[str, float] = field(default_factory=dict)
+    disks: dict[str, str] = field(default_factory=dict)
+    """The fence of each shared disk by its name."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -58,12 +62,13 @@ def plan_of(seed: int) -> Plan:
         seed=seed,
         nodes=nodes,
         faults_s=random.uniform(15.0, 30.0),
-        quiet_s=20.0,
+        quiet_s=40.0,
         fault_pause_s=random.choice([0.3, 1.0, 1.0, 3.0]),
         weights={fault: random.choice([0.0, 1.0, 1.0, 4.0]) for fault in FAULTS},
         loss=random.choice([0.0, 0.0, 0.005, 0.05]),
         duplicates=random.choice([0.0, 0.01, 0.05]),
         journal_s=random.choice([0.0, 0.0005, 0.005, 0.05]),
         change_pause_s=random.choice([0.05, 0.2, 1.0]),
+        disks={disk: random.choice(FENCES) for disk in ("system", "data")[: random.choice([1, 1, 2])]},
         rates={name: random.choice([1.0, 0.99, 1.01, random.uniform(0.99, 1.01)]) for name in nodes},
     )

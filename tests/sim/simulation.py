@@ -10,12 +10,15 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from csvd.cluster.errors import JournalError
+from csvd.cluster.coordination.faces import LIVE
+from csvd.cluster.errors import ClusterError
+from tests.sim.disk_checks import DiskChecks, format_store
 from tests.sim.faults import Faults
 from tests.sim.hosts import Host
 from tests.sim.node import SimNode
 from tests.sim.plan import Plan, plan_of
 from tests.sim.raft_checks import RaftChecks
+from tests.sim.stores import Store
 from tests.sim.wires import Wires
 from tests.sim.workload import Workload
 from tests.sim.world import Process, Trace, Violation, World
@@ -43,6 +46,12 @@ class Simulation:
         self.wires = Wires(self.world)
         self.wires.loss, self.wires.duplicates = self.plan.loss, self.plan.duplicates
         self.raft_checks = RaftChecks()
+        self.disk_checks = DiskChecks(self.world)
+        self.stores: dict[str, Store] = {}
+        for number, (disk, fence_kind) in enumerate(self.plan.disks.items(), 1):
+            self._make_store(disk, disk, number, fence_kind)
+            self._make_store(f"{disk}-raw", disk, number + 100, fence_kind)
+        self._sequence = 0
         self.hosts = {name: Host(self.world, name, self.plan.rates[name]) for name in self.plan.nodes}
         self.nodes: dict[str, SimNode] = {}
         self.faults = Faults(self)
@@ -98,13 +107,49 @@ class Simulation:
             self.wires.is_down.discard(name)
         self.world.note(name, "starts")
         try:
-            self.nodes[name] = SimNode(host, self.plan, self.wires, self.raft_checks)
-        except JournalError:
-            if not host.is_full:
-                raise
-            self.world.note(name, "does not start, for its disk is full")
+            node = SimNode(self, host)
+        except ClusterError as error:
+            self._not_started(name, error)
             host.no_process()
-            self.world.later(3.0, self.start_node, name)
+            return
+        self.nodes[name] = node
+        Deferred.fromCoroutine(node.start()).addErrback(self._start_failed, node)
+
+    def _start_failed(self, failure: Failure, node: SimNode) -> None:
+        error = failure.value
+        if isinstance(error, ClusterError):
+            self._not_started(node.name, error)
+            if self.nodes.get(node.name) is node:
+                self.end(node.name, power_cut=False)
+        else:
+            self._problem = f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+
+    def _not_started(self, name: str, error: ClusterError) -> None:
+        if not self.hosts[name].is_full:
+            raise Violation(f"{name} does not start: {error}")
+        self.world.note(name, "does not start, for its disk is full")
+        self.world.later(3.0, self.start_node, name)
+
+    def bitten(self, node: SimNode) -> None:
+        """The watchdog of a process kills it."""
+        self.world.note(node.name, "is killed by its watchdog")
+        if self.nodes.get(node.name) is node:
+            self.end(node.name, power_cut=False)
+            self.world.later(2.0, self.start_node, node.name)
+
+    def next_sequence(self) -> int:
+        """A number that is higher than all before."""
+        self._sequence += 1
+        return self._sequence
+
+    def _make_store(self, name: str, disk: str, number: int, fence_kind: str) -> None:
+        uuid = f"00000000-0000-4000-8000-{number:012d}"
+        store = Store(self.world, name, uuid, 1 << 30, fence_kind, self.world.random(f"store {name}"))
+        is_raw = name != disk
+        if not is_raw:
+            format_store(store)
+        self.disk_checks.watch(store, disk, is_raw=is_raw)
+        self.stores[name] = store
 
     def end(self, name: str, *, power_cut: bool) -> None:
         """Kill csvd on a host, or cut the host's power."""
@@ -113,6 +158,7 @@ class Simulation:
         if power_cut:
             self.wires.is_down.add(name)
         node.network.killed(is_told=not power_cut)
+        self.disk_checks.gone(name)
         self.hosts[name].end_process(node.calls, power_cut=power_cut)
 
     def mend_host(self, name: str) -> None:
@@ -133,8 +179,8 @@ class Simulation:
         world, plan = self.world, self.plan
         for name in plan.nodes:
             self.start_node(name)
-        self.faults.start()
         self.workload.start()
+        self.faults.start()
         world.run_until(plan.faults_s)
         self.workload.stop()
         world.note("----", "the faults stop")
@@ -144,22 +190,41 @@ class Simulation:
         settled_s = world.now_s - plan.faults_s
         world.note("----", f"settled {settled_s:.3f} s after the faults stopped")
         last = [self.workload.change(node, 5.0) for node in self.nodes.values()]
+        for disk in self.plan.disks:
+            last.extend(self.workload.ask(node, disk, 5.0) for node in self.nodes.values())
         world.run_until(world.now_s + 12.0)
         for name in last:
             if self.workload.outcomes[name] != "acknowledged":
-                raise Violation(f"change {name} was {self.workload.outcomes[name]} though all is well")
+                raise Violation(f"{name} was {self.workload.outcomes[name]} though all is well")
         self._check_end()
         return settled_s
 
     def _is_settled(self) -> bool:
-        acting = [node for node in self.nodes.values() if node.coordinator.is_acting]
-        return len(acting) == 1 and all(node.election.leader == acting[0].name for node in self.nodes.values())
+        nodes = self.nodes.values()
+        if not all(node.is_started for node in nodes):
+            return False
+        acting = [node for node in nodes if node.cluster.is_coordinator]
+        if len(acting) != 1 or any(node.election.leader != acting[0].name for node in nodes):
+            return False
+        return all(self._is_disk_well(disk) for disk in self.plan.disks)
+
+    def _is_disk_well(self, disk: str) -> bool:
+        """Whether a disk has a coordinator, and every node a live session with it."""
+        offices = [node.offices.get(disk) for node in self.nodes.values()]
+        if sum(office is not None and office.is_live for office in offices) != 1:
+            return False
+        sessions = [node.coordination.session(disk) for node in self.nodes.values()]
+        return all(session is not None and session.state == LIVE for session in sessions)
 
     def _state(self) -> str:
-        return "; ".join(
-            f"{name}: leader {node.election.leader}, term {node.election.term}, failure {node.failure}"
-            for name, node in self.nodes.items()
-        )
+        lines = []
+        for name, node in self.nodes.items():
+            if not node.is_started:
+                lines.append(f"{name} is not started")
+                continue
+            lines.append(f"{name}: leader {node.election.leader}, term {node.election.term}, failure {node.failure}")
+            lines.extend(f"{name}: {status}" for status in node.coordination.status())
+        return "\n  ".join(lines)
 
     def _check_end(self) -> None:
         """All nodes have the same register, and it has all that was acknowledged."""
@@ -176,7 +241,7 @@ class Simulation:
         if process is None or not process.is_alive:
             return
         node = self.nodes.get(process.name)
-        if node is None:
+        if node is None or node.process is not process:
             return
         node.stepped()
         if node.failure is not None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from csvd.cluster.coordination.bell import spawn
 from csvd.cluster.coordination.faces import DiskSession, Json, Office, OfficeOver
+from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from csvd.errors import CsvdError
 from csvd.shared_disk import NO_FENCE
 from tests.sim.disk_checks import DiskChecks, pack_stamp
@@ -162,8 +163,6 @@ def _passed_on(result: Any, ended: Deferred[None]) -> Any:
 
 async def ask(session: DiskSession, checks: DiskChecks, token: str, timeout_s: float) -> str:
     """Ask for one more; gives what became of it."""
-    from csvd.cluster.errors import CommandRefused, OutcomeUnknown
-
     try:
         answer = await session.ask(NAME, "add", {"token": token}, timeout_s=timeout_s)
     except CommandRefused:
@@ -173,5 +172,5 @@ async def ask(session: DiskSession, checks: DiskChecks, token: str, timeout_s: f
         return "unknown"
     except CsvdError as error:
         return f"failed: {error}"
-    checks.answered(session.disk, token, answer["value"])
+    checks.kept(session.disk, token, answer["value"])
     return "acknowledged"

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
+from tests.sim.stamps import ask
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -26,11 +27,46 @@ class Workload:
 
     def start(self) -> None:
         """Begin."""
+        self._add_disks()
         self._next()
 
     def stop(self) -> None:
         """Ask for nothing more."""
         self._is_over = True
+
+    def ask(self, node: SimNode, disk: str, timeout_s: float) -> str:
+        """Ask the coordinator of a disk at a node; gives the token, under which `outcomes` will have the outcome."""
+        self._number += 1
+        token = f"a{self._number}"
+        self.outcomes[token] = "asked"
+        self._simulation.spawn(self._ask_disk(node, disk, token, timeout_s))
+        return token
+
+    async def _ask_disk(self, node: SimNode, disk: str, token: str, timeout_s: float) -> None:
+        session = node.coordination.session(disk)
+        if session is None:
+            self.outcomes[token] = "without a session"
+            return
+        self.outcomes[token] = await ask(session, self._simulation.disk_checks, token, timeout_s)
+        self._world.note(node.name, f"ask {token} of {disk} {self.outcomes[token]}")
+
+    def _add_disks(self) -> None:
+        """Have the shared disks in the register: asked for again and again, for a node may die over it."""
+        nodes = [node for node in self._simulation.nodes.values() if node.is_started and not node.process.is_paused]
+        missing = [
+            disk
+            for disk in self._simulation.plan.disks
+            if not any(disk in node.register.disks for node in self._simulation.nodes.values())
+        ]
+        if missing:
+            self._world.later(0.3, self._add_disks)
+        if missing and nodes:
+            self._simulation.spawn(self._add_disk(self._random.choice(nodes), missing[0]))
+
+    async def _add_disk(self, node: SimNode, disk: str) -> None:
+        command = {"op": "disk_add", "name": disk, "url": disk, "uuid": self._simulation.stores[disk].uuid}
+        with contextlib.suppress(CommandRefused, OutcomeUnknown):
+            await node.cluster.submit(command, timeout_s=2.0)
 
     def change(self, node: SimNode, timeout_s: float) -> str:
         """Ask for a change at a node; gives its name, under which `outcomes` will have what became of it."""
@@ -71,6 +107,8 @@ class Workload:
         """
         created = self._simulation.raft_checks.created
         for name, outcome in self.outcomes.items():
+            if name.startswith("a"):
+                continue
             times = created.get(name, 0)
             if outcome == "acknowledged" and times != 1:
                 raise Violation(f"change {name} was acknowledged, and is {times} times in the history")
@@ -85,10 +123,15 @@ class Workload:
     def _ask(self) -> None:
         if self._is_over:
             return
-        nodes = [node for node in self._simulation.nodes.values() if not node.process.is_paused]
+        nodes = [
+            node for node in self._simulation.nodes.values() if node.is_started and not node.process.is_paused
+        ]
         if nodes:
             node = self._random.choice(nodes)
-            if self._random.random() < 0.3 and self._number > 3:
+            if self._random.random() < 0.5:
+                disk = self._random.choice(list(self._simulation.plan.disks))
+                self.ask(node, disk, self._random.choice([1.0, 5.0, 15.0]))
+            elif self._random.random() < 0.3 and self._number > 3:
                 name = f"g{self._random.randrange(max(1, self._number - 20), self._number)}"
                 self._simulation.spawn(self._remove(node, name))
             else:
