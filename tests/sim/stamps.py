@@ -1,8 +1,9 @@
 """A service and its nodes' side, to see by what coordination promises to services.
 
 The service counts, in the records of the disk; every change is pushed to all nodes before it is answered. The nodes
-write blocks with the value that they were told to a raw disk, under their gate. So whatever comes to the raw disk after
-a push has returned must have the new value, whoever sent it: that is what PREEMPT needs, and a change of an access list.
+write blocks with the value that they were told to a raw disk, under their gate. So whatever comes to the raw disk
+after a push has returned must have the new value, whoever sent it: that is what PREEMPT needs, and a change of an
+access list.
 """
 
 from __future__ import annotations

@@ -150,9 +150,7 @@ class SimDisk:
         data = b"".join(bytes(buffer) for buffer in buffers)
         assert offset_bytes % BLOCK_BYTES == len(data) % BLOCK_BYTES == 0
         first = offset_bytes // BLOCK_BYTES
-        blocks = [
-            (first + at // BLOCK_BYTES, data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)
-        ]
+        blocks = [(first + at // BLOCK_BYTES, data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
         write = _Write(self, "write", blocks, Deferred())
         if not self.process.is_alive:
             return write.done

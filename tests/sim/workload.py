@@ -123,9 +123,7 @@ class Workload:
     def _ask(self) -> None:
         if self._is_over:
             return
-        nodes = [
-            node for node in self._simulation.nodes.values() if node.is_started and not node.process.is_paused
-        ]
+        nodes = [node for node in self._simulation.nodes.values() if node.is_started and not node.process.is_paused]
         if nodes:
             node = self._random.choice(nodes)
             if self._random.random() < 0.5:
