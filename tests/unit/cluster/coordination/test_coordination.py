@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
+import pytest
 from twisted.internet.defer import Deferred
 
 from csvd.cluster.coordination.faces import Json
@@ -205,7 +206,7 @@ def test_an_ask_that_was_kept_is_not_carried_out_twice_when_the_coordinator_dies
     assert asked == [{"value": 2}]
 
 
-def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another() -> None:
+def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = begun()
     acting = rig.acting()
     assert acting is not None
@@ -220,7 +221,7 @@ def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another() -> None:
         assert tries < 200, "they go in circles"
         raise PeerUnreachable("there is no link to the node", where=target)
 
-    node.call = call  # type: ignore[method-assign]
+    monkeypatch.setattr(node, "call", call)
     asked = [rig.ask(name, timeout_s=1.0) for _ in range(3)]
     rig.run(1.5)
     assert [type(outcome[0].value) for outcome in asked] == [CommandRefused] * 3
