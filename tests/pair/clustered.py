@@ -16,6 +16,7 @@ from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER
 from csvd.iscsi.node import NetworkEntity, TargetNode
 from csvd.iscsi.pdu_input import OUTPUT_PIECES
+from csvd.iscsi.portals import portal_group_tag
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import TargetDevice
@@ -23,7 +24,6 @@ from csvd.scsi.target_ports import AccessState
 from csvd.shared_disk import FenceProof
 from csvd.storage.disk import FENCED, Buffer, StorageError
 from csvd.storage.memory import MemoryDisk
-from csvd.target.cluster_ports import portal_group_tag
 from csvd.target.cluster_units import ClusterUnits
 from csvd.target.executor import Executor
 from csvd.target.steps import StepRunner
@@ -72,7 +72,7 @@ class NodeDisk(MemoryDisk):
 
     def fence(self, node: str, number: int = 0) -> Deferred[FenceProof]:
         self.gone.append((node, number))
-        return succeed(FenceProof("file lock", "its lock was had", 0.0))
+        return succeed(FenceProof("file lock", node, "its lock was had", 0.0))
 
     def is_gone(self, node: str, number: int = 0) -> Deferred[bool]:
         return succeed(False)

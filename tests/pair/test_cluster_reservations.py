@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.internet.defer import Deferred
 
 from csvd.iscsi.codes import TaskManagementFunction
 from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, block, statuses
@@ -54,13 +57,13 @@ def test_a_preempt_waits_for_the_write_of_another_node_that_is_under_way(room: C
     preempting = a.preempt(0xA, 0xB, WE_RO)
     assert not written.done
     assert not preempting.done, "a write of the preempted nexus may still land"
+    assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.write(8, 0xBB).status == CONFLICT, "but it begins no new one"
     b.node.disk.let_go()
     room.run()
     assert written.done
     assert preempting.done
     assert preempting.status == GOOD
-    assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.write(9, 0xBB).status == CONFLICT
 
 
@@ -206,25 +209,39 @@ def test_a_change_that_is_cut_off_by_the_death_of_the_coordinator_is_made_once(r
 
 
 def test_effects_that_not_all_nodes_have_heard_of_come_with_the_next_coordinator(room: Cluster) -> None:
-    """Kept, and told to nobody: the coordinator dies right behind the write."""
+    """Kept, and told to nobody else: the coordinator dies right behind the write."""
+    a, b = room.host("n3", "a"), room.host("n2", "b")
+    a.register(0xA)
+    b.register(0xB)
+    session = room.loopback.sessions["n2"]
+    heard, lost = session._pushed, Deferred[Any]()
+
+    async def deaf(service: str, method: str, params: Any) -> Any:
+        return await lost
+
+    session._pushed = deaf  # type: ignore[method-assign]
+    preempting = a.preempt(0xA, 0xB, WE_RO)
+    assert not preempting.done
+    session._pushed = heard  # type: ignore[method-assign]
+    room.loopback.end_office()
+    lost.callback({})
+    room.does(room.loopback.move("n3"))
+    assert preempting.done
+    assert preempting.status == GOOD
+    assert b.ready() == [REGISTRATIONS_PREEMPTED]
+    assert b.keys() == [0xA]
+
+
+def test_a_node_that_comes_back_hears_of_what_it_has_missed(room: Cluster) -> None:
     a, b = room.host("n1", "a"), room.host("n2", "b")
     a.register(0xA)
     b.register(0xB)
-    pushed = room.loopback.sessions["n2"]._handlers["units"]
-
-    async def never(method: str, params: object) -> dict[str, object]:
-        raise AssertionError("n2 is deaf")
-
-    del pushed
     room.does(room.loopback.lapse("n2"))
     preempting = a.preempt(0xA, 0xB, WE_RO)
-    assert not preempting.done
-    room.loopback.sessions["n2"]._become("live")
-    for gate in room.loopback.sessions["n2"]._gates:
-        room.does(gate.open())
-    room.loopback.changed()
-    room.run()
+    assert not preempting.done, "nobody knows yet what n2 does"
+    room.does(room.loopback.declare_gone("n2"))
     assert preempting.done
+    room.does(room.loopback.come_back("n2"))
     assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.keys() == [0xA]
 
@@ -262,7 +279,6 @@ def test_a_reset_through_one_node_ends_the_tasks_of_all(room: Cluster) -> None:
     b.node.disk.is_slow = True
     written = b.write(0, 1)
     reset = a.manage(TaskManagementFunction.LOGICAL_UNIT_RESET)
-    assert not reset.done if hasattr(reset, "done") else True
     assert reset.tag in a.initiator.outstanding, "a write may still land"
     b.node.disk.let_go()
     room.run()
