@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from csvd.target.statistics import ConnectionCounter
 
 
@@ -20,3 +22,7 @@ class FakeAdapter:
 
     def proceed(self) -> None:
         """There is an answer that came later than its turn."""
+
+    def when_there(self, there: Callable[[], None]) -> None:
+        """The peer is there."""
+        there()

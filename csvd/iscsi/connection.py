@@ -305,14 +305,14 @@ class TargetConnection:
             session.target.drop_session(session, "it was not logged out when it was asked to be")
         elif silent_s > times.idle_s and now_s - self._asked_s > times.idle_s:
             self._asked_s = now_s
-            self._ask()
+            self.ask()
 
     def request_logout(self, grace_s: int, now_s: float) -> None:
         """Ask the initiator to log out; when it has not after ``grace_s`` seconds, its session is dropped."""
         self._logout_by_s = now_s + grace_s
         request_logout(self, grace_s)
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
         """Send a NOP-In that wants an answer; it does not advance StatSN (RFC 7143 section 11.19.1)."""
         session = self.session
         assert session is not None

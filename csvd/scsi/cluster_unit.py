@@ -288,7 +288,8 @@ def _difference(before: UnitRecord, after: UnitRecord) -> list[Effect]:
     attentions = tuple((who, Asc.REGISTRATIONS_PREEMPTED) for who in gone)
     if old.type is not None and (old.type, old.holder) != (new.type, new.holder):
         attentions += tuple((who, Asc.RESERVATIONS_RELEASED) for who in old.keys if who in new.keys)
-    effects = [Effect(RESERVATIONS, after.version, attentions, gone, aborts=bool(gone))]
+    # Whether their tasks were to be aborted is not known. They wait at the gate, and will conflict.
+    effects = [Effect(RESERVATIONS, after.version, attentions, gone)]
     if before.current != after.current:
         effects.append(Effect(MODE, after.version))
     if before.kept != after.kept:

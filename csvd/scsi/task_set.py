@@ -31,6 +31,7 @@ class TaskSet:
             calls `leave_simple` when it has ended.
         ordered_count: ordered tasks so far.
         is_free: no ordered task is there, nor one that waits for one, and it is not closed: a simple task may begin.
+        openings: how often it was opened after it had been closed.
         gate: of a logical unit of several nodes; asked once more whether this node may act, before a task begins.
     """
 
@@ -42,6 +43,7 @@ class TaskSet:
         "begun",
         "gate",
         "is_free",
+        "openings",
         "ordered_count",
     )
 
@@ -54,6 +56,7 @@ class TaskSet:
         self.is_free = True
         self.gate: TaskGate | None = None
         self.ordered_count = 0
+        self.openings = 0
 
     def close(self) -> None:
         """No task begins from now on, not even one at the head of the queue: all wait."""
@@ -64,6 +67,7 @@ class TaskSet:
         """Tasks may begin again. Those that have waited begin before this returns, as their attributes have it; but
         those at the head of the queue first."""
         self._is_closed = False
+        self.openings += 1
         self.is_free = not (self._waiting or self._ordered_begun)
         for begin, attribute in list(self._waiting.items()):
             if attribute == HEAD_OF_QUEUE and not self._is_closed and begin in self._waiting:

@@ -7,7 +7,10 @@ buffers and sends the engine's buffers with one ``sendmsg`` for all that one ``r
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter_ns
@@ -22,7 +25,7 @@ from csvd.iscsi.digests import CRC32C
 from csvd.iscsi.events import EventKind
 from csvd.iscsi.session import Task
 from csvd.target.express import FULL_BYTES
-from csvd.target.file_segments import FileSegments
+from csvd.target.file_segments import LOOK_S, FileSegments
 from csvd.target.outgoing import Outgoing
 from csvd.target.statistics import ConnectionCounter
 
@@ -83,6 +86,8 @@ class ServerConnection(Outgoing):
         self._turn_is_due = False
         self._turn_ends_ns = 0
         self._draining = False
+        self._askers: list[Callable[[], None]] = []
+        """Who waits to hear that the peer is there."""
         self._log_lines, self._log_kept = LOG_LINES, 0
         engine.wake = self._woken
         engine.express = self._take_express
@@ -356,6 +361,27 @@ class ServerConnection(Outgoing):
             elif now_s - self._closing_since_s > LINGER_S:
                 self.abort()
 
+    def when_there(self, there: Callable[[], None]) -> None:
+        """Call back when the peer's host has acknowledged what it is sent now: one that has given the connection up
+        does not. What asks is a NOP-In, which TCP acknowledges also for initiators that do not answer it."""
+        if self.disconnected:
+            return
+        self._askers.append(there)
+        if len(self._askers) == 1:
+            self.engine.ask()
+            self.proceed()
+            self.reactor.callLater(LOOK_S, self._look_for_peer)
+
+    def _look_for_peer(self) -> None:
+        if self.disconnected:
+            self._askers.clear()
+        elif self._unsent or self.engine.output or unacknowledged_bytes(self._socket):
+            self.reactor.callLater(LOOK_S, self._look_for_peer)
+        else:
+            askers, self._askers = self._askers, []
+            for there in askers:
+                there()
+
     def drain(self) -> None:
         """Take nothing more in; what was taken is still answered."""
         self._draining = True
@@ -426,6 +452,14 @@ class ServerConnection(Outgoing):
 def loop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
     """The event loop that a reactor runs on; None for one of another kind."""
     return asyncio.get_running_loop() if isinstance(reactor, AsyncioSelectorReactor) else None
+
+
+def unacknowledged_bytes(sock: socket.socket) -> int:
+    """How many bytes the peer's host has not acknowledged; none where nobody can tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _tell_nobody(_kind: str, _text: str, _subject: str) -> None:

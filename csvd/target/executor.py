@@ -100,12 +100,16 @@ class Executor:
         held_bytes = task.expected_length if task.is_read else 0
         connection.held_bytes += held_bytes
         at_once = True
+        openings = task_set.openings
 
         def begin() -> None:
             self.executing -= 1
             connection.held_bytes -= held_bytes
             task.leave_queue = None
-            self._start(connection, task, lambda: task_set.leave(attribute))
+            if task_set.openings != openings:
+                self._start_if_there(connection, task, task_set, attribute)
+            else:
+                self._start(connection, task, lambda: task_set.leave(attribute))
             if not at_once:
                 connection.proceed()
 
@@ -118,6 +122,32 @@ class Executor:
         task.leave_queue = leave_queue
         task_set.enter(attribute, begin)
         at_once = False
+
+    def _start_if_there(self, connection: ServerConnection, task: Task, task_set: TaskSet, attribute: int) -> None:
+        """Run a task that has waited at a gate, as soon as its peer shows that it is still there.
+
+        An initiator that was cut off, too, has perhaps given its connection up, and has done at another node what it
+        asked for here, and more: what is left here is old, and must not be written over that.
+        """
+        self.executing += 1
+        waits = True
+
+        def leave_queue() -> None:
+            nonlocal waits
+            waits = False
+            self.executing -= 1
+            task.leave_queue = None
+            task_set.leave(attribute)
+
+        def there() -> None:
+            if waits:
+                self.executing -= 1
+                task.leave_queue = None
+                self._start(connection, task, lambda: task_set.leave(attribute))
+                connection.proceed()
+
+        task.leave_queue = leave_queue
+        connection.when_there(there)
 
     def _start(self, connection: ServerConnection, task: Task, ended: Callable[[], None]) -> None:
         """Run it; ``ended`` is called when it is answered."""

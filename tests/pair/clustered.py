@@ -224,7 +224,7 @@ class Host(FakeAdapter):
 
     def ready(self) -> list[tuple[int, int, int]]:
         """Take the unit attention conditions that are pending; gives their sense keys and codes."""
-        found = []
+        found: list[tuple[int, int, int]] = []
         while True:
             command = self.begin(bytes(6))
             assert command.done
@@ -323,7 +323,8 @@ class Cluster:
         quiet = False
         while not quiet:
             moved = [host.move() for host in self.hosts if not host.is_cut]
-            due = [call for call in self.clock.getDelayedCalls() if call.getTime() <= self.clock.seconds()]
+            calls: Any = self.clock.getDelayedCalls()
+            due = [call for call in calls if call.getTime() <= self.clock.seconds()]
             self.clock.advance(0)
             quiet = not any(moved) and not due
 
@@ -358,3 +359,19 @@ def statuses(commands: Iterable[Command]) -> list[int | None]:
 def block(byte: int) -> bytes:
     """A block of one byte."""
     return bytes((byte,)) * BLOCK_BYTES
+
+
+def answered(command: Command) -> bool:
+    """Whether a command has its status."""
+    return command.done
+
+
+def fired(work: Deferred[Any]) -> bool:
+    """Whether something has come to its end."""
+    return bool(work.called)
+
+
+def data_of(command: Command) -> bytes:
+    """Data-In of a command."""
+    assert command.data_in is not None
+    return bytes(command.data_in)

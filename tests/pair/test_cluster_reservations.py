@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from csvd.iscsi.codes import TaskManagementFunction
-from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, block, statuses
+from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, answered, block, statuses
 
 WE, WE_RO, EA_RO = 1, 5, 6
 REGISTRATIONS_PREEMPTED = (0x6, 0x2A, 0x05)
@@ -55,14 +55,14 @@ def test_a_preempt_waits_for_the_write_of_another_node_that_is_under_way(room: C
     b.node.disk.is_slow = True
     written = b.write(7, 0xBB)
     preempting = a.preempt(0xA, 0xB, WE_RO)
-    assert not written.done
-    assert not preempting.done, "a write of the preempted nexus may still land"
+    assert not answered(written)
+    assert not answered(preempting), "a write of the preempted nexus may still land"
     assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.write(8, 0xBB).status == CONFLICT, "but it begins no new one"
     b.node.disk.let_go()
     room.run()
-    assert written.done
-    assert preempting.done
+    assert answered(written)
+    assert answered(preempting)
     assert preempting.status == GOOD
     assert b.write(9, 0xBB).status == CONFLICT
 
@@ -80,8 +80,8 @@ def test_other_writes_go_on_while_a_preempt_waits(room: Cluster) -> None:
     do, done = b.node.disk.held.pop(0)
     do().chainDeferred(done)
     room.run()
-    assert not later.done
-    assert preempting.done
+    assert not answered(later)
+    assert answered(preempting)
     b.node.disk.let_go()
 
 
@@ -97,8 +97,8 @@ def test_a_long_command_of_a_preempted_nexus_writes_no_further(room: Cluster) ->
     preempting = a.preempt(0xA, 0xB, WE_RO)
     b.node.disk.let_go()
     room.run()
-    assert preempting.done
-    assert filling.done
+    assert answered(preempting)
+    assert answered(filling)
 
 
 def test_preempt_and_abort_ends_the_tasks_of_the_preempted_on_all_nodes(room: Cluster) -> None:
@@ -109,12 +109,12 @@ def test_preempt_and_abort_ends_the_tasks_of_the_preempted_on_all_nodes(room: Cl
     b.node.disk.is_slow = True
     written = b.write(7, 0xBB)
     preempting = a.preempt(0xA, 0xB, WE_RO, abort=True)
-    assert not preempting.done
+    assert not answered(preempting)
     b.node.disk.let_go()
     room.run()
     assert preempting.status == GOOD
-    assert preempting.done
-    assert not written.done, "it is aborted: nobody answers it"
+    assert answered(preempting)
+    assert not answered(written), "it is aborted: nobody answers it"
 
 
 def test_two_that_preempt_and_abort_each_other_at_once_do_not_wait_for_each_other(room: Cluster) -> None:
@@ -126,8 +126,8 @@ def test_two_that_preempt_and_abort_each_other_at_once_do_not_wait_for_each_othe
     other = b.preempt(0xB, 0xA, WE_RO, abort=True)
     room.loopback.let_keeps_go()
     room.run()
-    assert one.done
-    assert one.status == GOOD or not other.done
+    assert answered(one)
+    assert one.status == GOOD or not answered(other)
     assert a.keys() in ([0xA], [0xB])
 
 
@@ -197,12 +197,12 @@ def test_a_change_that_is_cut_off_by_the_death_of_the_coordinator_is_made_once(r
     b.register(0xB)
     room.loopback.hold_keeps()
     registering = b.register(0xB2)
-    assert not registering.done
+    assert not answered(registering)
     room.loopback.end_office()
     room.loopback.let_keeps_go()
-    assert not registering.done, "there is nobody to say whether it was kept"
+    assert not answered(registering), "there is nobody to say whether it was kept"
     room.does(room.loopback.move("n3"))
-    assert registering.done
+    assert answered(registering)
     assert registering.status == GOOD
     assert b.keys() == [0xB2]
     assert int.from_bytes(b.persistent_reserve_in(0)[:4]) == 2
@@ -221,12 +221,12 @@ def test_effects_that_not_all_nodes_have_heard_of_come_with_the_next_coordinator
 
     session._pushed = deaf  # type: ignore[method-assign]
     preempting = a.preempt(0xA, 0xB, WE_RO)
-    assert not preempting.done
+    assert not answered(preempting)
     session._pushed = heard  # type: ignore[method-assign]
     room.loopback.end_office()
     lost.callback({})
     room.does(room.loopback.move("n3"))
-    assert preempting.done
+    assert answered(preempting)
     assert preempting.status == GOOD
     assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.keys() == [0xA]
@@ -238,9 +238,9 @@ def test_a_node_that_comes_back_hears_of_what_it_has_missed(room: Cluster) -> No
     b.register(0xB)
     room.does(room.loopback.lapse("n2"))
     preempting = a.preempt(0xA, 0xB, WE_RO)
-    assert not preempting.done, "nobody knows yet what n2 does"
+    assert not answered(preempting), "nobody knows yet what n2 does"
     room.does(room.loopback.declare_gone("n2"))
-    assert preempting.done
+    assert answered(preempting)
     room.does(room.loopback.come_back("n2"))
     assert b.ready() == [REGISTRATIONS_PREEMPTED]
     assert b.keys() == [0xA]
@@ -283,5 +283,5 @@ def test_a_reset_through_one_node_ends_the_tasks_of_all(room: Cluster) -> None:
     b.node.disk.let_go()
     room.run()
     assert reset.tag not in a.initiator.outstanding
-    assert not written.done
+    assert not answered(written)
     assert a.ready() == b.ready() == [RESET_OCCURRED]
