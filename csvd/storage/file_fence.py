@@ -18,6 +18,8 @@ from csvd.storage.pool import DiskPool, Manner
 
 T = TypeVar("T")
 
+_JOIN_TRIES: Final = 10
+_JOIN_PAUSE_S: Final = 0.01
 _NO_LOCKS: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -89,7 +91,12 @@ class FileFence:
     # In threads
 
     def _take_place(self, node: str, number: int) -> None:
-        if not file_locks.take(self._fd, number):
+        for _ in range(_JOIN_TRIES):
+            if file_locks.take(self._fd, number):
+                break
+            # Perhaps somebody only looks, and lets it go at once.
+            time.sleep(_JOIN_PAUSE_S)
+        else:
             why = f"{self._told(number)} has the place of number {number}"
             raise StorageError("join", errno.EBUSY, where=self._url, why=why)
         self._node, self._number = node, number
