@@ -1,4 +1,4 @@
-"""The order of writes when a node is fenced: ``python -m tests.integration.fence_order [ROUNDS]`` prints what it took.
+"""The order of writes when a node is fenced: ``python -m tests.integration.fence_order [ROUNDS [ENDING …]]`` prints what it took.
 
 A writer writes as fast as it can, and comes to its end in one of the ways of `ENDINGS`. Its successor fences it, and
 writes over all that it had written. A write of the first one that lands late would stand in the place of one of the
@@ -194,11 +194,11 @@ def table(takings: dict[str, list[Taking]]) -> str:
     return "\n".join(rows)
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, endings: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        takings = {ending: run_rounds(Path(folder), ending, rounds) for ending in ENDINGS}
+        takings = {ending: run_rounds(Path(folder), ending, rounds) for ending in endings}
     sys.stdout.write(f"lease {LEASE_S} s\n{table(takings)}\n")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or list(ENDINGS))
