@@ -1,4 +1,4 @@
-"""The order of writes when a node is fenced: ``python -m tests.integration.fence_order [ROUNDS [ENDING …]]`` prints what it took.
+"""The order of writes when a node is fenced. ``python -m tests.integration.fence_order [ROUNDS [ENDING …]]`` prints it.
 
 A writer writes as fast as it can, and comes to its end in one of the ways of `ENDINGS`. Its successor fences it, and
 writes over all that it had written. A write of the first one that lands late would stand in the place of one of the
