@@ -29,12 +29,11 @@ from csvd.api.routes import Route, Router
 from csvd.api.server import ControlServer, MetricsServer
 from csvd.api.version import version
 from csvd.api.watch import Watch
-from csvd.cluster.assembly import open_cluster
+from csvd.cluster.assembly import ClusterNode, open_node
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
 from csvd.config.load import Source
 from csvd.config.schema import Config
-from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError
 from csvd.exports.administration import Administration
 from csvd.exports.joined import JoinedServing
@@ -124,7 +123,8 @@ class _Node:
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
         target, exports = await self._make_target(threads)
-        cluster = self._make_cluster()
+        node = self._make_cluster()
+        cluster = node.cluster
         self._parts.push_async_callback(cluster.stop)
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
@@ -143,6 +143,8 @@ class _Node:
         self._parts.push_async_callback(guests.close)
         await guests.begin()
         await cluster.start()
+        if node.own_record is not None:
+            node.own_record.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         self._parts.push_async_callback(target.stop)
         portals = await exports.start()
@@ -229,17 +231,14 @@ class _Node:
     def _tell(self, kind: str, text: str, subject: str) -> None:
         self._events.add(kind, text, subject=subject)
 
-    def _make_cluster(self) -> Cluster:
+    def _make_cluster(self) -> ClusterNode:
         config = self._config
         section = config.cluster
-        # A cluster of one has no peer to prove anything to.
-        secret = os.urandom(32) if section.secret_file is None else read_secret_file(section.secret_file)
-        return open_cluster(
+        return open_node(
             node=config.node.name,
+            directory=config.node.state_directory / CLUSTER_FOLDER,
             listen=parse_portal(section.listen),
-            members={name: parse_portal(address) for name, address in section.members.items()},
-            secret=secret,
-            state_directory=config.node.state_directory / CLUSTER_FOLDER,
+            advertise=section.advertise or section.listen,
             reactor=self._reactor,
             timeouts=section.timeouts.to_timeouts(),
             failed=self._cluster_failed,

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from csvd.cluster.beginning import begin_cluster, founding_members
+from csvd.cluster.admission import Admission
+from csvd.cluster.alone import AloneNetwork
+from csvd.cluster.beginning import begin_cluster, begin_joining, founding_members
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
-from csvd.cluster.names import NODE_NAME_RULE, is_node_name, text_of_address
-from csvd.cluster.network import Address
+from csvd.cluster.identity.certificate import NodeIdentity
+from csvd.cluster.identity.files import certify_again, has_identity, load_identity
+from csvd.cluster.identity.joining_files import load_first_members
+from csvd.cluster.journal import JOURNAL_NAME
+from csvd.cluster.names import NODE_NAME_RULE, address_of_text, is_node_name
+from csvd.cluster.network import Address, Network
+from csvd.cluster.own_record import OwnRecord
 from csvd.cluster.peer import PeerNetwork
 from csvd.cluster.reactor import Reactor
-from csvd.cluster.register_members import MAXIMUM_MEMBERS
-from csvd.cluster.shared_secret import fingerprints_of_secret, identity_of_secret
 from csvd.cluster.state_directory import StateDirectory
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
 
 _BOOTTIME: Final = time.CLOCK_BOOTTIME
+
+T = TypeVar("T")
 
 
 def boottime_s() -> float:
@@ -35,82 +43,132 @@ def boottime_s() -> float:
     return time.clock_gettime(_BOOTTIME)
 
 
-def open_cluster(
+def now_ms() -> int:
+    """The time of day in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """What a host has of a cluster.
+
+    Attributes:
+        cluster: this node's membership; its `stop` closes all that was opened for it.
+        identity: who this node is; None for a node that is of no cluster.
+        admission: lets nodes in; None for a node that is of no cluster.
+        own_record: keeps the record of this node right, from `start` on; None for a node that is of no cluster.
+    """
+
+    cluster: Cluster
+    identity: NodeIdentity | None
+    admission: Admission | None
+    own_record: OwnRecord | None
+
+
+def open_node(
     *,
     node: str,
+    directory: Path,
     listen: Address,
-    members: Mapping[str, Address],
-    secret: bytes,
-    state_directory: Path,
+    advertise: str,
     reactor: Reactor,
     timeouts: Timeouts | None = None,
     failed: Callable[[ClusterError], None] | None = None,
-) -> Cluster:
-    """A node of a cluster; `stop` closes all that was opened for it.
+) -> ClusterNode:
+    """The node of a state directory. One that has no identity there is alone: a cluster of one that listens nowhere.
 
     Args:
-        node: the name of this node.
+        node: the name of this node, as it is configured.
+        directory: where the node keeps what it must not forget; one process at a time.
         listen: host and port to accept the other nodes at; only this address is bound. Port 0 takes a free one.
-        members: host and port of every node by name, this one included; the register of a new cluster begins with them.
-        secret: known to the members alone; 16 to 4096 random bytes.
-        state_directory: where the node keeps what it must not forget; one process at a time.
+        advertise: where the others find it, `host:port`.
         reactor: the node's loop.
         timeouts: the same on every node.
         failed: see Cluster.
 
     Raises:
-        ConfigError: a name, the list of members, the address, the secret or the state directory can not be.
+        ConfigError: the name, the identity or the state directory can not be.
         JournalError: the state could not be written.
     """
-    _check_members(node, listen, members)
+    if not is_node_name(node):
+        raise ConfigError(f"{node!r} can not be the name of a node", hint=f"a name is {NODE_NAME_RULE}")
     times = timeouts or Timeouts()
-    random = SystemRandom()
-    identity = identity_of_secret(secret, node, now_s=time.time())
-    files = StateDirectory(state_directory)
+    files = StateDirectory(directory)
     try:
-        addresses = {name: text_of_address(address) for name, address in members.items()}
-        begin_cluster(
-            files,
-            node,
-            founding_members(addresses, fingerprints_of_secret(secret, members)),
-            now_ms=time.time_ns() // 1_000_000,
-        )
+        identity = _identity(directory, node)
+        network: Network
+        if identity is None:
+            network = AloneNetwork(node, reactor)
+            begin_cluster(files, node, founding_members({node: ""}), now_ms=now_ms())
+        else:
+            first = load_first_members(directory)
+            network = PeerNetwork(
+                identity=identity,
+                listen=listen,
+                reactor=reactor,
+                timeouts=times,
+                random=SystemRandom(),
+                wall_s=time.time,
+                first_members={name: (address_of_text(text), keys) for name, (text, keys) in first.items()},
+            )
+            if first and files.read(JOURNAL_NAME) is None:
+                begin_joining(files, node, now_ms=now_ms())
     except BaseException:
         files.close()
         raise
     threads = _journal_thread()
+    own_record: OwnRecord | None = None
 
     def close() -> None:
+        if own_record is not None:
+            own_record.stop()
         threads.stop()
         files.close()
 
-    return Cluster(
+    cluster = Cluster(
         node=node,
-        network=PeerNetwork(
-            identity=identity, listen=listen, reactor=reactor, timeouts=times, random=random, wall_s=time.time
-        ),
+        network=network,
         files=files,
         clock=reactor,
         boottime=boottime_s,
-        now_ms=lambda: time.time_ns() // 1_000_000,
+        now_ms=now_ms,
         run_blocking=partial(_run_in, reactor, threads),
-        random=random,
+        random=SystemRandom(),
         timeouts=times,
         failed=failed,
         stopped=close,
     )
+    if identity is None or not isinstance(network, PeerNetwork):
+        return ClusterNode(cluster, None, None, None)
+    own_record = OwnRecord(
+        directory,
+        identity,
+        advertise,
+        cluster=cluster,
+        network=network,
+        clock=reactor,
+        wall_s=time.time,
+        run=partial(_run_in, reactor, threads),
+    )
+    admission = Admission(cluster, lambda: own_record.identity, time.time)
+    admission.serve(network)
+    return ClusterNode(cluster, identity, admission, own_record)
 
 
-def _check_members(node: str, listen: Address, members: Mapping[str, Address]) -> None:
-    for name in (node, *members):
-        if not is_node_name(name):
-            raise ConfigError(f"{name!r} can not be the name of a node", hint=f"a name is {NODE_NAME_RULE}")
-    if node not in members:
-        raise ConfigError("this node is not among the members", where=node)
-    if len(members) > MAXIMUM_MEMBERS:
-        raise ConfigError(f"the cluster has {len(members)} members, more than {MAXIMUM_MEMBERS}")
-    if not listen[0]:
-        raise ConfigError("there is no address to listen at for the other nodes", where=node)
+def _identity(directory: Path, node: str) -> NodeIdentity | None:
+    """Who this node is by its state directory; None where it is of no cluster."""
+    if not has_identity(directory):
+        return None
+    identity = load_identity(directory)
+    if identity.node != node:
+        raise ConfigError(
+            f"the state directory is node {identity.node}'s, and the configuration names {node}",
+            where=str(directory),
+            hint="a node keeps the name that it joined by; csvd node rename changes the one that is shown",
+        )
+    if identity.certificate.not_valid_after_utc.timestamp() <= time.time():
+        return certify_again(directory, identity, now_s=time.time())
+    return identity
 
 
 class _DaemonThread(Thread):
@@ -128,5 +186,5 @@ def _journal_thread() -> ThreadPool:
     return pool
 
 
-def _run_in(reactor: Reactor, pool: ThreadPool, call: Callable[[], None]) -> Deferred[None]:
+def _run_in(reactor: Reactor, pool: ThreadPool, call: Callable[[], T]) -> Deferred[T]:
     return deferToThreadPool(reactor, pool, call)  # type: ignore[arg-type]

@@ -40,8 +40,6 @@ class Cluster:
         network: the links to the others, not started.
         files: where the node keeps what it must not forget, with its journal (csvd.cluster.beginning).
         clock: the node's loop.
-        contacts: the members that a node that joins knows beforehand, with their addresses and certificates: it is
-            linked to them until the register that it gets from them says who the members are.
         boottime: seconds since the host was started, with those in which it slept; leases are measured by it.
         now_ms: the time of day.
         run_blocking: where the journal is written.
@@ -65,7 +63,6 @@ class Cluster:
         now_ms: Callable[[], int],
         run_blocking: RunBlocking,
         random: Random,
-        contacts: Mapping[str, tuple[Address | None, Fingerprints]] | None = None,
         timeouts: Timeouts | None = None,
         failed: Callable[[ClusterError], None] | None = None,
         stopped: Callable[[], None] | None = None,
@@ -78,8 +75,8 @@ class Cluster:
         self._now_ms = now_ms
         self._run_blocking = run_blocking
         self._random = random
-        self._contacts = dict(contacts or {})
         self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
+        self._has_told_network = False
         self._leaving: dict[str, DelayedCall] = {}
         self._was_member = False
         self._removal: ClusterError | None = None
@@ -276,20 +273,18 @@ class Cluster:
         return {"node": member.id, "address": address, "link": link, "trouble": trouble}
 
     def _set_members(self) -> None:
-        """Tell the network who the members are, when it is not as before."""
+        """Tell the network who the members are, when it is not as before; nobody, as long as the register is empty."""
         members = {
             node: (address_of_text(member.address), member.fingerprints) for node, member in self.members.items()
         }
-        if not members:
-            members = dict(self._contacts)
         for node in set(self._known) - set(members) - set(self._leaving) - {self.node}:
             # It hears of its own removal by the same log: it is linked a moment longer.
             self._leaving[node] = self._clock.callLater(LEAVING_S, self._has_left, node)
         for node in set(self._leaving) & set(members):
             self._leaving.pop(node).cancel()
         known = {**{node: self._known[node] for node in self._leaving}, **members}
-        if known != self._known:
-            self._known = known
+        if known != self._known or not self._has_told_network:
+            self._known, self._has_told_network = known, True
             self._network.set_members(known)
 
     def _has_left(self, node: str) -> None:

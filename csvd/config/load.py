@@ -28,8 +28,9 @@ from csvd.secret_file import secret_path
 
 MAX_FILE_BYTES: Final = 2**20
 MAX_SOCKET_PATH_BYTES: Final = 107
-MAX_MEMBERS: Final = 31
-"""Raft with more voters gets slower and no safer; the register remembers the commands of 32 nodes."""
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - it is looked for, not listened at
+GONE: Final = {"cluster": ("members", "secret_file")}
+"""Keys of earlier versions, by their section."""
 
 
 class ConfigProblems(ConfigError):
@@ -133,7 +134,7 @@ def complete(source: Source, read_secret: Callable[[Path], bytes] = read_secret_
     def report(key: str, error: ConfigError) -> None:
         problems.append(ConfigError(error.what, where=f"{source.where}: {key}", why=error.why, hint=error.hint))
 
-    config = read_section(Config, source.found, "", report)
+    config = read_section(Config, _without_gone(source.found, report), "", report)
     if config is not None:
         is_one = isinstance(source.found.get("target"), Mapping)
         config = _Completion(config, source.directory, report, read_secret, is_one_target=is_one).complete()
@@ -141,6 +142,20 @@ def complete(source: Source, read_secret: Callable[[Path], bytes] = read_secret_
         raise ConfigProblems(problems)
     assert config is not None
     return config
+
+
+def _without_gone(found: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+    """What was found without the keys that are no more; each is a problem that tells what is there instead."""
+    kept = dict(found)
+    for section, keys in GONE.items():
+        table = found.get(section)
+        if isinstance(table, Mapping):
+            kept[section] = {key: value for key, value in table.items() if key not in keys}
+            for key in keys:
+                if key in table:
+                    hint = "take it out; csvd init makes a cluster, and csvd join TOKEN joins one"
+                    report(f"{section}.{key}", ConfigError("is no key any more", hint=hint))
+    return kept
 
 
 class _Completion:
@@ -169,7 +184,7 @@ class _Completion:
             node=replace(node, state_directory=state_directory),
             cluster=cluster,
             control=self._control(self._config.control, state_directory),
-            target=self._targets(self._config.target, cluster),
+            target=self._targets(self._config.target),
             discovery=self._discovery(self._config.discovery),
             keepalive=self._keepalive(self._config.keepalive),
             metrics=self._config.metrics,
@@ -196,28 +211,11 @@ class _Completion:
             self._report(key, ConfigError(f"{path} has {len(secret)} bytes, not {least} to {most}"))
 
     def _cluster(self, cluster: ClusterSection) -> ClusterSection:
-        name = self._config.node.name
-        members = dict(cluster.members)
-        listen = cluster.listen or members.get(name) or DEFAULT_CLUSTER_ADDRESS
-        if not members:
-            members = {name: listen}
-        elif name not in members:
-            self._report("cluster.members", ConfigError(f"node.name is {name!r}, which is not among them"))
-        if len(members) > MAX_MEMBERS:
-            self._report("cluster.members", ConfigError(f"are {len(members)}, more than {MAX_MEMBERS}"))
-        addresses: dict[str, str] = {}
-        for member, address in members.items():
-            other = addresses.setdefault(address, member)
-            if other != member:
-                self._report(f"cluster.members.{member}", ConfigError(f"is {address}, and so is {other}'s"))
-        secret_file = cluster.secret_file
-        if secret_file is not None:
-            secret_file = self._path(secret_file, "cluster.secret_file")
-            self._secret(secret_file, "cluster.secret_file", 16, 4096)
-        elif len(members) > 1:
+        listen = cluster.listen or DEFAULT_CLUSTER_ADDRESS
+        if cluster.advertise is None and split_address(listen)[0] in EVERYWHERE:
             self._report(
-                "cluster.secret_file",
-                ConfigError("is missing", hint="for one: openssl rand -hex 32 > FILE && chmod 600 FILE"),
+                "cluster.advertise",
+                ConfigError("is missing", why=f"at {listen} no other node finds this one", hint="name its own address"),
             )
         try:
             cluster.timeouts.to_timeouts()
@@ -229,8 +227,7 @@ class _Completion:
         return replace(
             cluster,
             listen=listen,
-            members=dict(sorted(members.items())),
-            secret_file=secret_file,
+            advertise=cluster.advertise or listen,
             portals=tuple(portals),
         )
 
@@ -248,7 +245,7 @@ class _Completion:
             )
         return replace(control, socket=socket)
 
-    def _targets(self, targets: Sequence[TargetSection], cluster: ClusterSection) -> tuple[TargetSection, ...]:
+    def _targets(self, targets: Sequence[TargetSection]) -> tuple[TargetSection, ...]:
         names: set[str] = set()
         completed = []
         for position, target in enumerate(targets):
@@ -256,7 +253,7 @@ class _Completion:
             if target.name in names:
                 self._report(f"{path}.name", ConfigError(f"is {target.name}, which is taken"))
             names.add(target.name)
-            completed.append(self._target(target, cluster, path))
+            completed.append(self._target(target, path))
         self._portals(completed)
         return tuple(completed)
 
@@ -271,9 +268,8 @@ class _Completion:
                         ConfigError(f"{portal} is in the portal groups {tags[portal]} and {tag}"),
                     )
 
-    def _target(self, target: TargetSection, cluster: ClusterSection, path: str) -> TargetSection:
-        place = [*cluster.members, self._config.node.name].index(self._config.node.name)
-        tag = target.portal_group_tag or place + 1
+    def _target(self, target: TargetSection, path: str) -> TargetSection:
+        tag = target.portal_group_tag or 1
         if any(group.tag == tag for group in target.portal_group) and target.portals:
             self._report(f"{path}.portal_group", ConfigError(f"has the tag {tag}, which that of portals is, too"))
         default = () if target.portal_group else (DEFAULT_PORTAL,)

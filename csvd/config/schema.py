@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Final
 
 from csvd.cluster.names import NODE_NAME_RULE, is_node_name
 from csvd.cluster.timeouts import Timeouts
-from csvd.config.sections import Key, key, names, table, tables
+from csvd.config.sections import Key, key, table, tables
 from csvd.config.targets import ChapSection, TargetSection
 from csvd.config.values import (
     ADDRESS,
@@ -44,7 +44,10 @@ def _time(name: str, doc: str) -> Key:
 class NodeSection:
     """This node."""
 
-    name: Annotated[str, key(_NODE_NAME, "The name of this node, one of the cluster's members.", example='"node1"')]
+    name: Annotated[
+        str,
+        key(_NODE_NAME, "The name of this node, by which it joins a cluster. It stays.", example='"node1"'),
+    ]
     state_directory: Annotated[
         Path,
         key(
@@ -153,39 +156,28 @@ class TimeoutsSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSection:
-    """The cluster. Without members the node is a cluster of one."""
+    """How this node takes part in its cluster. Who its members are stands in the cluster's register, not here."""
 
     listen: Annotated[
         str,
         key(
             ADDRESS,
-            "Where this node listens for the others.",
+            "Where a node of a cluster listens for the others. A node that is of none (csvd init and csvd join make it "
+            "one of a cluster) listens nowhere.",
             default=None,
-            default_words="this node's address among the members, else 127.0.0.1:7001",
-            example='"127.0.0.1:7001"',
+            default_words=DEFAULT_CLUSTER_ADDRESS,
+            example=f'"{DEFAULT_CLUSTER_ADDRESS}"',
         ),
     ]
-    secret_file: Annotated[
-        Path | None,
+    advertise: Annotated[
+        str | None,
         key(
-            PATH,
-            "The file with the cluster's secret, the same on every node: 16 bytes or more, in a file of mode 0600 that "
-            "belongs to the user of the daemon or to root. Needed as soon as there are other members. Make one with "
-            "`openssl rand -hex 32`.",
-            default=None,
-            default_words="none",
-            example='"cluster.secret"',
-            off=True,
-        ),
-    ]
-    members: Annotated[
-        Mapping[str, str],
-        names(
-            _NODE_NAME,
             ADDRESS,
-            "Every member with the address at which the others reach it, this node included; the same on every node. "
-            "Three members stand the loss of one, five of two.",
-            example={"node1": '"127.0.0.1:7001"', "node2": '"127.0.0.1:7002"', "node3": '"127.0.0.1:7003"'},
+            "The address at which the other nodes find this one, where it is not that of listen: behind a translation "
+            "of addresses, or when it listens on all of them.",
+            default=None,
+            default_words="that of listen",
+            example='"10.0.0.1:7001"',
             off=True,
         ),
     ]
@@ -342,7 +334,8 @@ class Config:
 
     node: Annotated[NodeSection, table(NodeSection, "This node.")]
     cluster: Annotated[
-        ClusterSection, table(ClusterSection, "The nodes of the cluster, and how they reach one another.")
+        ClusterSection,
+        table(ClusterSection, "How the other nodes of its cluster reach this one."),
     ]
     control: Annotated[ControlSection, table(ControlSection, "The control API, which the command line speaks to.")]
     target: Annotated[

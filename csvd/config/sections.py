@@ -1,4 +1,4 @@
-"""Sections of the configuration: dataclasses whose fields are annotated with a Key, a Table or Names; and their reader.
+"""Sections of the configuration: dataclasses whose fields are annotated with a Key or a Table; and their reader.
 
 The declaration is the one place that knows a key: its kind, its default and its documentation. Reading, the example
 and the reference in docs/configuration.md come from it.
@@ -61,22 +61,6 @@ class Table:
     is_one_a_table: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """A section whose keys are chosen by the person, all of one kind.
-
-    Args:
-        name: what a key may be.
-        kind: what its value may be.
-    """
-
-    name: Kind
-    kind: Kind
-    doc: str
-    example: Mapping[str, str]
-    off: bool
-
-
 def key(
     kind: Kind, doc: str, *, default: Any = REQUIRED, default_words: str = "", example: str = "", off: bool = False
 ) -> Key:
@@ -94,12 +78,7 @@ def tables(section: type[Any], doc: str, *, off: bool = False, is_one_a_table: b
     return Table(section, doc, is_list=True, is_optional=False, off=off, is_one_a_table=is_one_a_table)
 
 
-def names(name: Kind, kind: Kind, doc: str, *, example: Mapping[str, str], off: bool = False) -> Names:
-    """Declare a section with names of a person's choice; see Names."""
-    return Names(name, kind, doc, example, off)
-
-
-def declarations(section: type[Any]) -> dict[str, Key | Table | Names]:
+def declarations(section: type[Any]) -> dict[str, Key | Table]:
     """What a section may hold, by name, in the order of its declaration."""
     return {name: hint.__metadata__[0] for name, hint in get_type_hints(section, include_extras=True).items()}
 
@@ -136,9 +115,7 @@ def read_section(section: type[T], found: object, path: str, report: Report) -> 
     return None if problems else section(**values)
 
 
-def _read(declaration: Key | Table | Names, found: Mapping[str, Any], name: str, path: str, report: Report) -> Any:
-    if isinstance(declaration, Names):
-        return _read_names(declaration, found.get(name, {}), path, report)
+def _read(declaration: Key | Table, found: Mapping[str, Any], name: str, path: str, report: Report) -> Any:
     if isinstance(declaration, Table):
         if declaration.is_list:
             return _read_list(declaration, found.get(name, []), path, report)
@@ -169,21 +146,6 @@ def _read_list(declaration: Table, found: object, path: str, report: Report) -> 
     return tuple(
         read_section(declaration.section, item, f"{path}[{position}]", report) for position, item in enumerate(found)
     )
-
-
-def _read_names(declaration: Names, found: object, path: str, report: Report) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        report(path, ConfigError("is not a table", hint=f"write [{path}] on a line of its own, then its keys"))
-        return {}
-    values = {}
-    for name, value in found.items():
-        where = _join(path, name)
-        try:
-            declaration.name.read(name)
-        except ConfigError:
-            report(where, ConfigError(f"{name!r} is not {declaration.name.words}"))
-        values[name] = _checked(declaration.kind, value, where, report)
-    return values
 
 
 def _unknown(name: str, known: Iterable[str]) -> ConfigError:

@@ -404,9 +404,10 @@ class TargetSection:
         int,
         key(
             whole(1, 65535),
-            "The tag of its portals; another one on every node.",
+            "The tag of its portals; another one on every node that has a target of this name in its file. Targets of "
+            "the cluster have another on every node by themselves.",
             default=None,
-            default_words="this node's place among the members' names in alphabetic order, from 1",
+            default_words="1",
             example="1",
             off=True,
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from csvd.config.schema import Config
-from csvd.config.sections import REQUIRED, Key, Names, Table, declarations
+from csvd.config.sections import REQUIRED, Key, Table, declarations
 
 _WIDTH: Final = 100
 
@@ -63,12 +63,6 @@ def _example_table(path: str, declaration: Table, *, off: bool) -> Iterator[str]
     for name, item in inner.items():
         if isinstance(item, Table):
             yield from _example_table(f"{path}.{name}", item, off=off or item.off)
-        elif isinstance(item, Names):
-            yield ""
-            yield from _comment(item.doc)
-            mark = "#" if off or item.off else ""
-            yield f"{mark}[{path}.{name}]"
-            yield from (f"{mark}{chosen} = {value}" for chosen, value in item.example.items())
 
 
 def _comment(text: str) -> Iterator[str]:
@@ -124,9 +118,6 @@ def _reference_table(path: str, declaration: Table) -> Iterator[str]:
     for name, item in inner.items():
         if isinstance(item, Table):
             yield from _reference_table(f"{path}.{name}", item)
-        elif isinstance(item, Names):
-            yield from ("", f"## `[{path}.{name}]`", "", item.doc, "", "| Key | Value |", "|---|---|")
-            yield f"| {_cell(item.name.words)} | {_cell(item.kind.words)} |"
 
 
 def _header(path: str, *, is_list: bool) -> str:

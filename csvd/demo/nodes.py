@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from csvd.api.client import ClientError, ControlClient
+from csvd.cluster.at_once import make_members
 from csvd.demo.interrupts import Interrupts
 from csvd.errors import CsvdError
 
@@ -128,7 +128,7 @@ class DemoNodes:
         return next(node for node in self.nodes if node.name == name)
 
     def make(self) -> None:
-        """Make the folder, the shared file, the secret and the configurations."""
+        """Make the folder, the shared file, the configurations and the cluster."""
         self.folder = self._make_folder(None)
         guests = self.folder
         if _free_bytes(SHARED_MEMORY) > 3 * self._guest_bytes:
@@ -137,16 +137,14 @@ class DemoNodes:
         self.disk = self.folder / "shared.img"
         self.disk.touch(0o600)
         os.truncate(self.disk, self._disk_bytes)
-        secret = self.folder / "cluster.secret"
-        secret.touch(0o600)
-        secret.write_text(secrets.token_hex(32))
         ports = _free_ports(2 * len(NAMES))
-        members = {name: f"127.0.0.1:{ports.pop()}" for name in NAMES}
-        for name in NAMES:
+        members = {name: ("127.0.0.1", ports.pop()) for name in NAMES}
+        for tag, name in enumerate(NAMES, 1):
             node = DemoNode(name, self.folder / name, f"127.0.0.1:{ports.pop()}")
             node.folder.mkdir(0o700)
-            node.config.write_text(self._configuration(node, members, secret, guests / f"guests-{name}"))
+            node.config.write_text(self._configuration(node, members[name], tag, guests / f"guests-{name}"))
             self.nodes.append(node)
+        make_members({node.name: node.folder / "state" / "cluster" for node in self.nodes}, members, cluster="demo")
 
     def _make_folder(self, parent: Path | None) -> Path:
         with self._interrupts.shielded():
@@ -154,21 +152,19 @@ class DemoNodes:
             self._folders.append(folder)
         return folder
 
-    def _configuration(self, node: DemoNode, members: dict[str, str], secret: Path, guests: Path) -> str:
+    def _configuration(self, node: DemoNode, listen: tuple[str, int], tag: int, guests: Path) -> str:
         lines = [
             "[node]",
             f'name = "{node.name}"',
             f'state_directory = "{node.folder / "state"}"',
             "[cluster]",
-            f'listen = "{members[node.name]}"',
-            f'secret_file = "{secret}"',
-            "[cluster.members]",
-            *(f'{name} = "{address}"' for name, address in members.items()),
+            f'listen = "{listen[0]}:{listen[1]}"',
             "[control]",
             f'socket = "{node.socket}"',
             "[target]",
             f'name = "{TARGET}"',
             f'portals = ["{node.portal}"]',
+            f"portal_group_tag = {tag}",
             "[[target.lun]]",
             "number = 0",
             f'disk = "{self.disk}"',

@@ -13,9 +13,10 @@ from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols.basic import LineReceiver
 
-from csvd.cluster.assembly import open_cluster
+from csvd.cluster.assembly import open_node
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown
+from csvd.cluster.names import text_of_address
 from csvd.cluster.register import Register
 from csvd.cluster.stream import StreamLink
 from csvd.errors import CsvdError
@@ -150,20 +151,23 @@ def main() -> None:
             tell({"event": "coordinator", "node": record.node, "epoch": record.epoch})
 
     async def start() -> None:
-        cluster = open_cluster(
+        listen = members[config["node"]]
+        node = open_node(
             node=config["node"],
-            listen=members[config["node"]],
-            members=members,
-            secret=bytes.fromhex(config["secret"]),
-            state_directory=Path(config["state_directory"]),
+            directory=Path(config["state_directory"]),
+            listen=listen,
+            advertise=text_of_address(listen),
             reactor=reactor,
         )
+        cluster = node.cluster
         cluster.on_change(changed)
         for method in (echo, refuse, fail):
             cluster.serve(method.__name__, method)
         cluster.serve_stream("count", count_stream)
         cluster.serve_stream("refused", refuse_stream)
         await cluster.start()
+        if node.own_record is not None:
+            node.own_record.start()
         tell({"event": "started"})
         StandardIO(Asked(cluster, reactor), reactor=reactor)  # type: ignore[no-untyped-call]
 

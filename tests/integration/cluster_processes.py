@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import queue
-import secrets
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from csvd.cluster.at_once import make_members
 from tests.integration.namespaces import Host
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -162,15 +162,14 @@ class ClusterProcesses:
         if hosts is not None:
             self.members = {f"n{node}": (host.address, 7000) for node, host in enumerate(hosts, 1)}
             self._prefixes = {f"n{node}": host.prefix for node, host in enumerate(hosts, 1)}
-        self.secret = secrets.token_bytes(32)
+        self.identities = make_members({name: directory / name for name in self.members}, self.members)
         self.nodes: dict[str, NodeProcess] = {}
 
-    def start(self, *names: str, secret: bytes | None = None) -> None:
+    def start(self, *names: str) -> None:
         for name in names or self.members:
             config = {
                 "node": name,
                 "members": self.members,
-                "secret": (secret or self.secret).hex(),
                 "state_directory": str(self.directory / name),
             }
             self.nodes[name] = NodeProcess(config, self.directory / f"{name}.log", self._prefixes.get(name, ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from csvd.api.client import ClientError, ControlClient
+from csvd.cluster.at_once import make_members
 
 ROOT = Path(__file__).parents[2]
 TARGET = "iqn.2026-11.org.csvd:test"
@@ -155,13 +155,14 @@ class Daemons:
 
     def cluster(self, count: int = 3) -> list[DaemonNode]:
         """Nodes of one cluster, started and agreed on a coordinator."""
-        secret = self.folder / "secret"
-        secret.touch(0o600)
-        secret.write_text(secrets.token_hex(32))
         names = [f"node{number}" for number in range(1, count + 1)]
-        members = "\n".join(f'{name} = "127.0.0.1:{port}"' for name, port in zip(names, free_ports(count), strict=True))
-        section = f'[cluster]\nsecret_file = "{secret}"\n[cluster.members]\n{members}\n'
-        nodes = [self._add(name, section, "", "disk.img", "127.0.0.1:0") for name in names]
+        ports = dict(zip(names, free_ports(count), strict=True))
+        nodes = [
+            self._add(name, self._cluster_of_one(port), "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n")
+            for tag, (name, port) in enumerate(ports.items(), 1)
+        ]
+        directories = {node.name: node.config.parent / "state" / "cluster" for node in nodes}
+        make_members(directories, {name: ("127.0.0.1", port) for name, port in ports.items()})
         for node in nodes:
             node.start()
         for node in nodes:
@@ -173,10 +174,10 @@ class Daemons:
     def _cluster_of_one(port: int) -> str:
         return f'[cluster]\nlisten = "127.0.0.1:{port}"\n'
 
-    def _add(self, name: str, cluster: str, more: str, disk: str, portal: str) -> DaemonNode:
+    def _add(self, name: str, cluster: str, more: str, disk: str, portal: str, target: str = "") -> DaemonNode:
         configuration = (
             f'[node]\nname = "{name}"\nstate_directory = "state"\n{cluster}'
-            f'[target]\nname = "{TARGET}"\nportals = ["{portal}"]\n'
+            f'[target]\nname = "{TARGET}"\nportals = ["{portal}"]\n{target}'
             f'[[target.lun]]\nnumber = 0\ndisk = "{self.folder}/{disk}"\ncreate = "16M"\nserial = "test"\n{more}'
         )
         node = DaemonNode(name, self.folder, configuration)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
 
+from csvd.cluster.at_once import make_members
 from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
 from csvd.cluster.identity.certificate import CLOCK_SLACK_S, NODE_LIFE_S, NodeIdentity, make_cluster, self_signed
-from csvd.cluster.shared_secret import identity_of_secret
 from csvd.cluster.tls import TlsChannel, node_context, tls_context
 from tests.integration.cluster_processes import ClusterProcesses, running_cluster, wait_until
 
@@ -85,7 +85,10 @@ class Stranger:
 
 
 def identity(cluster: ClusterProcesses, node: str = "n1", *, now_s: float | None = None) -> NodeIdentity:
-    return identity_of_secret(cluster.secret, node, now_s=now_s or time.time())
+    own = cluster.identities[node]
+    if now_s is None:
+        return own
+    return replace(own, certificate=own.authority.certify(node, own.key.public_key(), now_s=now_s))
 
 
 def told(cluster: ClusterProcesses, context: SSL.Context) -> bytes:
@@ -235,11 +238,13 @@ def test_connections_that_say_nothing_are_closed_in_time_and_many_of_them_keep_n
     cluster.nodes["n2"].submit({"op": "guest_create", "name": "still-here", "owner": "n1", "spec": {}})
 
 
-def test_a_node_with_another_secret_does_not_join(tmp_path: Path) -> None:
+def test_a_node_of_another_cluster_gets_no_link(tmp_path: Path) -> None:
     cluster = ClusterProcesses(tmp_path, 3)
     try:
         cluster.start("n1", "n2")
-        cluster.start("n3", secret=os.urandom(32))
+        shutil.rmtree(tmp_path / "n3")
+        make_members({"n3": tmp_path / "n3"}, cluster.members)
+        cluster.start("n3")
         wait_until(lambda: any(node.status()["is_coordinator"] for node in cluster.nodes.values()))
         stranger = cluster.nodes["n3"].status()
         assert [member["link"] for member in stranger["members"]] == ["down", "down", "self"]

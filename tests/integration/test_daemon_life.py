@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from csvd.api.client import AnswerBad, AnswerNotFound, AnswerRefused, ClientError, NoDaemon
+from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import TARGET, Daemons, coordinator_of, eventually, free_ports, is_alive
 
 GUEST = {"memory_bytes": 1 << 22, "pages_per_s": 100}
@@ -115,8 +116,9 @@ def test_a_port_in_use_is_one_line_and_nothing_is_left_behind(daemons: Daemons) 
 
 def test_a_nodes_port_in_use_is_one_line(daemons: Daemons) -> None:
     node = daemons.node()
+    port = int(re.findall(r'listen = "127\.0\.0\.1:(\d+)"', node.config.read_text())[0])
+    make_members({"node1": node.config.parent / "state" / "cluster"}, {"node1": ("127.0.0.1", port)})
     with socket.socket() as taken:
-        port = int(re.findall(r'listen = "127\.0\.0\.1:(\d+)"', node.config.read_text())[0])
         taken.bind(("127.0.0.1", port))
         taken.listen()
         status, _, log = node.start().end_of_process()
@@ -300,14 +302,10 @@ def test_wrong_requests_are_told_apart(daemons: Daemons) -> None:
 
 def test_a_member_alone_answers_that_there_is_no_coordinator(daemons: Daemons) -> None:
     (port,) = free_ports(1)
-    secret = daemons.folder / "secret"
-    secret.touch(0o600)
-    secret.write_text("x" * 32)
     node = daemons.node()
-    text = node.config.read_text()
-    own = re.findall(r'listen = "(127\.0\.0\.1:\d+)"', text)[0]
-    members = f'secret_file = "{secret}"\n[cluster.members]\nnode1 = "{own}"\nnode2 = "127.0.0.1:{port}"\n'
-    node.config.write_text(text.replace(f'listen = "{own}"\n', members))
+    own = re.findall(r'listen = "127\.0\.0\.1:(\d+)"', node.config.read_text())[0]
+    addresses = {"node1": ("127.0.0.1", int(own)), "node2": ("127.0.0.1", port)}
+    make_members({"node1": node.config.parent / "state" / "cluster"}, addresses)
     node.start().ready()
     outcome = node.csvd("vm", "show", "g")
     assert outcome.returncode == 1

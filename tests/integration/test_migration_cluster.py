@@ -6,7 +6,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from csvd.cluster.assembly import open_cluster
+from csvd.cluster.assembly import open_node
+from csvd.cluster.at_once import make_members
+from csvd.cluster.names import text_of_address
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.source import MigrationSource
@@ -26,14 +28,13 @@ class Node:
 
     def __init__(self, reactor: Any, name: str, members: dict[str, tuple[str, int]], directory: Path) -> None:
         run_in_thread = threads_of(reactor)
-        self.cluster = open_cluster(
+        self.cluster = open_node(
             node=name,
+            directory=directory / "cluster",
             listen=members[name],
-            members=members,
-            secret=b"0123456789abcdef",
-            state_directory=directory / "cluster",
+            advertise=text_of_address(members[name]),
             reactor=reactor,
-        )
+        ).cluster
         files = GuestFiles(directory / "guests")
         self.guests = NodeGuests(
             self.cluster,
@@ -69,6 +70,7 @@ def free_addresses() -> dict[str, tuple[str, int]]:
 def test_a_guest_moves_over_the_real_cluster_and_back(tmp_path: Path) -> None:
     async def scenario(reactor: Any) -> None:
         members = free_addresses()
+        make_members({name: tmp_path / name / "cluster" for name in NAMES}, members)
         nodes = [Node(reactor, name, members, tmp_path / name) for name in NAMES]
         try:
             for node in nodes:

@@ -17,7 +17,7 @@ from csvd.cluster.timeouts import Timeouts
 from csvd.config.load import MAX_FILE_BYTES, ConfigProblems, load, parse
 from csvd.config.schema import Config, TimeoutsSection
 from csvd.config.secrets import read_secret_file
-from csvd.config.sections import REQUIRED, Key, Names, Table, declarations
+from csvd.config.sections import REQUIRED, Key, Table, declarations
 from csvd.config.targets import portal_groups
 from csvd.config.text import default_words, example, reference
 from csvd.config.values import MAX_SIZE_BYTES, format_size, parse_size
@@ -54,9 +54,7 @@ def test_a_name_is_all_that_a_node_needs() -> None:
     assert config.node.state_directory == Path("/var/lib/csvd")
     assert config.control.socket == Path("/var/lib/csvd/control.sock")
     assert config.control.mode == 0o600
-    assert config.cluster.members == {"node1": "127.0.0.1:7001"}
     assert config.cluster.listen == "127.0.0.1:7001"
-    assert config.cluster.secret_file is None
     assert config.cluster.timeouts.to_timeouts() == Timeouts()
     assert config.target == ()
     assert config.guests.directory == Path("/var/lib/csvd/guests")
@@ -71,27 +69,29 @@ def test_everything_listens_on_loopback_unless_told_otherwise() -> None:
     assert config.cluster.listen.startswith("127.0.0.1:")
 
 
-def test_a_node_listens_at_its_own_address_among_the_members(tmp_path: Path) -> None:
-    secret(tmp_path / "s")
-    text = '[cluster]\nsecret_file = "s"\n[cluster.members]\nnode2 = "10.0.0.2:7"\nnode1 = "10.0.0.1:7"\n' + NODE
-    config = read(text, tmp_path)
-    assert config.cluster.listen == "10.0.0.1:7"
-    assert list(config.cluster.members) == ["node1", "node2"]
-    assert config.cluster.secret_file == tmp_path / "s"
+def test_the_others_find_a_node_where_it_listens_unless_it_says_otherwise() -> None:
+    config = read('[cluster]\nlisten = "10.0.0.1:7"\n' + NODE)
+    assert (config.cluster.listen, config.cluster.advertise) == ("10.0.0.1:7", "10.0.0.1:7")
+    config = read('[cluster]\nlisten = "0.0.0.0:7"\nadvertise = "h:8"\n' + NODE)
+    assert (config.cluster.listen, config.cluster.advertise) == ("0.0.0.0:7", "h:8")
 
 
-def test_the_portal_group_tag_is_the_place_among_the_members(tmp_path: Path) -> None:
-    secret(tmp_path / "s")
-    members = '[cluster]\nsecret_file = "s"\n[cluster.members]\n' + "".join(f'n{i} = "h:{i}"\n' for i in (3, 1, 2))
-    tags = []
-    for name in ("n1", "n2", "n3"):
-        config = read(f'{members}[node]\nname = "{name}"\n{TARGET}{LUN}', tmp_path)
-        assert len(config.target) == 1
-        tags.append(config.target[0].portal_group_tag)
-    assert tags == [1, 2, 3]
-    config = read(f'{members}[node]\nname = "n1"\n{TARGET}portal_group_tag = 9\n{LUN}', tmp_path)
-    assert len(config.target) == 1
-    assert config.target[0].portal_group_tag == 9
+@pytest.mark.parametrize("everywhere", ["0.0.0.0:7", "[::]:7"])
+def test_a_node_that_listens_on_all_addresses_says_where_it_is_found(everywhere: str) -> None:
+    (line,) = problems(f'[cluster]\nlisten = "{everywhere}"\n{NODE}')
+    assert "cluster.advertise: is missing" in line
+
+
+def test_the_portal_group_tag_is_one_unless_it_is_given() -> None:
+    assert read(NODE + TARGET + LUN).target[0].portal_group_tag == 1
+    assert read(NODE + TARGET + "portal_group_tag = 9\n" + LUN).target[0].portal_group_tag == 9
+
+
+def test_the_keys_of_a_cluster_that_was_configured_tell_what_is_there_instead() -> None:
+    old = '[cluster]\nsecret_file = "s"\n[cluster.members]\nnode1 = "h:1"\n'
+    members, secret_file = problems(NODE + old)
+    assert members.startswith("csvd.toml: cluster.members: is no key any more (take it out; csvd init makes a cluster")
+    assert "csvd join TOKEN" in secret_file
 
 
 def test_relative_paths_begin_at_the_directory_of_the_file(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_error_of_a_file_with_several_problems_is_one_line_and_says_how_many
     ("text", "key", "hint"),
     [
         (NODE + "[nodes]\n", "nodes", "did you mean node?"),
-        (NODE + "[cluster]\nmember = 1\n", "cluster.member", "did you mean members?"),
+        (NODE + "[cluster]\nlisten_at = 1\n", "cluster.listen_at", "did you mean listen?"),
         (NODE + TARGET + LUN + "readonly = true\n", "target.lun[0].readonly", "did you mean read_only?"),
         (NODE + "[guests]\nzzz = 1\n", "guests.zzz", "known here: directory, "),
     ],
@@ -183,11 +183,6 @@ def test_an_unknown_key_is_a_problem_with_a_hint(text: str, key: str, hint: str)
         (NODE + '[cluster]\nlisten = "h:0"', "cluster.listen: is a text 'h:0'"),
         (NODE + '[cluster]\nlisten = "h:65536"', "cluster.listen: is a text 'h:65536'"),
         (NODE + '[cluster]\nlisten = "h:70010000000000000"', "cluster.listen: is a text"),
-        (NODE + '[cluster.members]\nnode2 = "h:1"', "node.name is 'node1', which is not among them"),
-        (NODE + '[cluster.members]\nnode1 = "h:1"\nnode2 = "h:1"', "node2: is h:1, and so is node1's"),
-        (NODE + '[cluster.members]\nnode1 = "h:1"\nnode2 = "h:2"', "cluster.secret_file: is missing"),
-        (NODE + '[cluster.members]\nnode1 = "h:1"\nN = "h:2"', "cluster.members.N: 'N' is not the name of a node"),
-        (NODE + "[cluster]\nmembers = 1", "cluster.members: is not a table"),
         (NODE + TARGET + "lun = 3", "target.lun: is not an array of tables"),
         (NODE + '[target]\nname = "disk"\n' + LUN, "target.name: 'disk' is not an iSCSI name"),
         (NODE + TARGET + LUN + LUN, "target.lun[1].number: is 0, which is taken"),
@@ -223,13 +218,6 @@ def test_portals_may_take_a_free_port_and_leave_the_port_out() -> None:
     config = read(NODE + TARGET + 'portals = ["127.0.0.1:0", "[::1]:3261", "host", "[::2]"]\n' + LUN)
     assert len(config.target) == 1
     assert config.target[0].portals == ("127.0.0.1:0", "[::1]:3261", "host", "[::2]")
-
-
-def test_more_members_than_the_register_serves_are_refused(tmp_path: Path) -> None:
-    secret(tmp_path / "s")
-    members = "".join(f'node{i} = "h:{i}"\n' for i in range(1, 33))
-    (line,) = problems(f'{NODE}[cluster]\nsecret_file = "s"\n[cluster.members]\n{members}', tmp_path)
-    assert "are 32, more than 31" in line
 
 
 def test_a_deep_file_is_a_problem_and_not_a_crash() -> None:
@@ -378,12 +366,10 @@ def test_a_credential_of_systemd_may_carry_the_group_right_of_its_acl(
 ) -> None:
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     secret(tmp_path / "cluster.secret", b"0123456789abcdef\n", mode=0o440)
-    text = (
-        '[cluster]\nsecret_file = "${CREDENTIALS_DIRECTORY}/cluster.secret"\n'
-        '[cluster.members]\nnode1 = "h:1"\nnode2 = "h:2"\n'
-    )
-    config = read(NODE + text, Path("/etc/csvd"))
-    assert config.cluster.secret_file == tmp_path / "cluster.secret"
+    chap = '[target.chap]\nuser = "joe"\nsecret_file = "${CREDENTIALS_DIRECTORY}/cluster.secret"\n'
+    config = read(NODE + TARGET + chap + LUN, Path("/etc/csvd"))
+    assert config.target[0].chap is not None
+    assert config.target[0].chap.secret_file == tmp_path / "cluster.secret"
     assert read_secret_file(tmp_path / "cluster.secret") == b"0123456789abcdef"
     (tmp_path / "cluster.secret").chmod(0o444)
     with pytest.raises(ConfigError, match="others may read this secret"):
@@ -457,13 +443,12 @@ def test_the_example_passes_the_check_as_it_is(tmp_path: Path) -> None:
 
 def test_the_example_passes_with_every_key_switched_on(tmp_path: Path) -> None:
     path = tmp_path / "csvd.toml"
-    secret(tmp_path / "cluster.secret")
     secret(tmp_path / "chap.secret")
     secret(tmp_path / "backing.secret")
     secret(tmp_path / "mutual.secret", b"another secret than that")
     path.write_text(re.sub(r"^#(?=[\[a-z])", "", example(), flags=re.MULTILINE))
     config = load(path)
-    assert list(config.cluster.members) == ["node1", "node2", "node3"]
+    assert config.cluster.advertise == "10.0.0.1:7001"
     assert len(config.target) == 1
     assert config.target[0].chap is not None
     assert config.target[0].lun[0].serial == "shared-1"
@@ -471,10 +456,10 @@ def test_the_example_passes_with_every_key_switched_on(tmp_path: Path) -> None:
 
 def test_the_example_shows_defaults_as_they_are() -> None:
     """A value in the example that is neither a default nor for the reader to choose would mislead who copies it."""
-    chosen = {"listen", "socket", "create", "serial", "secret_file", "initiators", "directory", "portal_group_tag"}
+    chosen = {"listen", "advertise", "socket", "create", "serial", "secret_file", "initiators", "directory"}
     chosen |= {"mutual_user", "mutual_secret_file", "alias", "networks", "luns", "physical_block_bytes", "vendor"}
     chosen |= {"product", "revision", "naa", "write_cache", "portals", "portal_groups"}
-    chosen |= {"disk_secret_file", "disk_initiator_name"}
+    chosen |= {"portal_group_tag", "disk_secret_file", "disk_initiator_name"}
 
     def check(section: type[object]) -> None:
         for name, item in declarations(section).items():
@@ -492,12 +477,9 @@ def test_every_key_has_a_meaning_an_example_and_a_default() -> None:
             assert item.doc.endswith(".")
             if isinstance(item, Table):
                 check(item.section)
-            elif isinstance(item, Key):
+            else:
                 assert item.example
                 assert default_words(item) != "None"
-            else:
-                assert isinstance(item, Names)
-                assert item.example
 
     check(Config)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import TARGET, DaemonNode, Daemons, coordinator_of, eventually
 from tests.integration.namespaces import Host, World
 from tests.integration.node_load import NodeLoad
@@ -36,23 +36,20 @@ class HostCluster:
         self.loads: list[NodeLoad] = []
         try:
             self.nodes = [self._made(number) for number in range(1, count + 1)]
+            make_members(
+                {node.name: node.config.parent / "state" / "cluster" for node in self.nodes},
+                {f"node{number}": (host.address, CLUSTER_PORT) for number, host in enumerate(self.world.hosts, 1)},
+            )
         except BaseException:
             self.close()
             raise
 
     def _made(self, number: int) -> DaemonNode:
-        if number == 1:
-            self._secret = self.daemons.folder / "secret"
-            self._secret.touch(0o600)
-            self._secret.write_text(secrets.token_hex(32))
         host = self.world.hosts[number - 1]
-        members = "\n".join(
-            f'node{each} = "{other.address}:{CLUSTER_PORT}"' for each, other in enumerate(self.world.hosts, 1)
-        )
         configuration = (
             f'[node]\nname = "node{number}"\nstate_directory = "state"\n'
-            f'[cluster]\nsecret_file = "{self._secret}"\n[cluster.members]\n{members}\n'
-            f'[target]\nname = "{TARGET}"\nportals = ["{host.address}:{PORTAL_PORT}"]\n'
+            f'[cluster]\nlisten = "{host.address}:{CLUSTER_PORT}"\n'
+            f'[target]\nname = "{TARGET}"\nportals = ["{host.address}:{PORTAL_PORT}"]\nportal_group_tag = {number}\n'
             f'[[target.lun]]\nnumber = 0\ndisk = "{self.daemons.folder}/disk.img"\ncreate = "16M"\nserial = "test"\n'
         )
         node = DaemonNode(f"node{number}", self.daemons.folder, configuration, prefix=host.prefix)

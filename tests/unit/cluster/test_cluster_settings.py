@@ -3,55 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
-from csvd.cluster.assembly import open_cluster
-from csvd.cluster.cluster import Cluster
+from csvd.cluster.assembly import ClusterNode, open_node
+from csvd.cluster.at_once import make_members
 from csvd.cluster.errors import ClusterError
+from csvd.cluster.journal import JOURNAL_NAME
 from csvd.cluster.names import address_of_text, text_of_address
-from csvd.cluster.register_members import MAXIMUM_MEMBERS
+from csvd.cluster.reactor import Reactor
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
 
-MEMBERS = {"n1": ("127.0.0.1", 7000), "n2": ("127.0.0.1", 7001)}
+
+def node_at(directory: Path, name: str = "n1") -> ClusterNode:
+    return open_node(
+        node=name,
+        directory=directory,
+        listen=("127.0.0.1", 7000),
+        advertise="127.0.0.1:7000",
+        reactor=cast(Reactor, Clock()),
+    )
 
 
-def cluster(directory: Path, **changes: Any) -> Cluster:
-    settings: dict[str, Any] = {
-        "node": "n1",
-        "listen": ("127.0.0.1", 7000),
-        "members": MEMBERS,
-        "secret": bytes(32),
-        "state_directory": directory,
-        "reactor": Clock(),
-    }
-    return open_cluster(**{**settings, **changes})
+def stop(node: ClusterNode) -> None:
+    Deferred.fromCoroutine(node.cluster.stop())
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"node": "N1"}, "'N1' can not be the name of a node (a name is 1 to 63 of a-z, 0-9 and '-')"),
-        ({"node": "n3"}, "n3: this node is not among the members"),
-        ({"members": {"n1": ("127.0.0.1", 1), "": ("127.0.0.1", 2)}}, "'' can not be the name"),
-        ({"members": {"n1": ("h", 1), **{f"m{n}": ("h", n) for n in range(MAXIMUM_MEMBERS)}}}, "more than 32"),
-        ({"listen": ("", 7000)}, "no address to listen at"),
-        ({"secret": b"short"}, "the secret of the cluster has 5 bytes"),
-    ],
-)
-def test_settings_that_can_not_be_are_refused(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+def test_a_name_that_can_not_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        cluster(tmp_path, **changes)
-    assert line in str(caught.value)
-    assert "\n" not in str(caught.value)
+        node_at(tmp_path, "N1")
+    assert str(caught.value) == "'N1' can not be the name of a node (a name is 1 to 63 of a-z, 0-9 and '-')"
+
+
+def test_a_node_that_joined_by_another_name_is_refused(tmp_path: Path) -> None:
+    make_members({"n1": tmp_path}, {"n1": ("127.0.0.1", 1)})
+    with pytest.raises(ConfigError, match="the state directory is node n1's, and the configuration names n2"):
+        node_at(tmp_path, "n2")
+    stop(node_at(tmp_path))
+
+
+def test_a_node_without_an_identity_is_alone_and_listens_nowhere(tmp_path: Path) -> None:
+    node = node_at(tmp_path)
+    assert (node.identity, node.admission, node.own_record) == (None, None, None)
+    assert node.cluster.address is None
+    stop(node)
+
+
+def test_a_member_that_has_lost_its_journal_does_not_start(tmp_path: Path) -> None:
+    make_members({"n1": tmp_path}, {"n1": ("127.0.0.1", 1)})
+    (tmp_path / JOURNAL_NAME).unlink()
+    node = node_at(tmp_path)
+    failures: list[Failure] = []
+    Deferred.fromCoroutine(node.cluster.start()).addErrback(failures.append)
+    assert "the journal is missing" in str(failures[0].value)
+    assert "join anew" in str(failures[0].value)
 
 
 def test_a_node_that_is_not_started_has_a_status_and_takes_no_command(tmp_path: Path) -> None:
-    node = cluster(tmp_path)
+    opened = node_at(tmp_path)
+    node = opened.cluster
     assert node.status() == {
         "node": "n1",
         "members": [],
@@ -67,7 +82,7 @@ def test_a_node_that_is_not_started_has_a_status_and_takes_no_command(tmp_path: 
     }
     with pytest.raises(ClusterError, match="not started"):
         node.submit({"op": "guest_read", "name": "vm"}, timeout_s=1).send(None)
-    Deferred.fromCoroutine(node.stop())
+    stop(opened)
 
 
 @pytest.mark.parametrize(("address", "text"), [(("::1", 7000), "[::1]:7000"), (("h", 1), "h:1")])

@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from csvd.cluster.assembly import open_cluster
+from csvd.cluster.assembly import open_node
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.stream import StreamLink
 from csvd.migration import interfaces as migration
@@ -53,15 +53,13 @@ def missing(of: object, protocol: type) -> set[str]:
 
 
 def test_the_cluster_can_be_used_by_both(tmp_path: Path) -> None:
-    members = {"node1": ("127.0.0.1", 0)}
-    cluster = open_cluster(
+    cluster = open_node(
         node="node1",
+        directory=tmp_path,
         listen=("127.0.0.1", 0),
-        members=members,
-        secret=bytes(32),
-        state_directory=tmp_path,
+        advertise="127.0.0.1:1",
         reactor=Clock(),  # type: ignore[arg-type]
-    )
+    ).cluster
     assert not missing(for_migration(cluster), migration.Cluster)
     assert not missing(for_vm(cluster), vm.Cluster)
     assert not missing(cluster.register, migration.Register)
