@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from tests.sim.guards import GUARDS
@@ -47,8 +48,10 @@ def _trace(seed: int, guard: str) -> int:
 def _run(seeds: Sequence[int], jobs: int) -> int:
     begin_s = time.monotonic()
     failed, steps, simulated_s, settled_s = [], 0, 0.0, 0.0
+    counts: Counter[str] = Counter()
     for outcome in run_seeds(seeds, jobs):
         steps += outcome.steps
+        counts.update(outcome.counts)
         simulated_s += outcome.simulated_s
         settled_s = max(settled_s, outcome.settled_s)
         if outcome.problem:
@@ -59,6 +62,7 @@ def _run(seeds: Sequence[int], jobs: int) -> int:
         f"{len(seeds)} seeds, {len(failed)} failed; {simulated_s / 60:.0f} simulated minutes, {steps} steps in "
         f"{took_s:.0f} s; the slowest was well {settled_s:.1f} s after the faults had stopped"
     )
+    print(", ".join(f"{what}: {count}" for what, count in sorted(counts.items())))
     if failed:
         print("failed:", ", ".join(map(str, failed)))
     return int(bool(failed))

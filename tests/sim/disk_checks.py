@@ -8,6 +8,7 @@ coordinator; and when a push has returned no node writes by what was before.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -58,12 +59,12 @@ class _DiskState:
 class DiskChecks:
     """The checks of all shared disks, and of the raw disks that are fenced with them."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, counts: Counter[str]) -> None:
         self._world = world
+        self._counts = counts
         self._disks: dict[str, _DiskState] = {}
         self._proofs: dict[tuple[str, str], float] = {}
         self._acting: dict[tuple[str, str], HeldOffice] = {}
-        self.takeovers = 0
 
     def watch(self, store: Store, disk: str, *, is_raw: bool) -> None:
         """Look at all that comes to a store; a raw one goes with a shared disk."""
@@ -80,7 +81,7 @@ class DiskChecks:
             key = (disk, node)
             if office is not None and office.step == ACTING:
                 if self._acting.get(key) is not office:
-                    self.takeovers += 1
+                    self._counts["takeovers"] += 1
                     self._acting[key] = office
             elif key in self._acting:
                 del self._acting[key]
@@ -104,6 +105,7 @@ class DiskChecks:
 
     def _proven(self, store: Store, disk: SimDisk, proof: FenceProof) -> None:
         self._proofs[store.name, proof.node] = self._world.now_s
+        self._counts["fences"] += 1
         self._world.note(disk.process.name, f"{proof.node} is proven to be off {store.name}: {proof.kind}")
 
     def _check_not_fenced(self, landing: Landing) -> None:
@@ -181,5 +183,6 @@ class DiskChecks:
 
     def pushed(self, disk: str, value: int) -> None:
         """A push has returned: every node was told, or is gone."""
+        self._counts["pushes"] += 1
         state = self._disks[disk]
         state.barrier = max(state.barrier, value)

@@ -32,6 +32,8 @@ class Faults:
             "slow path": self._slow_path,
             "slow disk": self._slow_disk,
             "full disk": self._full_disk,
+            "slow store": self._slow_store,
+            "failing store": self._failing_store,
         }
         assert set(self._kinds) == set(FAULTS)
 
@@ -60,6 +62,7 @@ class Faults:
         name = self._random.choice(self._plan.nodes)
         what = self._kinds[kind](name)
         if what:
+            self._simulation.counts[f"faults {kind}"] += 1
             self._world.note(name, f"FAULT {kind}{what if what != '.' else ''}")
         self._next()
 
@@ -143,6 +146,18 @@ class Faults:
         calls = node.calls
         usual_s, calls.mean_s = calls.mean_s, self._random.choice([0.05, 0.3, 1.0])
         return f" ({calls.mean_s} s){self._for_a_while(0.5, 8.0, setattr, calls, 'mean_s', usual_s)}"
+
+    def _slow_store(self, name: str) -> str:
+        slow_s = self._random.choice([0.02, 0.2, 1.0, 3.0])
+        for store in self._simulation.stores.values():
+            store.slow_s[name] = slow_s
+        return f" (up to {slow_s} s){self._for_a_while(0.5, 8.0, self._simulation.mend_stores, name)}"
+
+    def _failing_store(self, name: str) -> str:
+        stores = [store for store in self._simulation.stores.values() if self._random.random() < 0.7]
+        for store in stores:
+            store.failing.add(name)
+        return self._for_a_while(0.1, 6.0, self._simulation.mend_stores, name)
 
     def _full_disk(self, name: str) -> str:
         host = self._simulation.hosts[name]

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
+from csvd.cluster.coordination.lease import CoordinatorLease
+from csvd.cluster.coordination.node_session import NodeSession
+from csvd.cluster.coordination.office import HeldOffice
+from csvd.cluster.coordination.promises import FILE_NAME, Promises
+from csvd.cluster.coordination.sessions import Session, Sessions
+from csvd.cluster.coordination.takeover import Takeover
 from csvd.cluster.election import Election
-from csvd.cluster.raft_adapters import RaftLog
-from csvd.cluster.raft_messages import AppendEntries, encode, from_pysyncobj
+from csvd.cluster.raft_adapters import RaftLog, Snapshots
+from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, encode, from_pysyncobj
+from csvd.shared_disk import FenceProof, OwnerBlock
+from csvd.storage.cluster_disk.record_slots import Header
+from tests.sim.node import SimWatchdog
+from tests.sim.stamps import StampWriter
+from tests.sim.stores import SimDisk
+
+Context = contextlib.AbstractContextManager[object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,35 +31,29 @@ class Guard:
     """Something that keeps the cluster whole.
 
     Attributes:
-        what: what it is, for docs/proof.md.
+        what: what it is, and where.
         harm: what goes wrong without it.
-        switch_off: a context in which it is off.
+        switch_off: contexts in which it is off.
     """
 
     what: str
     harm: str
-    switch_off: Callable[[], contextlib.AbstractContextManager[object]]
+    switch_off: Callable[[], Sequence[Context]]
 
 
 @contextlib.contextmanager
 def without(name: str) -> Iterator[None]:
     """A context in which a guard is off; with no name, none is."""
-    if not name:
-        yield
-        return
-    with GUARDS[name].switch_off():
-        yield
-
-
-@contextlib.contextmanager
-def _patched(*patches: contextlib.AbstractContextManager[object]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
+        for context in GUARDS[name].switch_off() if name else ():
+            stack.enter_context(context)
         yield
 
 
-def _no_journal_sync() -> contextlib.AbstractContextManager[object]:
+# Raft
+
+
+def _no_journal_sync() -> Sequence[Context]:
     def send(self: Election, peer: str, message: Mapping[str, Any]) -> bool:
         link, raft_message = self._link_to(peer), from_pysyncobj(message, self.term)
         if link is None or raft_message is None:
@@ -54,10 +61,10 @@ def _no_journal_sync() -> contextlib.AbstractContextManager[object]:
         link(encode(raft_message))
         return True
 
-    return mock.patch.object(Election, "_send", send)
+    return [mock.patch.object(Election, "_send", send)]
 
 
-def _no_entry_guard() -> contextlib.AbstractContextManager[object]:
+def _no_entry_guard() -> Sequence[Context]:
     def as_it_came(self: Election, message: AppendEntries) -> AppendEntries:
         return message
 
@@ -65,21 +72,211 @@ def _no_entry_guard() -> contextlib.AbstractContextManager[object]:
         if entryFrom < len(self._journal.entries):
             self._journal.cut(self._journal.entries[entryFrom][1])
 
-    return _patched(
+    return [
         mock.patch.object(Election, "_without_known_entries", as_it_came),
         mock.patch.object(RaftLog, "deleteEntriesFrom", cut),
-    )
+    ]
+
+
+def _no_snapshot_clamp() -> Sequence[Context]:
+    def to_pysyncobj(self: InstallSnapshot) -> dict[str, Any]:
+        # pysyncobj sends its commit index with it, which is at least the snapshot's and often far above.
+        return {
+            "type": "append_entries",
+            "term": self.term,
+            "commit_index": self.snapshot.last[1] + 1000,
+            "serialized": (self.snapshot, True, True),
+        }
+
+    return [mock.patch.object(InstallSnapshot, "to_pysyncobj", to_pysyncobj)]
+
+
+def _no_snapshot_refusal() -> Sequence[Context]:
+    def take(self: Any, data: tuple[Any, bool, bool]) -> bool:
+        self._received = data[0]
+        return True
+
+    return [mock.patch.object(Snapshots, "setTransmissionData", take)]
+
+
+# Coordination
+
+
+def _no_promise_sync() -> Sequence[Context]:
+    def replace(self: Any, data: bytes) -> None:
+        self._files.write(FILE_NAME, 0, data)
+
+    return [mock.patch.object(Promises, "_replace", replace)]
+
+
+def _no_promises() -> Sequence[Context]:
+    async def promise(self: Promises, disk: str, epoch: int) -> int:
+        return epoch
+
+    return [mock.patch.object(Promises, "promise", promise)]
+
+
+def _no_coordinator_lease() -> Sequence[Context]:
+    def is_live(self: Any) -> bool:
+        return not self._is_over and self.promised_at_s is not None
+
+    def check_lapse(self: Any) -> bool:
+        return bool(self._is_over)
+
+    return [
+        mock.patch.object(CoordinatorLease, "is_live", property(is_live)),
+        mock.patch.object(CoordinatorLease, "_check_lapse", check_lapse),
+    ]
+
+
+def _no_node_lease() -> Sequence[Context]:
+    def is_live(self: Any) -> bool:
+        return self._id is not None
+
+    return [mock.patch.object(NodeSession, "is_live", property(is_live))]
+
+
+def _no_owner_compare() -> Sequence[Context]:
+    async def own(self: Any) -> None:
+        office = self._office
+        new = OwnerBlock(office.epoch, office.node, self._number)
+        owner = await office.shared_disk.read_owner()
+        if owner.node != office.node:
+            office.proof = await self._is_off(owner)
+        await office.shared_disk.write_owner(owner, new)
+        office.owner = new
+
+    def compare_and_write(self: Any, offset_bytes: int, expected: bytes, new: bytes) -> Any:
+        return self.write_from((new,), offset_bytes)
+
+    return [
+        mock.patch.object(Takeover, "_own", own),
+        mock.patch.object(SimDisk, "compare_and_write", compare_and_write),
+    ]
+
+
+def _no_fence() -> Sequence[Context]:
+    async def of_coordinator(self: Any, owner: OwnerBlock, is_wanted: Callable[[], bool]) -> FenceProof | None:
+        return FenceProof("none", owner.node, "nobody looked", self._boottime())
+
+    async def of_node(self: Any, session: Session) -> FenceProof:
+        return FenceProof("none", session.node, "nobody looked", self._ground.boottime())
+
+    return [
+        mock.patch.object(Takeover, "_fenced", of_coordinator),
+        mock.patch.object(Sessions, "_fenced", of_node),
+    ]
+
+
+def _no_grace() -> Sequence[Context]:
+    async def reclaimed(self: Sessions) -> None:
+        return None
+
+    return [mock.patch.object(Sessions, "reclaimed", reclaimed)]
+
+
+def _no_kept_answer() -> Sequence[Context]:
+    async def keep(self: Any, changes: Mapping[str, Any], *, answer: Any = None) -> None:
+        await self.kept.keep({"records": changes})
+
+    return [mock.patch.object(HeldOffice, "keep", keep)]
+
+
+def _no_digest() -> Sequence[Context]:
+    return [mock.patch.object(Header, "fits", return_value=True)]
+
+
+# The node
+
+
+def _no_watchdog() -> Sequence[Context]:
+    return [mock.patch.object(SimWatchdog, "arm", return_value=None)]
+
+
+def _no_gate() -> Sequence[Context]:
+    async def close(self: Any) -> None:
+        return None
+
+    def may_write(self: Any) -> bool:
+        return self._value is not None
+
+    return [mock.patch.object(StampWriter, "close", close), mock.patch.object(StampWriter, "may_write", may_write)]
 
 
 GUARDS: Final[Mapping[str, Guard]] = {
     "journal sync": Guard(
-        "Raft's messages wait until the journal is durable (csvd/cluster/durability.py)",
-        "after a power cut a node votes twice in one term, or has lost an entry that it said it has",
+        "Raft's messages wait until the journal is durable (`csvd/cluster/durability.py`)",
+        "after a power cut a node has lost an entry that it said it has, or votes twice in one term",
         _no_journal_sync,
     ),
     "entry guard": Guard(
-        "only entries that contradict the log cut something off it (csvd/cluster/election.py)",
+        "only entries that contradict the log cut something off it (`csvd/cluster/election.py`)",
         "a message that came late cuts off entries that are committed",
         _no_entry_guard,
+    ),
+    "snapshot clamp": Guard(
+        "a snapshot commits nothing (`csvd/cluster/raft_messages.py`)",
+        "a follower applies entries of its own log that were never committed",
+        _no_snapshot_clamp,
+    ),
+    "snapshot refusal": Guard(
+        "a snapshot of what the log has already is not installed (`csvd/cluster/raft_adapters.py`)",
+        "a late snapshot takes committed entries from the log",
+        _no_snapshot_refusal,
+    ),
+    "promise sync": Guard(
+        "an epoch is promised once it is durable (`csvd/cluster/coordination/promises.py`)",
+        "after a power cut a voter renews the lease of a coordinator that it had refused for ever",
+        _no_promise_sync,
+    ),
+    "promise": Guard(
+        "a voter that has promised an epoch refuses all lower ones (`csvd/cluster/coordination/lease.py`)",
+        "a coordinator goes on renewing its lease beside its successor",
+        _no_promises,
+    ),
+    "coordinator's lease": Guard(
+        "a coordinator's lease is checked before every act (`csvd/cluster/coordination/lease.py`)",
+        "one that was cut off acts beside its successor",
+        _no_coordinator_lease,
+    ),
+    "node's lease": Guard(
+        "a node's lease is checked before every write (`csvd/cluster/coordination/node_session.py`)",
+        "a node that was cut off writes on while it is taken for gone",
+        _no_node_lease,
+    ),
+    "owner block": Guard(
+        "the owner block is compared and written in one step (`csvd/cluster/coordination/takeover.py`)",
+        "the epoch on the disk falls: two nodes take it one after the other, the later one last",
+        _no_owner_compare,
+    ),
+    "fence": Guard(
+        "a predecessor, or a node, is proven to be off before anybody acts upon it (`takeover.py`, `sessions.py`)",
+        "what it had sent comes to the disk after that",
+        _no_fence,
+    ),
+    "grace": Guard(
+        "the nodes of the office before reclaim their sessions, or are gone, before services begin (`sessions.py`)",
+        "a change is acknowledged that a node has not heard of",
+        _no_grace,
+    ),
+    "kept answer": Guard(
+        "the answer of an ask is kept in the same write as its change (`csvd/cluster/coordination/office.py`)",
+        "an ask that is repeated after a takeover is carried out twice",
+        _no_kept_answer,
+    ),
+    "record digest": Guard(
+        "a record slot whose write was torn does not count (`csvd/storage/cluster_disk/record_slots.py`)",
+        "a coordinator begins with half of a write",
+        _no_digest,
+    ),
+    "watchdog": Guard(
+        "the kernel kills a process that stands still with its lease out (`csvd/watchdog.py`, modelled)",
+        "its lock is held for as long as it stands still, and nobody can take the disk",
+        _no_watchdog,
+    ),
+    "gate": Guard(
+        "nothing is written while the session is not live, and what is under way is waited for (a `Gate`, modelled)",
+        "a node writes by what was true before its session ended",
+        _no_gate,
     ),
 }

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.errors import JournalError
 from tests.sim.raft_checks import RaftChecks
 from tests.sim.world import Event, Process, World
 from tests.unit.cluster.simulated_files import PowerCut, SimulatedFiles
@@ -83,7 +84,7 @@ class BlockingCalls:
             if event.state or self._random.random() < 0.5:
                 continue
             files.cut_at = files.steps + self._random.randrange(1, 6)
-            with contextlib.suppress(PowerCut):
+            with contextlib.suppress(PowerCut, JournalError):
                 call()
             files.cut_at = None
 

@@ -114,6 +114,10 @@ class SimNode:
         """The office that it has, or takes, by disk."""
         return {name: part.office for name, part in self.coordination._parts.items()}
 
+    def count(self, what: str) -> None:
+        """Count something, to see how much of it a run had."""
+        self._simulation.counts[what] += 1
+
     def stepped(self) -> None:
         """A step of this process is over."""
         if self.is_started:

@@ -23,6 +23,8 @@ FAULTS: Final = (
     "slow path",
     "slow disk",
     "full disk",
+    "slow store",
+    "failing store",
 )
 
 

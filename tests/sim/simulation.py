@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ class Outcome:
     steps: int
     simulated_s: float
     settled_s: float
+    counts: Mapping[str, int]
 
 
 class Simulation:
@@ -46,7 +48,8 @@ class Simulation:
         self.wires = Wires(self.world)
         self.wires.loss, self.wires.duplicates = self.plan.loss, self.plan.duplicates
         self.raft_checks = RaftChecks()
-        self.disk_checks = DiskChecks(self.world)
+        self.counts: Counter[str] = Counter()
+        self.disk_checks = DiskChecks(self.world, self.counts)
         self.stores: dict[str, Store] = {}
         for number, (disk, fence_kind) in enumerate(self.plan.disks.items(), 1):
             self._make_store(disk, disk, number, fence_kind)
@@ -83,6 +86,7 @@ class Simulation:
             self.world.steps,
             self.world.now_s,
             settled_s,
+            dict(self.counts),
         )
 
     def spawn(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
@@ -133,6 +137,7 @@ class Simulation:
     def bitten(self, node: SimNode) -> None:
         """The watchdog of a process kills it."""
         self.world.note(node.name, "is killed by its watchdog")
+        self.counts["bites"] += 1
         if self.nodes.get(node.name) is node:
             self.end(node.name, power_cut=False)
             self.world.later(2.0, self.start_node, node.name)
@@ -161,9 +166,16 @@ class Simulation:
         self.disk_checks.gone(name)
         self.hosts[name].end_process(node.calls, power_cut=power_cut)
 
+    def mend_stores(self, name: str) -> None:
+        """A host reaches the stores as it should."""
+        for store in self.stores.values():
+            store.slow_s.pop(name, None)
+            store.failing.discard(name)
+
     def mend_host(self, name: str) -> None:
         """Whatever is wrong with a host is so no more."""
         host, node = self.hosts[name], self.nodes.get(name)
+        self.mend_stores(name)
         host.set_full(False)
         if node is not None and node.failure is not None:
             self.end(name, power_cut=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from csvd.cluster.coordination.bell import spawn
+from csvd.cluster.coordination.bell import pause, spawn
 from csvd.cluster.coordination.faces import DiskSession, Json, Office, OfficeOver
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from csvd.errors import CsvdError
@@ -103,8 +103,7 @@ class StampWriter:
         self._random = node.process.world.random(f"stamps {node.name} {node.process.world.now_s}")
         self._value: int | None = None
         self._is_open = False
-        self._under_way: list[tuple[int, Deferred[Any]]] = []
-        self.written = 0
+        self._under_way: list[tuple[int, int, Deferred[Any]]] = []
         session.on_pushed(NAME, self._pushed)
         session.add_gate(self)
         self._later()
@@ -120,7 +119,12 @@ class StampWriter:
         self._is_open = False
         self._value = None
         await self._ended(None)
-        await self._raw.leave()
+        while True:
+            try:
+                await self._raw.leave()
+                return
+            except CsvdError:
+                await pause(self._node.process.clock, 0.1)
 
     async def _pushed(self, method: str, params: Json) -> Json:
         """From now on by this value; what is under way by another has ended when this is acknowledged."""
@@ -131,10 +135,14 @@ class StampWriter:
 
     async def _ended(self, value: int | None) -> None:
         """Wait until no write by a lower value is under way; by any, without one."""
-        while waiting := [done for one, done in self._under_way if value is None or one < value]:
+        while waiting := [done for one, _, done in self._under_way if value is None or one < value]:
             ended: Deferred[None] = Deferred()
             waiting[0].addBoth(_passed_on, ended)
             await ended
+
+    def may_write(self) -> bool:
+        """The gate."""
+        return self._value is not None and self._is_open and self._session.is_live
 
     def _later(self) -> None:
         self._node.process.clock.callLater(self._random.uniform(0.05, 0.3), self._write)
@@ -142,19 +150,21 @@ class StampWriter:
     def _write(self) -> None:
         self._later()
         value = self._value
-        if value is None or not self._is_open or not self._session.is_live:
+        if value is None or not self.may_write():
             return
         number = self._node.numbers[self._node.name]
         block = number * 4 + self._random.randrange(4)
+        if any(block == other for _, other, _ in self._under_way):
+            return  # Of two at once nobody could say which is the later.
         done = self._raw.write_from((pack_stamp(value, self._sequence(), number),), block * BLOCK_BYTES)
-        entry = (value, done)
+        entry = (value, block, done)
         self._under_way.append(entry)
 
         def over(result: Any) -> None:
             self._under_way.remove(entry)
 
         done.addBoth(over)
-        self.written += 1
+        self._node.count("raw writes")
 
 
 def _passed_on(result: Any, ended: Deferred[None]) -> Any:

@@ -48,6 +48,7 @@ class Workload:
             self.outcomes[token] = "without a session"
             return
         self.outcomes[token] = await ask(session, self._simulation.disk_checks, token, timeout_s)
+        self._simulation.counts[f"asks {self.outcomes[token].split(':')[0]}"] += 1
         self._world.note(node.name, f"ask {token} of {disk} {self.outcomes[token]}")
 
     def _add_disks(self) -> None:
@@ -88,6 +89,7 @@ class Workload:
             self._world.note(node.name, f"change {name} unknown: {error}")
         else:
             self.outcomes[name] = "acknowledged"
+            self._simulation.counts["changes acknowledged"] += 1
             self._world.note(node.name, f"change {name} acknowledged, revision {answer['revision']}")
 
     async def _remove(self, node: SimNode, name: str) -> None:
