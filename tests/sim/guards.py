@@ -15,8 +15,9 @@ from csvd.cluster.coordination.promises import FILE_NAME, Promises
 from csvd.cluster.coordination.sessions import Session, Sessions
 from csvd.cluster.coordination.takeover import Takeover
 from csvd.cluster.election import Election
+from csvd.cluster.journal_records import Entry
 from csvd.cluster.raft_adapters import RaftLog, Snapshots
-from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, encode, from_pysyncobj
+from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, RaftMessage, encode, from_pysyncobj
 from csvd.shared_disk import FenceProof, OwnerBlock
 from csvd.storage.cluster_disk.record_slots import Header
 from tests.sim.node import SimWatchdog
@@ -65,7 +66,7 @@ def _no_journal_sync() -> Sequence[Context]:
 
 
 def _no_entry_guard() -> Sequence[Context]:
-    def as_it_came(self: Election, message: AppendEntries) -> AppendEntries:
+    def as_it_came(message: AppendEntries, log: object) -> AppendEntries:
         return message
 
     def cut(self: Any, entryFrom: int) -> None:  # noqa: N803 - pysyncobj's name
@@ -73,22 +74,32 @@ def _no_entry_guard() -> Sequence[Context]:
             self._journal.cut(self._journal.entries[entryFrom][1])
 
     return [
-        mock.patch.object(Election, "_without_known_entries", as_it_came),
+        mock.patch("csvd.cluster.election.without_known_entries", as_it_came),
         mock.patch.object(RaftLog, "deleteEntriesFrom", cut),
     ]
 
 
 def _no_snapshot_clamp() -> Sequence[Context]:
+    commit_indexes: dict[tuple[int, Entry], int] = {}
+
+    def from_raft(message: Mapping[str, Any], term: int) -> RaftMessage | None:
+        made = from_pysyncobj(message, term)
+        if isinstance(made, InstallSnapshot):
+            commit_indexes[made.term, made.snapshot.last] = message["commit_index"]
+        return made
+
     def to_pysyncobj(self: InstallSnapshot) -> dict[str, Any]:
-        # pysyncobj sends its commit index with it, which is at least the snapshot's and often far above.
         return {
             "type": "append_entries",
             "term": self.term,
-            "commit_index": self.snapshot.last[1] + 1000,
+            "commit_index": commit_indexes[self.term, self.snapshot.last],
             "serialized": (self.snapshot, True, True),
         }
 
-    return [mock.patch.object(InstallSnapshot, "to_pysyncobj", to_pysyncobj)]
+    return [
+        mock.patch("csvd.cluster.election.from_pysyncobj", from_raft),
+        mock.patch.object(InstallSnapshot, "to_pysyncobj", to_pysyncobj),
+    ]
 
 
 def _no_snapshot_refusal() -> Sequence[Context]:

@@ -93,7 +93,10 @@ class SimNode:
             ClusterError: the state directory can not be written.
         """
         await self.coordination.start()
-        with mock.patch("csvd.cluster.cluster.Journal", WatchedJournal):
+        with (
+            mock.patch("csvd.cluster.cluster.Journal", WatchedJournal),
+            mock.patch("csvd.cluster.election.MAXIMUM_LOG_ENTRIES", self._simulation.plan.log_entries),
+        ):
             await self.cluster.start()
         self.is_started = True
 

@@ -37,6 +37,7 @@ class Plan:
         quiet_s: within how long after that all must be well.
         weights: how likely each kind of fault is.
         fault_pause_s: the mean time between two faults.
+        log_entries: after how many the log is compacted; few, so that snapshots are made and sent all the time.
         loss: the share of Raft's messages that get lost, and of those that come twice.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     duplicates: float
     journal_s: float
     change_pause_s: float
+    log_entries: int
     rates: dict[str, float] = field(default_factory=dict)
     disks: dict[str, str] = field(default_factory=dict)
     """The fence of each shared disk by its name."""
@@ -72,5 +74,6 @@ def plan_of(seed: int) -> Plan:
         journal_s=random.choice([0.0, 0.0005, 0.005, 0.05]),
         change_pause_s=random.choice([0.05, 0.2, 1.0]),
         disks={disk: random.choice(FENCES) for disk in ("system", "data")[: random.choice([1, 1, 2])]},
+        log_entries=random.choice([12, 12, 50, 1000]),
         rates={name: random.choice([1.0, 0.99, 1.01, random.uniform(0.99, 1.01)]) for name in nodes},
     )
