@@ -43,6 +43,8 @@ class Asked:
         self._services = services
         self._is_live = is_live
         self._outcomes: dict[str, dict[AskKey, Outcome]] = {}
+        self._oldest: dict[str, tuple[int, int]] = {}
+        """By node: the incarnation and the number of the first ask that it may yet ask again."""
 
     async def ask(self, key: AskKey, oldest: int, service: str, method: str, params: Json) -> Json:
         """Carry out an ask, or wait for it.
@@ -51,9 +53,12 @@ class Asked:
             `{"answer": …}`, `{"error": …}`, or `{"again": why, "is_begun": bool}` where the next office is to be asked.
         """
         outcomes = self._outcomes.setdefault(key.node, {})
-        for old in [one for one in outcomes if (one.incarnation, one.number) < (key.incarnation, oldest)]:
+        first = self._oldest[key.node] = max(self._oldest.get(key.node, (0, 0)), (key.incarnation, oldest))
+        for old in [one for one in outcomes if (one.incarnation, one.number) < first]:
             if outcomes[old].value is not None:
                 del outcomes[old]
+        if (key.incarnation, key.number) < first:
+            return {"again": "it came late: nobody waits for it any more", "is_begun": True}
         outcome = outcomes.get(key)
         if outcome is None:
             kept = self._records.table(ANSWERS).get(_text_of(key))
@@ -74,11 +79,12 @@ class Asked:
         key = CURRENT_ASK.get()
         if key is None:
             raise ValueError("an answer is kept within an ask only")
-        remembered = self._outcomes.get(key.node, {})
+        # Not what is merely unknown to this office: of an answer that the one before has kept, the ask may yet come.
+        first = self._oldest.get(key.node, (0, 0))
         changes: dict[str, Any] = {}
         for text in self._records.table(ANSWERS):
             kept = _parsed(text)
-            if kept.node == key.node and kept not in remembered and kept < key:
+            if kept.node == key.node and (kept.incarnation, kept.number) < first:
                 changes[text] = None
         changes[_text_of(key)] = answer
         return changes

@@ -8,7 +8,9 @@ from typing import cast
 import pytest
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.coordination.faces import Json
+from csvd.cluster.coordination.records import ANSWERS
 from csvd.cluster.coordination.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
 from csvd.cluster.errors import CommandRefused, PeerUnreachable
 from tests.unit.cluster.coordination.rig import Rig
@@ -204,6 +206,38 @@ def test_an_ask_that_was_kept_is_not_carried_out_twice_when_the_coordinator_dies
     asked = rig.ask(asker)
     rig.run_until(lambda: bool(asked))
     assert asked == [{"value": 2}]
+
+
+def kept_answers(rig: Rig) -> list[str]:
+    acting = rig.acting()
+    assert acting is not None
+    assert acting.office is not None
+    return sorted(acting.office.kept.table(ANSWERS))
+
+
+def test_answers_that_were_kept_outlive_a_later_ask_that_comes_first_after_a_takeover() -> None:
+    """The next coordinator has not heard of the earlier asks yet: that is no reason to forget their answers."""
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    asker = next(name for name in rig.names if name != first.node)
+
+    def ask(number: int, oldest: int) -> list[object]:
+        acting = rig.run_until_acting()
+        assert acting.office is not None
+        return rig.wait(acting.office.asked.ask(AskKey(asker, 7, number), oldest, "counting", "add", {}))
+
+    assert ask(1, 1) == [{"answer": {"value": 1}}]
+    assert ask(2, 1) == [{"answer": {"value": 2}}]
+    first.crash()
+    rig.leader = asker
+    rig.run_until_acting(but=first.node)
+    assert ask(3, 1) == [{"answer": {"value": 3}}]
+    assert ask(1, 1) == [{"answer": {"value": 1}}]
+    assert ask(2, 1) == [{"answer": {"value": 2}}]
+    assert ask(4, 4) == [{"answer": {"value": 4}}]
+    assert kept_answers(rig) == [f"{asker}/7/4"]
+    assert ask(2, 1) == [{"again": "it came late: nobody waits for it any more", "is_begun": True}]
 
 
 def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
