@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from csvd import runtime
+from csvd.api.disks import DiskRoutes
 from csvd.api.events import EventRing
 from csvd.api.exports import ExportRoutes
 from csvd.api.guests import GuestRoutes
@@ -44,6 +45,7 @@ from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
+from csvd.node_cluster import NodeCluster
 from csvd.storage.pool import DiskPool
 from csvd.target.kept_state import DirectoryHeld, KeptState, hold
 from csvd.target.listener import parse_portal
@@ -123,9 +125,9 @@ class _Node:
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
         target, exports = await self._make_target(threads)
-        node = self._make_cluster()
-        cluster = node.cluster
-        self._parts.push_async_callback(cluster.stop)
+        parts = NodeCluster(self._make_cluster(), self._reactor, tell=self._tell)
+        cluster = parts.cluster
+        self._parts.push_async_callback(parts.stop)
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
             cluster,
@@ -137,14 +139,12 @@ class _Node:
         host = GuestHost(guests, files, threads.run)
         source = MigrationSource(surroundings, host)
         destination = MigrationDestination(surroundings, host)
-        router = self._make_router(cluster, guests, source, target, exports)
+        router = self._make_router(parts, guests, source, target, exports)
 
         # The guests come first: a call of another node must not meet a node that has not read what it has.
         self._parts.push_async_callback(guests.close)
         await guests.begin()
-        await cluster.start()
-        if node.own_record is not None:
-            node.own_record.start()
+        await parts.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         self._parts.push_async_callback(target.stop)
         portals = await exports.start()
@@ -251,16 +251,16 @@ class _Node:
 
     def _make_router(
         self,
-        cluster: Cluster,
+        parts: NodeCluster,
         guests: NodeGuests,
         source: MigrationSource,
         target: Serving,
         exports: Scopes,
     ) -> Router:
-        config = self._config
+        config, cluster = self._config, parts.cluster
         peers = Peers(cluster)
         node_routes = NodeRoutes(
-            cluster, guests, peers, self._events, target=target, exports=exports, version=version()
+            cluster, guests, peers, self._events, target=target, exports=exports, version=version(), disks=parts
         )
         export_routes = ExportRoutes(exports, peers)
         policy = Policy(
@@ -270,7 +270,8 @@ class _Node:
         )
         guest_routes = GuestRoutes(cluster, guests, source, peers, self._events, policy=policy)
         self._metrics_route = node_routes.metrics_route()
-        router = Router([*node_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
+        disk_routes = DiskRoutes(parts)
+        router = Router([*node_routes.routes(), *disk_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
         peers.serve(router)
         return router
 

@@ -283,6 +283,34 @@ class ControlClient:
         """Call a guest's migration off."""
         return self.request("DELETE", _guest(name, "migration"))
 
+    def disks(self) -> list[Json]:
+        """The shared disks of the cluster, as the node sees them."""
+        return list(self.request("GET", "/v1/disks")["disks"])
+
+    def disk(self, name: str) -> Json:
+        """One shared disk."""
+        return self.request("GET", f"/v1/disks/{quote(name, safe='')}")
+
+    def add_disk(self, name: str, url: str, *, create_bytes: int | None, adopt: bool, force: bool) -> Json:
+        """Share another disk."""
+        body: Json = {"name": name, "url": url, "adopt": adopt, "force": force}
+        if create_bytes is not None:
+            body["create_bytes"] = create_bytes
+        return self.request("POST", "/v1/disks", body=body, timeout_s=CHANGE_TIMEOUT_S)
+
+    def remove_disk(self, name: str) -> Json:
+        """Share a disk no more."""
+        return self.request("DELETE", f"/v1/disks/{quote(name, safe='')}")
+
+    def move_coordinator(self, disk: str, node: str) -> Json:
+        """Have another node coordinate a disk."""
+        return self.request("POST", f"/v1/disks/{quote(disk, safe='')}/coordinator", body={"node": node})
+
+    def fence(self, node: str, *, force: bool, is_powered_off: bool) -> Json:
+        """Keep a node off all shared disks."""
+        body = {"force": force, "is_powered_off": is_powered_off}
+        return self.request("POST", f"/v1/nodes/{quote(node, safe='')}/fence", body=body, timeout_s=VERIFY_TIMEOUT_S)
+
     def request(
         self,
         method: str,

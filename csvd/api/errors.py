@@ -63,6 +63,7 @@ _STATUS: Final[Mapping[str, int]] = {
     "ConfigError": 400,
     "NotFound": 404,
     "GuestNotHere": 404,
+    "NoSuchDisk": 404,
     "MethodNotAllowed": 405,
     "Refused": 409,
     "CommandRefused": 409,

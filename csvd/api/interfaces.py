@@ -94,6 +94,28 @@ class Cluster(Protocol):
         """Answer other nodes."""
 
 
+class SharedDisks(Protocol):
+    """The shared disks of the cluster. Every method that waits raises a CsvdError that says why not."""
+
+    def list_disks(self) -> list[Json]:
+        """All of them, as this node sees them: record, session, office."""
+
+    async def show_disk(self, name: str) -> Json:
+        """One, with what its own blocks say."""
+
+    async def add_disk(self, name: str, url: str, *, create_bytes: int | None, adopt: bool, force: bool) -> Json:
+        """Share another one."""
+
+    async def remove_disk(self, name: str) -> Json:
+        """Share one no more."""
+
+    async def move_coordinator(self, disk: str, node: str) -> Json:
+        """Have another node coordinate one."""
+
+    async def fence(self, node: str, *, force: bool, is_vouched_for: bool) -> Json:
+        """Keep a node off all of them."""
+
+
 class Guests(Protocol):
     """The guests of this node. Every method raises a CsvdError that says why not."""
 

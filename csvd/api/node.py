@@ -12,7 +12,7 @@ from csvd.api.errors import BadRequest
 from csvd.api.events import EventRing
 from csvd.api.footprint import open_files, resident_bytes
 from csvd.api.guest_list import list_guests
-from csvd.api.interfaces import Cluster, Exports, Guests, Json, Target
+from csvd.api.interfaces import Cluster, Exports, Guests, Json, SharedDisks, Target
 from csvd.api.peers import Peers
 from csvd.api.routes import Answer, Request, Route
 
@@ -33,6 +33,7 @@ class NodeRoutes:
         target: Target,
         exports: Exports,
         version: str,
+        disks: SharedDisks,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
@@ -42,6 +43,7 @@ class NodeRoutes:
         self._target = target
         self._exports = exports
         self._version = version
+        self._disks = disks
         self._now_s = now_s
         self._began_s = now_s()
 
@@ -95,6 +97,7 @@ class NodeRoutes:
                 "revision": status["revision"],
                 "failure": status["failure"],
                 "members": {member["node"]: _member(member, facts) for member in status["members"]},
+                "disks": self._disks.list_disks(),
                 "guests": list_guests(self._guests, self._cluster),
             },
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from csvd.cli.disk import DISK_HEADER, disk_row
 from csvd.cli.options import asks_daemon
 from csvd.cli.output import plain, print_json, table
 from csvd.config.values import format_size
@@ -23,7 +24,8 @@ WATCH_PAUSE_S: Final = 1.0
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @asks_daemon
 def status(client: ControlClient, as_json: bool, watch: bool) -> None:
-    """Show the cluster as the node that is asked sees it: members, coordinator, portals, guests.
+    """Show the cluster as the node that is asked sees it: members, coordinator, portals, shared disks,
+    their offices and sessions, guests.
 
     \b
     Examples:
@@ -63,6 +65,13 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     if workers:
         yield ""
         yield table(("NODE", "WORKER", "PROCESS", "STATE", "SESSIONS", "RESTARTS", "MEMORY", "TARGETS"), workers)
+    if answer["disks"]:
+        yield ""
+        yield table(DISK_HEADER, [disk_row(one) for one in answer["disks"]])
+        sessions = list(_sessions(answer))
+        if sessions:
+            yield ""
+            yield table(("DISK", "NODE", "SESSION", "LEASE", "TROUBLE"), sessions)
     yield ""
     rows = [guest_row(one) for one in answer["guests"]]
     yield table(GUEST_HEADER, rows) if rows else "no guests"
@@ -74,6 +83,13 @@ def _members(answer: dict[str, Any]) -> Iterator[tuple[object, ...]]:
         role = "coordinator" if name == coordinator["node"] else ""
         facts = member["facts"] or {"portals": [], "sessions": None}
         yield (name, member["address"], member["link"], role, ", ".join(facts["portals"]), facts["sessions"])
+
+
+def _sessions(answer: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    """The nodes' sessions, where the node that is asked is the coordinator."""
+    for disk in answer["disks"]:
+        for one in (disk.get("office") or {}).get("sessions", ()):
+            yield (disk["name"], one["node"], one["state"], one["lease_left_s"], one["trouble"])
 
 
 def _workers(answer: dict[str, Any]) -> Iterator[tuple[object, ...]]:

@@ -69,18 +69,18 @@ class Cluster:
     ) -> None:
         self.node = node
         self._network = network
-        self._files = files
-        self._clock = clock
-        self._boottime = boottime
+        self.files = files
+        self.clock = clock
+        self.boottime = boottime
         self._now_ms = now_ms
-        self._run_blocking = run_blocking
+        self.run_blocking = run_blocking
         self._random = random
         self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
         self._has_told_network = False
         self._leaving: dict[str, DelayedCall] = {}
         self._was_member = False
         self._removal: ClusterError | None = None
-        self._timeouts = timeouts or Timeouts()
+        self.timeouts = timeouts or Timeouts()
         self._failed = failed
         self._stopped = stopped
         self._replicated = ReplicatedRegister(clock)
@@ -110,13 +110,9 @@ class Cluster:
 
     @property
     def voters(self) -> frozenset[str]:
-        """Who votes."""
-        return self.register.voters
-
-    @property
-    def voters_revision(self) -> int:
-        """The number of that configuration of the voters: the founding members' is the only one that there is."""
-        return 0
+        """Who votes, by the latest configuration in this node's log, whether it is committed or not; none before it is
+        started."""
+        return self._election.voters if self._election is not None else frozenset()
 
     def is_linked(self, node: str) -> bool:
         """Whether there is a link to a node now; always to this one."""
@@ -144,14 +140,14 @@ class Cluster:
             JournalError: the state is damaged, or belongs to another node.
         """
         try:
-            if self._files.read(JOURNAL_NAME) is None:
+            if self.files.read(JOURNAL_NAME) is None:
                 raise JournalError(
                     "the journal is missing",
                     where=f"{JOURNAL_NAME} of node {self.node}",
                     why="without it a node does not know what it promised to the others",
                     hint="restore it, or evict the node at another one and let it join anew",
                 )
-            journal = Journal(self._files, self.node, now_ms=self._now_ms())
+            journal = Journal(self.files, self.node, now_ms=self._now_ms())
             self._election = Election(
                 node=self.node,
                 journal=journal,
@@ -159,10 +155,10 @@ class Cluster:
                 link_to=self._network.link_to,
                 changed=self._changed,
                 failed=self._election_failed,
-                timeouts=self._timeouts,
-                clock=self._clock,
+                timeouts=self.timeouts,
+                clock=self.clock,
                 random=self._random,
-                run_blocking=self._run_blocking,
+                run_blocking=self.run_blocking,
             )
             if self._election.failure is not None:
                 raise self._election.failure
@@ -173,7 +169,7 @@ class Cluster:
                 election=self._election,
                 replicated=self._replicated,
                 network=self._network,
-                clock=self._clock,
+                clock=self.clock,
                 incarnation=journal.incarnation,
             )
             self._network.start(PeerEvents(self._link_up, self._link_down, self._raft_received))
@@ -279,7 +275,7 @@ class Cluster:
         }
         for node in set(self._known) - set(members) - set(self._leaving) - {self.node}:
             # It hears of its own removal by the same log: it is linked a moment longer.
-            self._leaving[node] = self._clock.callLater(LEAVING_S, self._has_left, node)
+            self._leaving[node] = self.clock.callLater(LEAVING_S, self._has_left, node)
         for node in set(self._leaving) & set(members):
             self._leaving.pop(node).cancel()
         known = {**{node: self._known[node] for node in self._leaving}, **members}
@@ -298,7 +294,7 @@ class Cluster:
             self._was_member = True
         elif self._was_member and self.members and self._removal is None:
             self._removal = ClusterError("this node was removed from the cluster", where=self.node)
-            self._clock.callLater(LEAVING_S, self._removed, self._removal)
+            self.clock.callLater(LEAVING_S, self._removed, self._removal)
 
     def _removed(self, removal: ClusterError) -> None:
         if self._election is not None:

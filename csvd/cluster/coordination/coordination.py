@@ -18,6 +18,7 @@ from csvd.cluster.coordination.outcome import checked
 from csvd.cluster.coordination.placing import FACTS, TAKE, Placing
 from csvd.cluster.coordination.promises import Promises, RunBlocking
 from csvd.cluster.coordination.pushes import PUSH
+from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.coordination.takeover import RELEASE
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.json_values import JsonError, copy_json_object
@@ -127,6 +128,11 @@ class NodeCoordination:
 
         return unsubscribe
 
+    def shared_disk(self, disk: str) -> SharedDisk | None:
+        """A shared disk that is open here; None for others."""
+        part = self._parts.get(disk)
+        return part.shared_disk if part is not None else None
+
     # Its life
 
     async def start(self) -> None:
@@ -194,14 +200,14 @@ class NodeCoordination:
         if self._is_stopped:
             return
         disks = register.disks
+        me = register.members.get(self.node)
+        if me is None or me.is_witness:
+            disks = {}
         gone = [part for name, part in self._parts.items() if not _is_same(disks.get(name), part.record)]
         for part in gone:
             del self._parts[part.name]
             spawn(part.close(), "the closing of a shared disk")
-        me = register.members.get(self.node)
         come = [record for name, record in disks.items() if name not in self._parts]
-        if me is None or me.is_witness:
-            come = []
         for record in come:
             self._parts[record.name] = self._made(record)
         for part in self._parts.values():

@@ -4,8 +4,9 @@ A heartbeat says (disk, epoch) to every voter; a voter that has promised no high
 answers. The lease runs from the *sending* of the newest heartbeat that a majority has answered, less the drift of
 clocks, on CLOCK_BOOTTIME, which goes on while a host sleeps. A lease that has run out once is over for good.
 
-A voter's answer counts only while it knows no later configuration of the voters than this node: otherwise two
-majorities of different configurations could have no voter in common.
+A voter's answer counts only while it knows the same voters as this node, by the latest configuration in its log,
+committed or not: majorities of one set always have a voter in common, and so have those of two sets that follow one
+another, for a majority has the later one in its log before it counts (Raft's thesis, section 4.1).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from twisted.internet.defer import Deferred
 
 from csvd.cluster.coordination.bell import Bell, spawn
 from csvd.cluster.coordination.faces import OfficeOver
-from csvd.cluster.coordination.majority import majority_time
+from csvd.cluster.coordination.majority import configuration_of, majority_time
 from csvd.cluster.coordination.membership import Membership
 from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.errors import ClusterError
@@ -40,8 +41,8 @@ class Voter:
         if not isinstance(disk, str) or not 1 <= len(disk) <= 64 or type(epoch) is not int or not 0 < epoch <= 2**62:
             raise ClusterError("a heartbeat of a coordinator is malformed", where=peer)
         promised = await self._promises.promise(disk, epoch)
-        # Read after the wait: what counts is that no later configuration is known when the answer is given.
-        return {"promised": promised, "voters_revision": self._membership.voters_revision}
+        # Read after the wait: what counts is which voters are known when the answer is given.
+        return {"promised": promised, "voters": configuration_of(self._membership.voters)}
 
 
 class CoordinatorLease:
@@ -143,11 +144,11 @@ class CoordinatorLease:
             return
         finally:
             self._under_way.discard(voter)
-        promised, revision = answer.get("promised"), answer.get("voters_revision")
-        if type(promised) is not int or type(revision) is not int or self._is_over:
+        promised, voters = answer.get("promised"), self._membership.voters
+        if type(promised) is not int or self._is_over:
             return
         self.highest_seen = max(self.highest_seen, promised)
-        if promised == self._epoch and revision <= self._membership.voters_revision:
+        if promised == self._epoch and voter in voters and answer.get("voters") == configuration_of(voters):
             self._answered_s[voter] = max(sent_s, self._answered_s.get(voter, sent_s))
             self._renew()
         self._promised.ring()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 
 
@@ -18,3 +19,8 @@ def majority_time(answered_s: Mapping[str, float], voters: Collection[str]) -> f
     times = sorted((answered_s[voter] for voter in voters if voter in answered_s), reverse=True)
     needed = len(voters) // 2 + 1
     return times[needed - 1] if len(times) >= needed else None
+
+
+def configuration_of(voters: Collection[str]) -> str:
+    """A name of a set of voters: two nodes that count by the same set have the same."""
+    return hashlib.sha256(",".join(sorted(voters)).encode()).hexdigest()[:32]

@@ -38,10 +38,6 @@ class Membership(Protocol):
     def voters(self) -> frozenset[str]:
         """Who votes, by the latest configuration in this node's journal, committed or not (Raft thesis 4.1)."""
 
-    @property
-    def voters_revision(self) -> int:
-        """The number of that configuration; a later one has a higher number, on every node the same."""
-
     def is_linked(self, node: str) -> bool:
         """Whether there is a link to a node now; always to this one."""
 

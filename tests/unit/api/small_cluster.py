@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from csvd.api.disks import DiskRoutes
 from csvd.api.events import EventRing
 from csvd.api.exports import ExportRoutes
 from csvd.api.guests import GuestRoutes
@@ -334,6 +335,38 @@ class FakeExports:
         return {"asked": list(asked)}
 
 
+class FakeDisks:
+    """Shared disks that note what they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.disks: list[dict[str, Any]] = []
+
+    def list_disks(self) -> list[dict[str, Any]]:
+        return self.disks
+
+    async def show_disk(self, name: str) -> dict[str, Any]:
+        return self._note("show_disk", name)
+
+    async def add_disk(
+        self, name: str, url: str, *, create_bytes: int | None, adopt: bool, force: bool
+    ) -> dict[str, Any]:
+        return self._note("add_disk", name, url, create_bytes, adopt, force)
+
+    async def remove_disk(self, name: str) -> dict[str, Any]:
+        return self._note("remove_disk", name)
+
+    async def move_coordinator(self, disk: str, node: str) -> dict[str, Any]:
+        return self._note("move_coordinator", disk, node)
+
+    async def fence(self, node: str, *, force: bool, is_vouched_for: bool) -> dict[str, Any]:
+        return self._note("fence", node, force, is_vouched_for)
+
+    def _note(self, *asked: Any) -> dict[str, Any]:
+        self.asked.append(asked)
+        return {"asked": list(asked)}
+
+
 class FakeNode:
     """One node: the real routes over the fakes."""
 
@@ -343,6 +376,7 @@ class FakeNode:
         self.migrations = FakeMigrations(name)
         self.target = FakeTarget(f"127.0.0.1:326{name[-1]}")
         self.exports = FakeExports()
+        self.disks = FakeDisks()
         self.events = EventRing(now_s=now_s)
         self.policy = Policy(downtime_target_s=0.123)
         peers = Peers(self.cluster)
@@ -357,10 +391,14 @@ class FakeNode:
             target=self.target,
             exports=self.exports,
             version="1.2.3",
+            disks=self.disks,
             now_s=now_s,
         )
         export_routes = ExportRoutes(self.exports, peers)
-        self.router = Router([*node_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
+        disk_routes = DiskRoutes(self.disks)
+        self.router = Router(
+            [*node_routes.routes(), *disk_routes.routes(), *export_routes.routes(), *guest_routes.routes()]
+        )
         peers.serve(self.router)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, **query: str) -> Answer:

@@ -115,7 +115,6 @@ class RigNode:
         self.gate = CountingGate()
         self.seen: list[int] = []
         self.events: list[str] = []
-        self.voters_revision = 0
         self.coordination = NodeCoordination(
             self,
             files=files,
