@@ -56,11 +56,9 @@ def coordinator_of(nodes: list[DaemonNode], above_epoch: int = 0) -> DaemonNode:
 def nodes(daemons: Daemons, tmp_path: Path) -> list[DaemonNode]:
     """Three nodes with a shared disk, all with sessions."""
     nodes = daemons.cluster(3)
-    eventually(
-        lambda: nodes[0].csvd("disk", "add", "system", str(tmp_path / "d.img"), "--create", "64M").returncode == 0
-    )
+    asked(nodes[0], "disk", "add", "system", str(tmp_path / "d.img"), "--create", "64M")
     for node in nodes:
-        eventually(lambda node=node: disk_of(node))
+        eventually(partial(disk_of, node))
     return nodes
 
 

@@ -324,6 +324,7 @@ def answer(**changes: Any) -> dict[str, Any]:
         "term": 9,
         "failure": "",
         "members": {"node1": member(1, "self"), "node2": member(2, "up"), "node3": member(3, "down")},
+        "disks": [],
         "guests": [GUEST],
         **changes,
     }
