@@ -60,7 +60,7 @@ def test_a_disk_is_shown_with_its_fence_and_the_last_proof(daemon: FakeDaemon, c
         "taken by     n1 is off by file lock: its lock was free",
         "",
         "NODE  SESSION  LEASE  TROUBLE",
-        "n2    live      4.75  -",
+        "n2    live      4.75        -",
     ]
 
 
