@@ -31,7 +31,6 @@ from csvd.api.server import ControlServer, MetricsServer
 from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.assembly import ClusterNode, open_node
-from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
 from csvd.config.load import Source
 from csvd.config.schema import Config
