@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -43,6 +43,9 @@ MOST_UNITS: Final = 256
 MOST_HOLDS: Final = 8192
 """Commands that claim ranges for themselves, of all nodes at once."""
 MOST_RANGES: Final = 64
+MOST_HOLD_PUSHES: Final = 24
+"""Holds that nodes are told of and have not acknowledged. They wait there for commands that may wait for the end of an
+earlier hold: the news of that must find a way past them (see `csvd.cluster.coordination.pushes.MAXIMUM_AT_ONCE`)."""
 
 _log: Final = Logger()
 
@@ -124,6 +127,7 @@ class UnitService:
         self._office: Office | None = None
         self._units: dict[str, _Unit] = {}
         self._holds: dict[str, _Hold] = {}
+        self._pushing_holds = DeferredSemaphore(MOST_HOLD_PUSHES)
         self._methods: dict[str, Callable[[str, Json], Awaitable[Json]]] = {
             "attach": self._attach,
             "detach": self._detach,
@@ -428,9 +432,13 @@ class UnitService:
         waiter = hold.waiter = Deferred()
         hold.claims.acquire(hold.grant)
         await waiter
-        if not hold.is_over:
-            # In the order of the grants: nothing was waited for since.
-            await self._its_office().push(SERVICE, "hold", hold.code())
+        # First come, first served: so holds are pushed in the order in which they were granted.
+        await self._pushing_holds.acquire()
+        try:
+            if not hold.is_over:
+                await self._its_office().push(SERVICE, "hold", hold.code())
+        finally:
+            self._pushing_holds.release()
         return {"granted": not hold.is_over}
 
     async def _unhold(self, node: str, params: Json) -> Json:
