@@ -107,9 +107,7 @@ class SharedDiskSuite:
         all_live(nodes)
         assert acting(nodes) is office
 
-    def test_a_coordinator_that_is_killed_is_fenced_and_comes_back(
-        self, added: Added, nodes: list[DaemonNode]
-    ) -> None:
+    def test_a_coordinator_that_is_killed_is_fenced_and_comes_back(self, added: Added, nodes: list[DaemonNode]) -> None:
         first = acting(nodes)
         first.kill()
         rest = [node for node in nodes if node is not first]
