@@ -28,6 +28,7 @@ from csvd.api.node import NodeRoutes
 from csvd.api.peers import Peers
 from csvd.api.routes import Route, Router
 from csvd.api.server import ControlServer, MetricsServer
+from csvd.api.tokens import TokenRoutes
 from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.assembly import ClusterNode, open_node
@@ -269,8 +270,8 @@ class _Node:
         )
         guest_routes = GuestRoutes(cluster, guests, source, peers, self._events, policy=policy)
         self._metrics_route = node_routes.metrics_route()
-        disk_routes = DiskRoutes(parts)
-        router = Router([*node_routes.routes(), *disk_routes.routes(), *export_routes.routes(), *guest_routes.routes()])
+        cluster_routes = (*DiskRoutes(parts).routes(), *TokenRoutes(parts.node.admission).routes())
+        router = Router([*node_routes.routes(), *cluster_routes, *export_routes.routes(), *guest_routes.routes()])
         peers.serve(router)
         return router
 

@@ -107,7 +107,7 @@ def chosen_node(choice: FoundingChoice) -> ChosenNode:
         if choice.node not in (None, node):
             raise ConfigError(f"the configuration calls this node {node}", where=str(choice.config))
         listen = choice.listen or section.cluster.listen
-        advertise = choice.advertise or listen
+        advertise = choice.advertise or choice.listen or section.cluster.advertise or listen
     else:
         assert choice.state_directory is not None
         node = choice.node or socket.gethostname().partition(".")[0].lower()

@@ -20,7 +20,7 @@ from csvd.cluster.network import Address, Fingerprints, Network, PeerEvents
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.register import Register
 from csvd.cluster.register_members import Member
-from csvd.cluster.replicated_register import ReplicatedRegister
+from csvd.cluster.replicated_register import ReplicatedRegister, foreseen_register
 from csvd.cluster.state_directory import Files
 from csvd.cluster.stream import StreamHandler, StreamLink
 from csvd.cluster.timeouts import Timeouts
@@ -77,6 +77,8 @@ class Cluster:
         self._random = random
         self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
         self._has_told_network = False
+        self._foreseen: Mapping[str, Member] = {}
+        self._foreseen_index = 0
         self._leaving: dict[str, DelayedCall] = {}
         self._was_member = False
         self._removal: ClusterError | None = None
@@ -162,6 +164,8 @@ class Cluster:
             )
             if self._election.failure is not None:
                 raise self._election.failure
+            self._foreseen = foreseen_register(journal.snapshot, journal.entries).members
+            self._foreseen_index = journal.entries[-1][1]
             self._register_changed()
             self._replicated.on_change(lambda register: self._register_changed())
             self._coordinator = Coordinator(
@@ -270,8 +274,11 @@ class Cluster:
 
     def _set_members(self) -> None:
         """Tell the network who the members are, when it is not as before; nobody, as long as the register is empty."""
+        if self._election is not None and self._election.commit_index >= self._foreseen_index:
+            self._foreseen = {}
         members = {
-            node: (address_of_text(member.address), member.fingerprints) for node, member in self.members.items()
+            node: (address_of_text(member.address), member.fingerprints)
+            for node, member in {**self._foreseen, **self.members}.items()
         }
         for node in set(self._known) - set(members) - set(self._leaving) - {self.node}:
             # It hears of its own removal by the same log: it is linked a moment longer.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from twisted.logger import Logger
 
+from csvd.cluster.journal_records import Entry, Snapshot
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register import Register, RegisterError
 from csvd.cluster.register_fields import Answer
+from csvd.cluster.voters import decode_change
 
 Keyed = tuple[str | None, Mapping[str, Any]]
 """A command with the text of its idempotency key."""
@@ -106,6 +109,27 @@ class ReplicatedRegister:
                 callback(self.register)
             except Exception:  # noqa: BLE001 - logged; one listener's fault is not the register's
                 self._log.failure("a listener of the register failed")
+
+
+def foreseen_register(snapshot: Snapshot | None, entries: Iterable[Entry]) -> Register:
+    """The register as it is when all that a journal has is applied, whether it was committed or not.
+
+    A node that starts knows only the snapshot to be committed. Whom its log names it must be linked to, to find out.
+
+    Raises:
+        RegisterError: the snapshot is damaged.
+    """
+    register = Register() if snapshot is None else Register.from_snapshot(_decoded(snapshot.state))
+    applied = 0 if snapshot is None else snapshot.last[1]
+    for entry in entries:
+        if entry[1] <= applied:
+            continue
+        change = decode_change(entry[0])
+        command = entry[0][1:] if change is None else change[1]
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+            for key, fields in _entry_decoder.decode(command):
+                register.apply(fields, key)
+    return register
 
 
 def _decoded(state: bytes) -> object:

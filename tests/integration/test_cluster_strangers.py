@@ -8,17 +8,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
 
 from csvd.cluster.at_once import make_members
 from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
-from csvd.cluster.identity.certificate import CLOCK_SLACK_S, NODE_LIFE_S, NodeIdentity, make_cluster, self_signed
-from csvd.cluster.tls import TlsChannel, node_context, tls_context
+from csvd.cluster.tls import TlsChannel, node_context
+from tests.bad_peers import strangers
 from tests.integration.cluster_processes import ClusterProcesses, running_cluster, wait_until
 
 
@@ -48,12 +46,18 @@ class Stranger:
         self._socket = socket.create_connection(cluster.members[node], timeout=10)
         self._socket.sendall(self.channel.start())
 
-    def shake_hands(self) -> None:
+    def shake_hands(self) -> bool:
+        """Whether this end takes the handshake for done: of TLS 1.3 the other end decides after it."""
         while not self.channel.is_established:
-            data = self._socket.recv(65536)
-            assert data, "closed"
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                return False
+            if not data:
+                return False
             answer, _ = self.channel.receive(data)
             self._socket.sendall(answer)
+        return True
 
     def say(self, kind: Kind, body: bytes) -> None:
         self.say_bytes(self.channel.seal(frame_header(kind, len(body)), body))
@@ -84,112 +88,52 @@ class Stranger:
         self._socket.close()
 
 
-def identity(cluster: ClusterProcesses, node: str = "n1", *, now_s: float | None = None) -> NodeIdentity:
-    own = cluster.identities[node]
-    if now_s is None:
-        return own
-    return replace(own, certificate=own.authority.certify(node, own.key.public_key(), now_s=now_s))
-
-
 def told(cluster: ClusterProcesses, context: SSL.Context) -> bytes:
     """What a stranger is told by n2 when it behaves as a member does."""
     stranger = Stranger(cluster, "n2", context)
-    stranger.shake_hands()
-    stranger.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
+    if stranger.shake_hands():
+        stranger.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
     return stranger.hear()
 
 
-def of_another_cluster(cluster: ClusterProcesses) -> SSL.Context:
-    return node_context(make_cluster("secret", ["n1"], now_s=time.time())["n1"])
+def refusals(cluster: ClusterProcesses, words: str) -> int:
+    """How many lines of n2's log say that a connection was refused for this."""
+    lines = cluster.log("n2").splitlines()
+    return sum(
+        "a connection to the nodes' port from 127.0.0.1 was refused: " in line and words in line for line in lines
+    )
 
 
-def not_registered(cluster: ClusterProcesses) -> SSL.Context:
-    return node_context(identity(cluster).renewed(now_s=time.time()))
-
-
-def expired(cluster: ClusterProcesses) -> SSL.Context:
-    return node_context(identity(cluster, now_s=time.time() - NODE_LIFE_S - 60))
-
-
-def not_valid_yet(cluster: ClusterProcesses) -> SSL.Context:
-    return node_context(identity(cluster, now_s=time.time() + 2 * CLOCK_SLACK_S))
-
-
-def in_another_name(cluster: ClusterProcesses) -> SSL.Context:
-    own = identity(cluster, "n3")
-    return tls_context(own.authority.certify("n1", own.key.public_key(), now_s=time.time()), own.key)
-
-
-def of_a_token(cluster: ClusterProcesses) -> SSL.Context:
-    key = Ed25519PrivateKey.generate()
-    return tls_context(self_signed("joining", key, now_s=time.time()), key)
-
-
-def none_at_all(cluster: ClusterProcesses) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_verify(SSL.VERIFY_NONE)
-    return context
-
-
-def of_tls_1_2(cluster: ClusterProcesses) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_max_proto_version(SSL.TLS1_2_VERSION)
-    context.set_verify(SSL.VERIFY_NONE)
-    context.use_certificate(identity(cluster).certificate)
-    context.use_privatekey(identity(cluster).key)
-    return context
-
-
-@pytest.mark.parametrize(
-    ("shown", "log"),
-    [
-        (of_another_cluster, "its certificate is not by this cluster's authority"),
-        (not_registered, "its certificate is not a member's: it is for n1, or was revoked"),
-        (expired, "its certificate expired at"),
-        (not_valid_yet, "its certificate is not valid before"),
-        (in_another_name, "its certificate is in another node's name: it is n3, not n1"),
-        (of_a_token, "it shows a join token that is used, expired, revoked or of another cluster"),
-        (none_at_all, "peer did not return a certificate"),
-    ],
-)
+@pytest.mark.parametrize("attempt", strangers.CERTIFIED, ids=lambda attempt: attempt.tried)
 def test_a_stranger_gets_nothing_but_a_closed_connection_and_a_line_in_the_log(
-    cluster: ClusterProcesses, shown: Callable[[ClusterProcesses], SSL.Context], log: str
+    cluster: ClusterProcesses, attempt: strangers.Certified
 ) -> None:
+    before = refusals(cluster, attempt.logged)
+
     def is_refused_and_logged() -> bool:
         # Not each of many at once gets a line of its own.
-        assert told(cluster, shown(cluster)) == b""
-        return any("from 127.0.0.1 was refused: " in line and log in line for line in cluster.log("n2").splitlines())
+        assert told(cluster, attempt.context(cluster.identities)) == b""
+        return refusals(cluster, attempt.logged) > before
 
     wait_until(is_refused_and_logged)
 
 
-def test_tls_1_2_gets_nothing_but_a_closed_connection(cluster: ClusterProcesses) -> None:
-    stranger = Stranger(cluster, "n2", of_tls_1_2(cluster))
-    assert stranger.hear() == b""
-    assert not stranger.channel.is_established
-    wait_until(lambda: "unsupported protocol" in cluster.log("n2"))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(510),
-        b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00" + bytes(100),
-        frame_header(Kind.RAFT, 600) + bytes(600),
-        bytes(100_000),
-    ],
-)
-def test_other_protocols_raft_without_tls_and_garbage_get_nothing_but_a_closed_connection(
-    cluster: ClusterProcesses, data: bytes
+@pytest.mark.parametrize("attempt", strangers.RAW, ids=lambda attempt: attempt.tried)
+def test_what_is_not_tls_gets_nothing_but_a_closed_connection_and_a_line_in_the_log(
+    cluster: ClusterProcesses, attempt: strangers.Raw
 ) -> None:
-    before = cluster.log("n2").count("the TLS handshake failed")
+    before = refusals(cluster, attempt.logged)
 
     def is_refused_and_logged() -> bool:
-        assert said_to(cluster, "n2", data) == b""
-        return cluster.log("n2").count("the TLS handshake failed") > before
+        assert said_to(cluster, "n2", attempt.data) == b""
+        return refusals(cluster, attempt.logged) > before
 
     wait_until(is_refused_and_logged)
+
+
+def test_the_docs_have_these_attempts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert strangers.table() in page
 
 
 class Pickled:
@@ -207,8 +151,8 @@ def test_pickled_garbage_in_a_valid_frame_of_a_member_is_refused_and_runs_nothin
     cluster: ClusterProcesses, tmp_path: Path, protocol: int
 ) -> None:
     trap = tmp_path / "ran"
-    member = Stranger(cluster, "n2", node_context(identity(cluster)))
-    member.shake_hands()
+    member = Stranger(cluster, "n2", node_context(cluster.identities["n1"]))
+    assert member.shake_hands()
     member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
     assert member.hear_first() == frame_header(Kind.PING, 0)
     before = cluster.log("n2").count("no link to n1: ")
@@ -225,8 +169,8 @@ def test_connections_that_say_nothing_are_closed_in_time_and_many_of_them_keep_n
     silent = [socket.create_connection(cluster.members["n2"], timeout=10) for _ in range(200)]
     began_s = time.monotonic()
     # A member's own handshake gets through while they are there.
-    member = Stranger(cluster, "n2", node_context(identity(cluster)))
-    member.shake_hands()
+    member = Stranger(cluster, "n2", node_context(cluster.identities["n1"]))
+    assert member.shake_hands()
     member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
     assert member.hear_first() == frame_header(Kind.PING, 0)
     member.close()
