@@ -32,12 +32,13 @@ class ClusterExports:
         members: gives the members of the cluster by id, as the register has them now.
         on_members: calls back after each change of the register; gives what ends it.
         serving: serves the node's own targets, too.
-        data_key: the cluster's key for secrets.
+        data_key: the cluster's key for secrets; None on a node of no cluster.
         portals: where this node listens for the targets of the cluster.
         host: by which others reach this node.
         run: for what blocks.
         entropy: gives unpredictable bytes.
         tell: told what happened: a word, a sentence, whom it is about.
+        on_current: see ClusterTargets.
     """
 
     def __init__(
@@ -47,13 +48,14 @@ class ClusterExports:
         members: Callable[[], Mapping[str, ExportingMember]],
         on_members: Callable[[Callable[..., None]], Callable[[], None]],
         serving: JoinedServing,
-        data_key: bytes,
+        data_key: bytes | None,
         portals: Sequence[str],
         host: str,
         clock: Clock,
         run: Run,
         entropy: Callable[[int], bytes],
         tell: Callable[[str, str, str], None],
+        on_current: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = coordination.node
         self._members = members
@@ -80,6 +82,7 @@ class ClusterExports:
             host=host,
             clock=clock,
             tell=tell,
+            on_current=on_current,
         )
         self.administration = ClusterAdministration(self.targets, serving, sealing, run)
 

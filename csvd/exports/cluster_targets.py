@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.api.errors import BadRequest, Refused
-from csvd.cluster.coordination.faces import LIVE, Coordination, DiskSession
+from csvd.cluster.coordination.faces import LIVE, RECLAIMING, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
 from csvd.errors import ConfigError, CsvdError
@@ -61,8 +61,11 @@ class ClusterTargets:
         portals: where this node listens for initiators of the cluster's targets.
         host: by which others reach this node, for portals on all addresses.
         tell: told what can not be served, and what can again: a word, a sentence, the target.
+        on_current: called when what is served is what the cluster exports now, after this node was away.
 
     Attributes:
+        is_current: whether nothing that was changed while this node was away is still to be done: who has lost a right
+            meanwhile has no session any more. Until then no command of the cluster's logical units may begin.
         revision: of what is wanted; it never goes back. -1 before the coordinator has said anything.
         sections: all targets of the cluster, by name.
         troubles: why something is not served here, by target, or target and LUN.
@@ -82,6 +85,7 @@ class ClusterTargets:
         host: str,
         clock: Clock,
         tell: Callable[[str, str, str], None],
+        on_current: Callable[[], None] = lambda: None,
     ) -> None:
         self._coordination = coordination
         self._serving = serving
@@ -91,6 +95,10 @@ class ClusterTargets:
         self._host = host
         self._clock = clock
         self._tell = tell
+        self._on_current = on_current
+        self.is_current = False
+        self._has_joined = False
+        self._absences = 0
         self._session: DiskSession | None = None
         self._ends: list[Callable[[], None]] = []
         self._timers: dict[str, DelayedCall] = {}
@@ -145,8 +153,10 @@ class ClusterTargets:
         session = self._session
         if session is not None and session.state == LIVE:
             self._go(self._join())
-        elif session is not None and not session.is_live:
+        elif session is None or session.state != RECLAIMING:
+            self._absences += 1
             self._said = {}
+            self._has_joined = self.is_current = False
 
     def _go(self, coroutine: Any) -> None:
         def failed(failure: Failure) -> None:
@@ -167,20 +177,30 @@ class ClusterTargets:
         if session is None or self._is_joining or self._is_stopped:
             return
         self._is_joining = True
-        groups = self._groups()
+        groups, absences = self._groups(), self._absences
         try:
             params = {"groups": groups, "revision": self.revision}
             answer = await session.ask(NAME, "join", params, timeout_s=ASK_S)
-            self._said = groups
             if "targets" in answer:
                 self._take_all(_converted(answer, AllPushed))
+            # What was answered before this node was away last is no news.
+            if absences == self._absences:
+                self._said = groups
+                self._has_joined = True
+                self._see_whether_current()
         except CsvdError as error:
             self._log.warn("the coordinator was not told of the portals here: {error}", error=error)
             self._later("join", AGAIN_S, self._state_changed)
+            return
         finally:
             self._is_joining = False
-        if self._said == groups != self._groups():
-            self._go(self._join())
+        if self._said != self._groups() or not self._has_joined:
+            self._state_changed()
+
+    def _see_whether_current(self) -> None:
+        if self._has_joined and not self.is_current and self._applied == self._wanted:
+            self.is_current = True
+            self._on_current()
 
     def _groups(self) -> Json:
         """Where this node is reached for the cluster, by tag."""
@@ -291,6 +311,7 @@ class ClusterTargets:
                         one.callback(None)
         finally:
             self._is_applying = False
+        self._see_whether_current()
         if self.troubles:
             self._later("retry", RETRY_S, self._want)
         if self._said != self._groups():

@@ -26,21 +26,25 @@ class SealBroken(CsvdError):
     """What was sealed does not open: it was changed, moved, or sealed with another key."""
 
 
+class NoKey(CsvdError):
+    """There is no key to seal with."""
+
+
 class Sealing:
     """Seals secrets, and opens them again.
 
     Args:
-        key: the cluster's, 32 bytes.
+        key: the cluster's, 32 bytes; None on a node of no cluster, which can seal and open nothing.
         entropy: gives unpredictable bytes.
 
     Raises:
         ConfigError: the key has another length.
     """
 
-    def __init__(self, key: bytes, entropy: Callable[[int], bytes]) -> None:
-        if len(key) != KEY_BYTES:
+    def __init__(self, key: bytes | None, entropy: Callable[[int], bytes]) -> None:
+        if key is not None and len(key) != KEY_BYTES:
             raise ConfigError(f"the cluster's key has {len(key)} bytes, not {KEY_BYTES}")
-        self._cipher = AESGCM(key)
+        self._cipher = None if key is None else AESGCM(key)
         self._entropy = entropy
 
     def seal(self, secret: bytes, place: str) -> str:
@@ -48,7 +52,12 @@ class Sealing:
 
         Args:
             place: what it is for; it opens for nothing else.
+
+        Raises:
+            NoKey: there is no key.
         """
+        if self._cipher is None:
+            raise _no_key(place)
         nonce = self._entropy(_NONCE_BYTES)
         return base64.b64encode(nonce + self._cipher.encrypt(nonce, secret, _bound(place))).decode()
 
@@ -57,7 +66,10 @@ class Sealing:
 
         Raises:
             SealBroken: it is not what was sealed for this place with this key.
+            NoKey: there is no key.
         """
+        if self._cipher is None:
+            raise _no_key(place)
         try:
             if len(sealed) > MAX_SEALED_CHARACTERS:
                 raise ValueError(f"it has {len(sealed)} characters")
@@ -65,6 +77,12 @@ class Sealing:
             return self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], _bound(place))
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise SealBroken("a sealed secret does not open", where=place, hint="give the secret anew") from error
+
+
+def _no_key(place: str) -> NoKey:
+    return NoKey(
+        "this node has no key of a cluster to seal secrets with", where=place, hint="csvd init makes a cluster"
+    )
 
 
 def _bound(place: str) -> bytes:

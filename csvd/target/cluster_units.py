@@ -51,6 +51,10 @@ class ClusterUnits:
         number_of: the number of a member, by its id; 0 for one that is not known.
         prefix: no other node, and no other run of this one, has it.
         resized: told of a logical unit whose disk another node has given another size.
+
+    Attributes:
+        may_attach: whether this node knows who may use them, after it was away; until then all commands wait. Call
+            `attach` when that changes.
     """
 
     log = Logger()
@@ -79,6 +83,7 @@ class ClusterUnits:
         self._session: DiskSession | None = None
         self._ends: list[Callable[[], None]] = []
         self._holds = ClusterHolds(clock, lambda: self._session, self._locks, prefix)
+        self.may_attach: Callable[[], bool] = lambda: True
         self.tasks: Tasks | None = None
         """Set before anything is served."""
         self._ends.append(coordination.on_sessions(self._look_for_session))
@@ -250,9 +255,13 @@ class ClusterUnits:
         elif session.state != RECLAIMING:
             self._detach()
 
+    def attach(self) -> None:
+        """Have the commands of logical units begin that wait for nothing else."""
+        self._begin_attaching()
+
     def _begin_attaching(self) -> None:
         session = self._session
-        if session is None or session.state != LIVE or self._is_closed:
+        if session is None or session.state != LIVE or self._is_closed or not self.may_attach():
             return
         for naa in list(self._units):
             if naa not in self._attached:

@@ -124,6 +124,7 @@ class Exporting:
     def __init__(self, stage: ExportingCluster, name: str, number: int) -> None:
         self.name = name
         self.told: list[str] = []
+        self.current: list[bool] = []
         self.serving = FakeServing()
         self.ports: ClusterPorts = {}
         self.joined = JoinedServing(self.serving, tell_ports=partial(setattr, self, "ports"))
@@ -140,6 +141,7 @@ class Exporting:
             run=lambda job: succeed(job()),
             entropy=os.urandom,
             tell=lambda kind, text, _subject: self.told.append(text) if kind == "exports" else None,
+            on_current=lambda: self.current.append(True),
         )
         self.targets = self.exports.targets
 

@@ -161,6 +161,32 @@ def test_a_node_that_was_away_during_changes_learns_of_all_of_them(cluster: Expo
     assert cluster["n3"].serving.luns == {ONE: [0, 1], TWO: []}
 
 
+def test_a_node_that_was_away_is_current_when_it_has_done_what_was_changed_meanwhile(
+    cluster: ExportingCluster,
+) -> None:
+    a_target(cluster)
+    node = cluster["n3"]
+
+    def is_current() -> bool:
+        return node.targets.is_current
+
+    assert is_current()
+    cluster.run(cluster.loopback.declare_gone("n3"))
+    assert not is_current()
+    cluster.change("n1", SetTarget(ONE, {"initiators": []}))
+    opening: Deferred[None] = Deferred()
+    node.serving.opening = opening
+    del node.current[:]
+    cluster.run(cluster.loopback.come_back("n3"))
+    assert (node.serving.section(ONE).initiators, is_current()) == (None, False)
+    node.serving.opening = None
+    opening.callback(None)
+    assert (node.serving.section(ONE).initiators, is_current()) == ((), True)
+    assert node.current == [True]
+    cluster.run(cluster.loopback.move("n2"))
+    assert is_current(), "the lease went on"
+
+
 def test_a_node_whose_disk_is_slow_does_not_stop_the_others(cluster: ExportingCluster) -> None:
     a_target(cluster)
     opening: Deferred[None] = Deferred()

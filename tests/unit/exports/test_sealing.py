@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from csvd.errors import ConfigError
-from csvd.exports.sealing import MAX_SEALED_CHARACTERS, SealBroken, Sealing
+from csvd.exports.sealing import MAX_SEALED_CHARACTERS, NoKey, SealBroken, Sealing
 
 SECRET = b"a very secret secret"
 
@@ -51,6 +51,13 @@ def test_whatever_is_changed_in_it_it_does_not_open() -> None:
     for wrong in ("", "AAAA", "not base64 !", "é", "A" * (MAX_SEALED_CHARACTERS + 4)):
         with pytest.raises(SealBroken):
             sealing.open(wrong, "p")
+
+
+def test_without_a_key_nothing_is_sealed_and_nothing_opens() -> None:
+    sealed = Sealing(bytes(32), entropy()).seal(SECRET, "p")
+    for do in (lambda: Sealing(None, entropy()).seal(SECRET, "p"), lambda: Sealing(None, entropy()).open(sealed, "p")):
+        with pytest.raises(NoKey):
+            do()
 
 
 def test_a_key_of_another_length_is_none() -> None:
