@@ -33,10 +33,12 @@ from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.assembly import ClusterNode, open_node
 from csvd.cluster.errors import ClusterError
+from csvd.cluster.identity.files import has_identity, load_identity
 from csvd.config.load import Source
 from csvd.config.schema import Config
 from csvd.errors import ConfigError
 from csvd.exports.administration import Administration
+from csvd.exports.cluster_exports import ClusterExports
 from csvd.exports.joined import JoinedServing
 from csvd.exports.local import LocalServing, Portals
 from csvd.exports.scopes import Scopes
@@ -47,9 +49,11 @@ from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
 from csvd.node_cluster import NodeCluster
 from csvd.storage.pool import DiskPool
+from csvd.target.cluster_units import ClusterUnits
 from csvd.target.kept_state import DirectoryHeld, KeptState, hold
 from csvd.target.listener import parse_portal
 from csvd.target.service import TargetService
+from csvd.target.unit_service import UnitService
 from csvd.target.units import Units
 from csvd.vm.files import GuestFiles
 from csvd.vm.handover import GuestHost
@@ -124,10 +128,10 @@ class _Node:
         self._parts.enter_context(lock_state_directory(config.node.state_directory))
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
-        target, exports = await self._make_target(threads)
         parts = NodeCluster(self._make_cluster(), self._reactor, tell=self._tell)
         cluster = parts.cluster
         self._parts.push_async_callback(parts.stop)
+        target, exports, of_cluster = await self._make_target(threads, parts)
         files = GuestFiles(config.guests.directory)
         guests = NodeGuests(
             cluster,
@@ -147,7 +151,9 @@ class _Node:
         await parts.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         self._parts.push_async_callback(target.stop)
+        self._parts.callback(of_cluster.stop)
         portals = await exports.start()
+        of_cluster.start()
         watch = Watch(self._events, cluster)
         self._parts.callback(watch.stop)
         watch.start()
@@ -161,23 +167,57 @@ class _Node:
         control.start()
         return portals
 
-    async def _make_target(self, threads: _Threads) -> tuple[JoinedServing, Scopes]:
-        """What is to serve the targets, and what will tell it which."""
+    async def _make_target(self, threads: _Threads, parts: NodeCluster) -> tuple[JoinedServing, Scopes, ClusterExports]:
+        """What is to serve the targets, and what will tell it which: this node's own, and the cluster's."""
         directory = self._config.node.state_directory / UNITS_FOLDER
         descriptor = await self._hold(directory)
+        units = None
         if self._config.node.workers:
             workers = self._make_workers(descriptor, directory)
             serving = JoinedServing(workers, obstacle=NO_CLUSTER_WITH_WORKERS)
         else:
-            serving = self._make_local(descriptor, directory, threads)
-        own = Administration(
-            self._source,
-            self._config.node.state_directory,
+            units = self._make_cluster_units(parts)
+            serving = self._make_local(descriptor, directory, threads, units)
+        parts.coordination.add_service(lambda disk, is_system: UnitService(units) if is_system else None)
+        state_directory = self._config.node.state_directory
+        own = Administration(self._source, state_directory, serving=serving, run=threads.run, events=self._events)
+        of_cluster = self._make_cluster_exports(parts, serving, threads, units)
+        return serving, Scopes(own, of_cluster.administration), of_cluster
+
+    def _make_cluster_units(self, parts: NodeCluster) -> ClusterUnits:
+        """The logical units that all nodes export, as this node has them."""
+        cluster = parts.cluster
+
+        def number_of(node: str) -> int:
+            member = cluster.members.get(node)
+            return 0 if member is None else member.number
+
+        prefix = f"{cluster.node} {os.urandom(8).hex()} "
+        units = ClusterUnits(parts.coordination, self._reactor, number_of=number_of, prefix=prefix)
+        self._parts.callback(units.stop)
+        return units
+
+    def _make_cluster_exports(
+        self, parts: NodeCluster, serving: JoinedServing, threads: _Threads, units: ClusterUnits | None
+    ) -> ClusterExports:
+        """What all nodes export, at this one."""
+        directory = self._config.node.state_directory / CLUSTER_FOLDER
+        exports = ClusterExports(
+            parts.coordination,
+            members=lambda: parts.cluster.members,
+            on_members=parts.cluster.on_change,
             serving=serving,
+            data_key=load_identity(directory).data_key if has_identity(directory) else None,
+            portals=self._config.cluster.portals,
+            clock=self._reactor,
             run=threads.run,
-            events=self._events,
+            entropy=os.urandom,
+            tell=self._tell,
+            on_current=units.attach if units is not None else lambda: None,
         )
-        return serving, Scopes(own)
+        if units is not None:
+            units.may_attach = lambda: exports.targets.is_current
+        return exports
 
     async def _hold(self, directory: Path) -> int:
         """Hold what is kept of logical units. Workers of a daemon that was killed have it until they have ended."""
@@ -190,7 +230,7 @@ class _Node:
                     raise
             await deferLater(self._reactor, 0.1)
 
-    def _make_local(self, descriptor: int, directory: Path, threads: _Threads) -> JoinedServing:
+    def _make_local(self, descriptor: int, directory: Path, threads: _Threads, units: ClusterUnits) -> JoinedServing:
         """Serving in this process."""
         pool = DiskPool(self._reactor)
 
@@ -201,8 +241,14 @@ class _Node:
         self._parts.callback(keeper.close)
         self._parts.push_async_callback(stop_pool)
         service = TargetService(
-            self._reactor, [], keeper=keeper, keepalive=self._config.keepalive.to_keepalive(), tell=self._tell
+            self._reactor,
+            [],
+            keeper=keeper,
+            keepalive=self._config.keepalive.to_keepalive(),
+            cluster_reservations=units.of,
+            tell=self._tell,
         )
+        units.tasks = service
         portals = Portals(service)
         serving = LocalServing(service, Units(pool), keeper, portals=portals, run=threads.run, tell=self._tell)
         return JoinedServing(serving, tell_ports=service.set_cluster_ports)

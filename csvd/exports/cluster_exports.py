@@ -14,6 +14,7 @@ from csvd.exports.joined import JoinedServing
 from csvd.exports.local import Run
 from csvd.exports.node_ports import Member
 from csvd.exports.sealing import Sealing
+from csvd.iscsi.portals import split_address
 
 
 class ExportingMember(Member, Protocol):
@@ -22,6 +23,10 @@ class ExportingMember(Member, Protocol):
     @property
     def is_witness(self) -> bool:
         """Whether it exports nothing."""
+
+    @property
+    def address(self) -> str:
+        """Where the others reach it, ``host:port``; empty where none does."""
 
 
 class ClusterExports:
@@ -34,7 +39,6 @@ class ClusterExports:
         serving: serves the node's own targets, too.
         data_key: the cluster's key for secrets; None on a node of no cluster.
         portals: where this node listens for the targets of the cluster.
-        host: by which others reach this node.
         run: for what blocks.
         entropy: gives unpredictable bytes.
         tell: told what happened: a word, a sentence, whom it is about.
@@ -50,7 +54,6 @@ class ClusterExports:
         serving: JoinedServing,
         data_key: bytes | None,
         portals: Sequence[str],
-        host: str,
         clock: Clock,
         run: Run,
         entropy: Callable[[int], bytes],
@@ -79,7 +82,7 @@ class ClusterExports:
             sealing,
             number=self._number,
             portals=portals,
-            host=host,
+            host=self._host,
             clock=clock,
             tell=tell,
             on_current=on_current,
@@ -90,6 +93,10 @@ class ClusterExports:
         """This node's number; None while it is no member, and of a witness."""
         member = self._members().get(self._node)
         return None if member is None or member.is_witness else member.number
+
+    def _host(self) -> str:
+        member = self._members().get(self._node)
+        return "" if member is None or not member.address else split_address(member.address)[0]
 
     def start(self) -> None:
         """Serve what the cluster exports from now on; after the node's own targets are served."""

@@ -59,7 +59,7 @@ class ClusterTargets:
     Args:
         number: gives this node's number in the cluster; None while it has none, and serves nothing.
         portals: where this node listens for initiators of the cluster's targets.
-        host: by which others reach this node, for portals on all addresses.
+        host: gives by what others reach this node, for portals on all addresses; empty where none does.
         tell: told what can not be served, and what can again: a word, a sentence, the target.
         on_current: called when what is served is what the cluster exports now, after this node was away.
 
@@ -82,7 +82,7 @@ class ClusterTargets:
         *,
         number: Callable[[], int | None],
         portals: Sequence[str],
-        host: str,
+        host: Callable[[], str],
         clock: Clock,
         tell: Callable[[str, str, str], None],
         on_current: Callable[[], None] = lambda: None,
@@ -209,7 +209,7 @@ class ClusterTargets:
             return {}
         own = {group.tag for group in groups_at(self._portals, number)}
         return {
-            str(tag): [reached_at(address, self._host) for address in group.values()]
+            str(tag): [reached_at(address, self._host()) for address in group.values()]
             for tag, group in self._serving.groups().items()
             if tag in own
         }

@@ -63,10 +63,11 @@ def reached_at(address: str, host: str) -> str:
     """The address of a portal as others reach it.
 
     Args:
-        host: by which the other nodes reach this one: for a portal on all addresses.
+        host: by which the other nodes reach this one: for a portal on all addresses. Empty where none does.
     """
     listened, port = split_address(address)
-    return join_address(host, port) if listened in ("0.0.0.0", "::") else address  # noqa: S104 - compared, not bound
+    is_any = listened in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    return join_address(host, port) if is_any and host else address
 
 
 def checked_groups(found: object, number: int, node: str) -> Groups:

@@ -19,22 +19,19 @@ class Scopes:
 
     Args:
         own: the targets of this node.
+        cluster: those of the cluster.
     """
 
-    def __init__(self, own: Administration) -> None:
+    def __init__(self, own: Administration, cluster: ClusterAdministration) -> None:
         self._own = own
-        self._cluster: ClusterAdministration | None = None
+        self._cluster = cluster
 
     async def start(self) -> list[str]:
         """Serve the targets of this node; see `Administration`."""
         return await self._own.start()
 
-    def add_cluster(self, cluster: ClusterAdministration) -> None:
-        """Show and change the targets of the cluster, too."""
-        self._cluster = cluster
-
     def _of(self, name: str) -> Administration | ClusterAdministration:
-        if self._cluster is not None and self._cluster.has(name) and not self._own.has(name):
+        if self._cluster.has(name) and not self._own.has(name):
             return self._cluster
         return self._own
 
@@ -43,12 +40,11 @@ class Scopes:
     async def refresh(self) -> None:
         """Bring what is told of sessions, logical units and other nodes up to date."""
         await self._own.refresh()
-        if self._cluster is not None:
-            await self._cluster.refresh()
+        await self._cluster.refresh()
 
     def targets(self) -> list[Json]:
         """All targets."""
-        return [*self._own.targets(), *(self._cluster.targets() if self._cluster is not None else ())]
+        return [*self._own.targets(), *self._cluster.targets()]
 
     def target(self, name: str) -> Json:
         """One target."""
@@ -58,7 +54,7 @@ class Scopes:
         """The logical units of a target, or of all."""
         if name is not None:
             return self._of(name).luns(name)
-        return [*self._own.luns(), *(self._cluster.luns() if self._cluster is not None else ())]
+        return [*self._own.luns(), *self._cluster.luns()]
 
     def lun(self, name: str, number: int) -> Json:
         """One logical unit."""
@@ -70,7 +66,7 @@ class Scopes:
 
     def portals(self) -> list[Json]:
         """Where this node listens, and where the other nodes do for the cluster."""
-        return [*self._own.portals(), *(self._cluster.portals() if self._cluster is not None else ())]
+        return [*self._own.portals(), *self._cluster.portals()]
 
     def configuration(self) -> Json:
         """The configuration of this node."""
@@ -87,10 +83,8 @@ class Scopes:
         if scope not in ("", NODE, CLUSTER):
             raise BadRequest(f"there is no scope {scope[:40]!r}", hint=f"known: {NODE}, {CLUSTER}")
         cluster = self._cluster
-        if cluster is None or scope == NODE or (not scope and not cluster.is_there):
-            if scope == CLUSTER:
-                raise BadRequest("this node is in no cluster that could have targets")
-            if cluster is not None and cluster.has(name):
+        if scope == NODE or (not scope and not cluster.is_there):
+            if cluster.has(name):
                 raise Refused("the cluster has a target of that name", where=name)
             return await self._own.create_target(name, keys)
         return await cluster.create_target(name, keys)

@@ -54,7 +54,6 @@ class Node:
             serving=self.serving,
             data_key=KEY,
             portals=["127.0.0.1:0"],
-            host="127.0.0.1",
             clock=reactor,
             run=lambda job: succeed(job()),
             entropy=os.urandom,

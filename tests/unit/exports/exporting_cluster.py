@@ -117,6 +117,10 @@ class FakeMember:
     is_draining: bool = False
     is_witness: bool = False
 
+    @property
+    def address(self) -> str:
+        return f"192.0.2.{self.number}:7001"
+
 
 class Exporting:
     """One node."""
@@ -136,7 +140,6 @@ class Exporting:
             serving=self.joined,
             data_key=KEY,
             portals=[f"0.0.0.0:{3260 + number}"],
-            host=f"192.0.2.{number}",
             clock=stage.clock,
             run=lambda job: succeed(job()),
             entropy=os.urandom,

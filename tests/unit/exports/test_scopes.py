@@ -42,10 +42,8 @@ class Administered:
         state.mkdir()
         source = Source({"node": {"name": name, "state_directory": str(state)}}, "csvd.toml", self.folder)
         own = Administration(source, state, serving=node.joined, run=self._run, events=EventRing())
-        scopes = Scopes(own)
         sealing = Sealing(KEY, os.urandom)
-        scopes.add_cluster(ClusterAdministration(node.targets, node.joined, sealing, self._run, lambda _path: SECRET))
-        return scopes
+        return Scopes(own, ClusterAdministration(node.targets, node.joined, sealing, self._run, lambda _path: SECRET))
 
     @staticmethod
     def _run(job: Callable[[], Any]) -> Deferred[Any]:
