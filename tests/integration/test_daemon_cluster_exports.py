@@ -102,7 +102,7 @@ def all_told(node: DaemonNode) -> dict[str, str] | None:
 def test_what_is_made_through_one_node_is_reached_through_another_and_outlives_the_coordinator(
     nodes: list[DaemonNode], tmp_path: Path
 ) -> None:
-    one, two, three = nodes
+    _, two, three = nodes
     disk = str(tmp_path / "a.img")
     assert "is served at" in asked(two, "target", "create", SHARED)
     asked(two, "acl", "add", HOST)
