@@ -251,6 +251,9 @@ class Exports(Protocol):
     def acl(self, name: str) -> list[Json]:
         """The access list of a target."""
 
+    def troubles(self) -> dict[str, str]:
+        """What of the cluster's exports this node can not serve, and why."""
+
     def portals(self) -> list[Json]:
         """Where the node listens."""
 

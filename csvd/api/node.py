@@ -115,6 +115,7 @@ class NodeRoutes:
             "uptime_s": self._now_s() - self._began_s,
             "targets": [{"name": face["name"], "portal_group_tag": face["portal_group_tag"]} for face in targets],
             "units": [unit for unit in self._exports.luns() if unit["size_bytes"] is not None],
+            "troubles": self._exports.troubles(),
             "portals": self._target.portals,
             "sessions": len(self._target.sessions()),
             "workers": self._target.workers(),

@@ -61,6 +61,9 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
     for name, member in members.items():
         if not member["connected"] and member["trouble"]:
             yield f"no link to {name}: {plain(member['trouble'])}"
+    for name, member in members.items():
+        for what, why in (member["facts"] or {}).get("troubles", {}).items():
+            yield f"{name} can not serve {plain(what)}: {plain(why)}"
     workers = list(_workers(answer))
     if workers:
         yield ""

@@ -176,6 +176,10 @@ class ClusterAdministration:
                 return entry
         raise NotFound("the initiator is not in the access list", where=initiator[:250])
 
+    def troubles(self) -> dict[str, str]:
+        """What this node can not serve, by target, or target and LUN, and why."""
+        return {what or "what the cluster exports": why for what, why in self._targets.troubles.items()}
+
     def portals(self) -> list[Json]:
         """Where the other nodes listen for the cluster."""
         own = self._serving.groups()

@@ -64,6 +64,10 @@ class Scopes:
         """Who may log in to a target."""
         return self._of(name).acl(name)
 
+    def troubles(self) -> dict[str, str]:
+        """What of the cluster's exports this node can not serve, and why."""
+        return self._cluster.troubles()
+
     def portals(self) -> list[Json]:
         """Where this node listens, and where the other nodes do for the cluster."""
         return [*self._own.portals(), *self._cluster.portals()]

@@ -276,6 +276,9 @@ class FakeExports:
     async def refresh(self) -> None:
         return None
 
+    def troubles(self) -> dict[str, str]:
+        return {}
+
     def targets(self) -> list[dict[str, Any]]:
         return [{"name": "iqn.2026-11.org.example:x", "portal_group_tag": 1}]
 

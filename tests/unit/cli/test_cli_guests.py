@@ -347,6 +347,13 @@ def test_the_status_is_a_page(daemon: FakeDaemon, csvd: Shell) -> None:
     assert json.loads(csvd("status", "--json").out) == answer()
 
 
+def test_what_a_node_can_not_serve_is_told(daemon: FakeDaemon, csvd: Shell) -> None:
+    told = answer()
+    told["members"]["node2"]["facts"]["troubles"] = {"iqn.x LUN 1": "/srv/a.img: is not there"}
+    daemon.answers["GET /v1/status?detail=members"] = (200, told)
+    assert "node2 can not serve iqn.x LUN 1: /srv/a.img: is not there\n" in csvd("status").out
+
+
 def test_the_workers_of_nodes_are_a_table(daemon: FakeDaemon, csvd: Shell) -> None:
     told = answer()
     told["members"]["node2"]["facts"]["workers"] = [

@@ -108,6 +108,7 @@ def test_what_each_node_serves_is_shown(nodes: Administered) -> None:
             "troubles": {f"{ONE} LUN 0": "/srv/a.img: is not there"},
         },
     }
+    assert nodes["n3"].troubles() == {f"{ONE} LUN 0": "/srv/a.img: is not there"}
     lun = nodes["n3"].lun(ONE, 0)
     assert (lun["size_bytes"], lun["trouble"]) == (None, "/srv/a.img: is not there")
     assert [(row["node"], row["state"]) for row in nodes["n3"].portals() if "node" in row] == [
