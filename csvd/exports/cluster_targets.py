@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,8 @@ RETRY_S: Final = 10.0
 """After which what could not be served is tried again."""
 ASK_S: Final = 10.0
 AGAIN_S: Final = 1.0
+MAX_TOLD: Final = 24
+"""What a node tells the coordinator that it can not serve; it shows all of it itself."""
 
 
 class ChangePushed(msgspec.Struct, forbid_unknown_fields=True):
@@ -239,7 +242,7 @@ class ClusterTargets:
         else:
             raise BadRequest(f"the exports of a node have no {method[:60]!r}")
         await self._until_applied()
-        return {"revision": self.revision, "troubles": dict(self.troubles)}
+        return self._report_now()
 
     def _take_all(self, everything: AllPushed) -> None:
         self._take_ports(everything.ports)
@@ -394,13 +397,19 @@ class ClusterTargets:
         if before != troubles:
             self._go(self._report())
 
+    def _report_now(self) -> Json:
+        """What this node can not serve, as far as it fits."""
+        told = {what[:280]: why[:400] for what, why in islice(self.troubles.items(), MAX_TOLD)}
+        if len(self.troubles) > MAX_TOLD:
+            told["and more"] = f"{len(self.troubles) - MAX_TOLD} others"
+        return {"revision": self.revision, "troubles": told}
+
     async def _report(self) -> None:
         session = self._session
         if session is None or not session.is_live:
             return
-        params = {"revision": self.revision, "troubles": self.troubles}
         try:
-            await session.ask(NAME, "report", params, timeout_s=ASK_S)
+            await session.ask(NAME, "report", self._report_now(), timeout_s=ASK_S)
         except CsvdError as error:
             self._log.debug("the coordinator was not told what is served here: {error}", error=error)
 

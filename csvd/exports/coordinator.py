@@ -143,9 +143,7 @@ class ExportsService:
             return await term.join(node, _params(params, JoinAsked))
         if method == "report":
             asked = _params(params, ReportAsked)
-            if len(msgspec.json.encode(asked)) > _Term.MAX_REPORT_BYTES:
-                raise BadRequest("the report is too long", where=node)
-            term.reports[node] = {"revision": asked.revision, "troubles": asked.troubles}
+            term.note(node, asked.revision, asked.troubles)
             return {}
         if method == "status":
             return {"revision": term.revision, "nodes": dict(term.reports)}
@@ -223,7 +221,8 @@ class _Term:
         is_pushed: whether the nodes were told everything that was kept by the offices before.
     """
 
-    MAX_REPORT_BYTES = 64 << 10
+    MAX_REPORT_BYTES = 24 << 10
+    """Of one node; those of all go into one answer."""
 
     def __init__(self, office: Office, members: Members) -> None:
         self.office = office
@@ -294,7 +293,18 @@ class _Term:
     def _note(self, answers: Mapping[str, Json]) -> None:
         for node, answer in answers.items():
             if isinstance(answer.get("troubles"), dict):
-                self.reports[node] = {"revision": answer.get("revision"), "troubles": answer["troubles"]}
+                self.note(node, answer.get("revision", 0), answer["troubles"])
+
+    def note(self, node: str, revision: int, troubles: Json) -> None:
+        """Note what a node can not serve.
+
+        Raises:
+            BadRequest: it says more than fits.
+        """
+        report = {"revision": revision, "troubles": troubles}
+        if len(msgspec.json.encode(report)) > self.MAX_REPORT_BYTES:
+            raise BadRequest("the report is too long", where=node)
+        self.reports[node] = report
 
 
 def _convert_all(records: Mapping[str, Any], prefix: str, kind: Any) -> dict[str, Any]:

@@ -252,6 +252,17 @@ def test_a_node_without_the_disk_says_so_serves_the_rest_and_tries_again(cluster
     assert status["nodes"]["n3"]["troubles"] == {}
 
 
+def test_a_node_that_can_serve_nothing_does_not_flood_the_coordinator(cluster: ExportingCluster) -> None:
+    cluster["n3"].serving.missing = {f"/srv/{number}.img" for number in range(40)}
+    cluster.change("n1", CreateTarget(ONE))
+    for number in range(40):
+        cluster.change("n1", AddLun(ONE, {"disk": f"/srv/{number}.img"}))
+    assert len(cluster["n3"].targets.troubles) == 40
+    status = cluster.run(cluster.loopback.session("n1").ask(NAME, "status", {}, timeout_s=1))
+    assert len(status["nodes"]["n3"]["troubles"]) == 25
+    assert status["nodes"]["n3"]["troubles"]["and more"] == "16 others"
+
+
 def test_a_logical_unit_that_is_changed_to_what_a_node_has_not_is_not_served_there_as_it_was(
     cluster: ExportingCluster,
 ) -> None:
