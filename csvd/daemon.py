@@ -33,7 +33,6 @@ from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.assembly import ClusterNode, open_node
 from csvd.cluster.errors import ClusterError
-from csvd.cluster.identity.files import has_identity, load_identity
 from csvd.config.load import Source
 from csvd.config.schema import Config
 from csvd.errors import ConfigError
@@ -201,13 +200,13 @@ class _Node:
         self, parts: NodeCluster, serving: JoinedServing, threads: _Threads, units: ClusterUnits | None
     ) -> ClusterExports:
         """What all nodes export, at this one."""
-        directory = self._config.node.state_directory / CLUSTER_FOLDER
+        identity = parts.node.identity
         exports = ClusterExports(
             parts.coordination,
             members=lambda: parts.cluster.members,
             on_members=parts.cluster.on_change,
             serving=serving,
-            data_key=load_identity(directory).data_key if has_identity(directory) else None,
+            data_key=None if identity is None else identity.data_key,
             portals=self._config.cluster.portals,
             clock=self._reactor,
             run=threads.run,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from csvd.api.client import ClientError
+from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import DaemonNode, Daemons, eventually, free_ports
 
 SHARED = "iqn.2026-11.org.csvd:shared"
@@ -54,23 +55,19 @@ def coordinator_of(nodes: list[DaemonNode], above_epoch: int = 0) -> DaemonNode:
 @pytest.fixture
 def nodes(daemons: Daemons, tmp_path: Path) -> list[DaemonNode]:
     """Three nodes with a system disk, and a portal each for the cluster."""
-    import secrets
-
-    secret = daemons.folder / "secret"
-    secret.touch(0o600)
-    secret.write_text(secrets.token_hex(32))
     names = ["node1", "node2", "node3"]
     ports = free_ports(6)
-    members = "\n".join(f'{name} = "127.0.0.1:{port}"' for name, port in zip(names, ports, strict=False))
+    addresses = dict(zip(names, (("127.0.0.1", port) for port in ports), strict=False))
     made = []
-    for name, port in zip(names, ports[3:], strict=True):
+    for (name, (host, port)), portal in zip(addresses.items(), ports[3:], strict=True):
         configuration = (
             f'[node]\nname = "{name}"\nstate_directory = "state"\n'
-            f'[cluster]\nsecret_file = "{secret}"\nportals = ["127.0.0.1:{port}"]\n[cluster.members]\n{members}\n'
+            f'[cluster]\nlisten = "{host}:{port}"\nportals = ["127.0.0.1:{portal}"]\n'
         )
         node = DaemonNode(name, daemons.folder, configuration)
         daemons.nodes.append(node)
         made.append(node)
+    make_members({node.name: node.folder / "state" / "cluster" for node in made}, addresses)
     for node in made:
         node.start()
     for node in made:
