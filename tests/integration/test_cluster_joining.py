@@ -177,6 +177,30 @@ def test_a_join_that_was_cut_short_goes_on_by_the_same_command(daemons: Daemons)
     eventually(lambda: all_linked(hosts.nodes))
 
 
+def test_a_node_that_ran_by_itself_keeps_what_it_has_as_the_first_of_a_cluster(daemons: Daemons) -> None:
+    hosts = Hosts(daemons, 2)
+    first, second = hosts.nodes
+    first.start().ready()
+    eventually(lambda: (first.status() or {}).get("is_coordinator") or None)
+    alone = first.csvd("token", "create")
+    assert alone.returncode == 1
+    assert "this node is of no cluster" in alone.stderr
+    assert first.csvd("vm", "create", "g", "--memory", "16M").returncode == 0
+    assert first.terminate() == 0
+    hosts.init()
+    assert [guest["name"] for guest in first.client.guests()] == ["g"]
+
+    def made() -> str | None:
+        token = first.csvd("token", "create")
+        return token.stdout if token.returncode == 0 else None
+
+    # Its record has no address before the node has been told that it leads, and has written it.
+    assert hosts.join(second, eventually(made)).returncode == 0
+    second.start().ready()
+    eventually(lambda: all_linked(hosts.nodes))
+    eventually(lambda: True if [guest["name"] for guest in second.client.guests()] == ["g"] else None)
+
+
 def test_an_evicted_node_is_cut_off_and_not_let_in_again(daemons: Daemons) -> None:
     hosts = Hosts(daemons, 3)
     first = hosts.init()
