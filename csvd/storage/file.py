@@ -79,6 +79,7 @@ class FileDisk:
         pool: DiskPool,
         direct: bool = False,
         calm: Calm | None = None,
+        fence: FileFence | None = None,
     ) -> None:
         self.url = url
         self.size_bytes = size_bytes
@@ -95,7 +96,7 @@ class FileDisk:
         self._calm = calm or Calm()
         self._resident = None if direct else Residency(fd)
         self._refuses = False
-        self._fence = FileFence(fd, pool, url)
+        self._fence = fence or FileFence(fd, pool, url)
         self._has_left = False
         self.may_act: Callable[[], bool] | None = None
         """Asked in a thread right before it goes to the file, where this node may act for a time only; a transfer that

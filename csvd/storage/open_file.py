@@ -8,13 +8,14 @@ import hashlib
 import os
 import stat
 import struct
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from twisted.internet.defer import Deferred, succeed
 
 from csvd.errors import ConfigError
 from csvd.shared_disk import FILE_LOCK, NO_FENCE
+from csvd.storage.device.sysfs import wwid_of
 from csvd.storage.direct import direct_unit_bytes
 from csvd.storage.disk import Disk, DiskCapabilities
 from csvd.storage.file import FileDisk
@@ -202,16 +203,24 @@ def _file_disk(fd: int, path: str, opening: Opening) -> FileDisk:
         shared_between="hosts" if opening.direct and store_of(fd) is Store.NFS else "processes of a host",
         physical_block_bytes=physical,
     )
-    return FileDisk(
-        fd,
-        url=opening.url,
-        size_bytes=size_bytes,
-        read_only=opening.read_only,
-        capabilities=capabilities,
-        identity=opening.serial or identity_of_path(path),
-        pool=opening.pool,
-        direct=opening.direct,
-    )
+    how: dict[str, Any] = {
+        "url": opening.url,
+        "size_bytes": size_bytes,
+        "read_only": opening.read_only,
+        "capabilities": capabilities,
+        "identity": opening.serial or identity_of_path(path),
+        "pool": opening.pool,
+        "direct": opening.direct,
+    }
+    wwid = wwid_of(fd) if is_device and opening.direct and not opening.read_only else ""
+    if wwid:
+        # The initiator, whose commands it takes, is slow to be imported.
+        from csvd.storage.device.disk import device_disk
+
+        device = device_disk(fd, wwid, **how)
+        if device is not None:
+            return device
+    return FileDisk(fd, **how)
 
 
 def _go_direct(fd: int, path: str, block_bytes: int) -> None:

@@ -59,11 +59,12 @@ class Fence:
     Args:
         unit: the LUN, in the session that is to have the place.
         identity: of the LUN, the same on every node.
-        connect: opens the LUN in another session.
+        connect: opens the LUN in another session; None where there is no other: then a holder that leaves stays
+            registered, and so has to be fenced before another writes what it wrote.
         url: the disk's, for messages.
     """
 
-    def __init__(self, unit: Disk, identity: str, connect: Connect, url: str) -> None:
+    def __init__(self, unit: Disk, identity: str, connect: Connect | None, url: str) -> None:
         self._unit = unit
         self._identity = identity
         self._connect = connect
@@ -141,7 +142,8 @@ class Fence:
         unit, own = self._unit, self._joined("leave")
         held = await self._reservation("leave", unit)
         if held.type is _TYPE and held.key == own:
-            await self._hand_over(own)
+            if self._connect is not None:
+                await self._hand_over(own)
         else:
             # A conflict: somebody has fenced this node, and there is nothing left to give up.
             await self._registered("leave", unit, own, 0)
@@ -160,6 +162,7 @@ class Fence:
         return key_of(self._identity, node), key_of(self._identity, f"{node}{_JOINING}")
 
     async def _connected(self, operation: str, who: str) -> Disk:
+        assert self._connect is not None
         try:
             return await self._connect(who)
         except InitiatorError as error:
