@@ -62,6 +62,7 @@ class NodeCluster:
             run_blocking=cluster.run_blocking,
             clock=reactor,
             boottime=cluster.boottime,
+            now_ms=cluster.now_ms,
             timeouts=cluster.timeouts,
             open_disk=self._open,
             watchdog=self._watchdog,

@@ -72,7 +72,7 @@ class Cluster:
         self.files = files
         self.clock = clock
         self.boottime = boottime
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self.run_blocking = run_blocking
         self._random = random
         self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
@@ -149,7 +149,7 @@ class Cluster:
                     why="without it a node does not know what it promised to the others",
                     hint="restore it, or evict the node at another one and let it join anew",
                 )
-            journal = Journal(self.files, self.node, now_ms=self._now_ms())
+            journal = Journal(self.files, self.node, now_ms=self.now_ms())
             self._election = Election(
                 node=self.node,
                 journal=journal,

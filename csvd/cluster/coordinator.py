@@ -122,14 +122,16 @@ class Coordinator:
             CommandRefused: it was not carried out, and will not be.
             OutcomeUnknown: the time is up, and it may have been, or may still be; has the key.
         """
-        self._check(command)
+        may_be_done = key is not None
+        if not may_be_done:
+            self._check(command)
         deadline_s = self._clock.seconds() + timeout_s
         sequence = 0
         if key is None and command["op"] not in _WITHOUT_KEY:
             sequence = await self._sequence(deadline_s)
             key = str(IdempotencyKey(self._node, self._incarnation, sequence))
         try:
-            answer = await self._ask_until(deadline_s, (key, command))
+            answer = await self._ask_until(deadline_s, (key, command), may_be_done)
         finally:
             self._under_way.discard(sequence)
             self._let_next_go()
@@ -185,9 +187,8 @@ class Coordinator:
         if self._turns and self._may_begin():
             self._turns.popleft().callback(None)
 
-    async def _ask_until(self, deadline_s: float, command: Keyed) -> Answer:
+    async def _ask_until(self, deadline_s: float, command: Keyed, may_be_done: bool) -> Answer:
         """Ask whoever is the coordinator, again and again, until there is an answer."""
-        may_be_done = False
         trouble = "no node is known to lead"
         while (left_s := deadline_s - self._clock.seconds()) > 0:
             if self._election.failure is not None:
@@ -201,6 +202,12 @@ class Coordinator:
                     return await self._ask(leader, command, min(left_s, _TRY_S))
             except (NotLeader, PeerUnreachable) as error:
                 trouble = str(error)
+            except CommandRefused as error:
+                # This try was refused before it came to the register; an earlier one may have come that far.
+                if not may_be_done or command[0] is None:
+                    raise
+                trouble = str(error)
+                break
             except (OutcomeUnknown, DeferredTimeoutError) as error:
                 may_be_done = True
                 trouble = str(error) or "no answer in time"

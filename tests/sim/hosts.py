@@ -10,6 +10,8 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 
 from csvd.cluster.errors import JournalError
+from csvd.cluster.journal import JOURNAL_NAME
+from csvd.cluster.network import Address, Fingerprints
 from tests.sim.raft_checks import RaftChecks
 from tests.sim.world import Event, Process, World
 from tests.unit.cluster.simulated_files import PowerCut, SimulatedFiles
@@ -100,14 +102,37 @@ class Host:
         self.world = world
         self.name = name
         self.rate = rate
-        self.fingerprint = fingerprint_of(name)
+        self.life = 0
+        self.contacts: dict[str, tuple[Address | None, Fingerprints]] = {}
         self.random = world.random(f"host {name}")
         self.files = SimulatedFiles()
         self.process: Process | None = None
-        self.is_up = True
+        self.off_since_s: float | None = None
         self.is_full = False
         self._boot_offset_s = self.random.uniform(0, 1000)
         self._booted_at_s = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for that of the node's certificate; another one whenever the host joins anew."""
+        return fingerprint_of(self.name, self.life)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has power."""
+        return self.off_since_s is None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is in no cluster."""
+        return self.files.read(JOURNAL_NAME) is None
+
+    def wipe(self) -> None:
+        """Forget all: the state directory is made anew."""
+        assert self.process is None
+        self.files = SimulatedFiles()
+        self.set_full(False)
+        self.life += 1
 
     def set_full(self, is_full: bool) -> None:
         """Whether the file system of the state directory has no room."""
@@ -139,12 +164,12 @@ class Host:
             self.files = self.files.after_power_cut(self.random)
             self._boot_offset_s = self.random.uniform(5, 60)
             self._booted_at_s = self.world.now_s
-            self.is_up = False
+            self.off_since_s = self.world.now_s
         else:
             self.files = self.files.after_kill()
         self.set_full(self.is_full)
 
 
-def fingerprint_of(name: str) -> str:
+def fingerprint_of(name: str, life: int = 0) -> str:
     """What stands for the fingerprint of a node's certificate."""
-    return name.encode().hex().ljust(64, "0")
+    return f"{name.encode().hex()}{life:08x}".ljust(64, "0")

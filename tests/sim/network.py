@@ -82,6 +82,7 @@ class SimNetwork:
         timeouts: Timeouts,
         random: Random,
         checks: RaftChecks,
+        first_members: Mapping[str, tuple[Address | None, Fingerprints]],
     ) -> None:
         self.process = process
         self.node = process.name
@@ -91,6 +92,7 @@ class SimNetwork:
         self._events = PeerEvents(lambda peer: None, lambda peer: None, lambda peer, data: None)
         self._random = random
         self._checks = checks
+        self._first_members = first_members
         self._calls = Calls(self.node, process.clock)
         self._members: dict[str, Fingerprints] = {}
         self._links: dict[str, SimLink] = {}
@@ -124,6 +126,7 @@ class SimNetwork:
 
     def set_members(self, members: Mapping[str, tuple[Address | None, Fingerprints]]) -> None:
         """Whom to admit and to dial."""
+        members = members or self._first_members
         self._members = {name: fingerprints for name, (_, fingerprints) in sorted(members.items())}
         for name in sorted(self._dialers):
             if name not in members:

@@ -9,7 +9,7 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 
-from csvd.cluster.beginning import begin_cluster, founding_members
+from csvd.cluster.beginning import begin_cluster, begin_joining, founding_members
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.office import HeldOffice
@@ -49,11 +49,15 @@ class SimNode:
         random = Random(host.random.random())
         self.calls = BlockingCalls(self.process, plan.journal_s)
         files = ProcessFiles(self.process, host.files, checks)
-        self.network = SimNetwork(self.process, simulation.wires, host.fingerprint, TIMEOUTS, random, checks)
-        addresses = {name: f"{name}.sim:7000" for name in plan.nodes}
-        members = founding_members(addresses, {name: [fingerprint_of(name)] for name in plan.nodes})
-        self.numbers: Mapping[str, int] = {member.id: member.number for member in members}
-        begin_cluster(files, host.name, members, now_ms=self._now_ms())
+        self.network = SimNetwork(
+            self.process, simulation.wires, host.fingerprint, TIMEOUTS, random, checks, host.contacts
+        )
+        if host.is_blank and host.name in plan.founders and not host.life:
+            addresses = {name: f"{name}.sim:7000" for name in plan.founders}
+            members = founding_members(addresses, {name: [fingerprint_of(name)] for name in plan.founders})
+            begin_cluster(files, host.name, members, now_ms=self._now_ms())
+        elif host.is_blank:
+            begin_joining(files, host.name, now_ms=self._now_ms())
         with mock.patch("csvd.cluster.cluster.ReplicatedRegister", WatchedRegister):
             self.cluster = Cluster(
                 node=host.name,
@@ -76,6 +80,7 @@ class SimNode:
             run_blocking=self.calls.run,
             clock=clock,
             boottime=clock.boottime,
+            now_ms=self._now_ms,
             timeouts=TIMEOUTS,
             open_disk=self._open_disk,
             watchdog=SimWatchdog(self.process, self._bitten),
@@ -111,6 +116,14 @@ class SimNode:
     def register(self) -> Register:
         """The register here."""
         return self.cluster.register
+
+    def number_of(self, node: str) -> int:
+        """The number of a member; of one that is none any more, the one that it had."""
+        member = self.register.members.get(node)
+        numbers = self._simulation.numbers
+        if member is not None:
+            numbers[node] = member.number
+        return numbers[node]
 
     @property
     def offices(self) -> Mapping[str, HeldOffice | None]:

@@ -35,6 +35,8 @@ class Plan:
     Attributes:
         faults_s: how long there are faults; no new ones come after it.
         quiet_s: within how long after that all must be well.
+        nodes: all hosts; those that are no founders join and leave.
+        administration_pause_s: the mean time between two acts of a person: joins, evictions, drains, moves, fences.
         weights: how likely each kind of fault is.
         fault_pause_s: the mean time between two faults.
         log_entries: after how many the log is compacted; few, so that snapshots are made and sent all the time.
@@ -43,6 +45,7 @@ class Plan:
 
     seed: int
     nodes: tuple[str, ...]
+    founders: tuple[str, ...]
     faults_s: float
     quiet_s: float
     fault_pause_s: float
@@ -51,6 +54,7 @@ class Plan:
     duplicates: float
     journal_s: float
     change_pause_s: float
+    administration_pause_s: float
     log_entries: int
     rates: dict[str, float] = field(default_factory=dict)
     disks: dict[str, str] = field(default_factory=dict)
@@ -61,10 +65,12 @@ def plan_of(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"{seed}/plan")
     count = random.choice([1, 2, 3, 3, 3, 3, 3, 4, 5, 5])
-    nodes = tuple(f"n{number}" for number in range(1, count + 1))
+    spare = random.choice([0, 0, 1, 2])
+    nodes = tuple(f"n{number}" for number in range(1, count + spare + 1))
     return Plan(
         seed=seed,
         nodes=nodes,
+        founders=nodes[:count],
         faults_s=random.uniform(15.0, 30.0),
         quiet_s=40.0,
         fault_pause_s=random.choice([0.3, 1.0, 1.0, 3.0]),
@@ -74,6 +80,7 @@ def plan_of(seed: int) -> Plan:
         journal_s=random.choice([0.0, 0.0005, 0.005, 0.05]),
         change_pause_s=random.choice([0.05, 0.2, 1.0]),
         disks={disk: random.choice(FENCES) for disk in ("system", "data")[: random.choice([1, 1, 2])]},
+        administration_pause_s=random.choice([0.7, 3.0, 3.0, 1000.0]),
         log_entries=random.choice([12, 12, 50, 1000]),
         rates={name: random.choice([1.0, 0.99, 1.01, random.uniform(0.99, 1.01)]) for name in nodes},
     )

@@ -70,6 +70,12 @@ class RaftChecks:
         """A node starts again: its term is at least what it had made durable, and known to others."""
         self._seen[node] = _Seen(term=durable_term)
 
+    def wiped(self, node: str) -> None:
+        """A node has left the cluster and forgotten all: if it comes back, it comes as another."""
+        self._seen[node] = _Seen()
+        for key in [key for key in self.votes if key[0] == node]:
+            del self.votes[key]
+
     def sent(self, source: str, target: str, data: bytes) -> None:
         """A message of Raft leaves a node."""
         message = decode(data)

@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 
 from csvd.cluster.coordination.faces import LIVE
 from csvd.cluster.errors import ClusterError
+from csvd.cluster.register_members import Member
+from tests.sim.administration import Administration
 from tests.sim.disk_checks import DiskChecks, format_store
 from tests.sim.faults import Faults
 from tests.sim.hosts import Host
@@ -54,6 +56,8 @@ class Simulation:
         for number, (disk, fence_kind) in enumerate(self.plan.disks.items(), 1):
             self._make_store(disk, disk, number, fence_kind)
             self._make_store(f"{disk}-raw", disk, number + 100, fence_kind)
+        self.numbers: dict[str, int] = {}
+        self.administration = Administration(self)
         self._sequence = 0
         self.hosts = {name: Host(self.world, name, self.plan.rates[name]) for name in self.plan.nodes}
         self.nodes: dict[str, SimNode] = {}
@@ -104,11 +108,12 @@ class Simulation:
     def start_node(self, name: str) -> None:
         """Start csvd on a host, unless it runs."""
         host = self.hosts[name]
-        if name in self.nodes:
-            return
         if not host.is_up:
-            host.is_up = True
+            host.off_since_s = None
             self.wires.is_down.discard(name)
+        is_founder = name in self.plan.founders and not host.life
+        if name in self.nodes or not (is_founder or host.contacts):
+            return
         self.world.note(name, "starts")
         try:
             node = SimNode(self, host)
@@ -133,6 +138,32 @@ class Simulation:
             raise Violation(f"{name} does not start: {error}")
         self.world.note(name, "does not start, for its disk is full")
         self.world.later(3.0, self.start_node, name)
+
+    def may_join(self, host: Host) -> bool:
+        """Whether a host is in no cluster, and can be put into this one."""
+        is_founder = host.name in self.plan.founders and not host.life
+        return not is_founder and not host.contacts and host.is_up
+
+    def members(self) -> Mapping[str, Member]:
+        """The members, as the node knows them that knows most."""
+        registers = [node.register for node in self.nodes.values()]
+        return max(registers, key=lambda register: register.revision).members if registers else {}
+
+    def member_nodes(self) -> list[SimNode]:
+        """The processes of members that have started."""
+        members = self.members()
+        return [
+            node
+            for name, node in self.nodes.items()
+            if node.is_started and name in members and self.hosts[name].fingerprint in members[name].fingerprints
+        ]
+
+    def _left(self, name: str) -> None:
+        """A node was evicted, and has ended: its host is made anew."""
+        self.world.note(name, "has left the cluster")
+        self.end(name, power_cut=False)
+        self.hosts[name].wipe()
+        self.raft_checks.wiped(name)
 
     def bitten(self, node: SimNode) -> None:
         """The watchdog of a process kills it."""
@@ -189,9 +220,10 @@ class Simulation:
 
     def _run(self) -> float:
         world, plan = self.world, self.plan
-        for name in plan.nodes:
+        for name in plan.founders:
             self.start_node(name)
         self.workload.start()
+        self.administration.start()
         self.faults.start()
         world.run_until(plan.faults_s)
         self.workload.stop()
@@ -201,9 +233,10 @@ class Simulation:
             raise Violation(f"there is not one coordinator {plan.quiet_s} s after the faults stopped: {self._state()}")
         settled_s = world.now_s - plan.faults_s
         world.note("----", f"settled {settled_s:.3f} s after the faults stopped")
-        last = [self.workload.change(node, 5.0) for node in self.nodes.values()]
+        members, nodes = self.members(), self.member_nodes()
+        last = [self.workload.change(node, 5.0) for node in nodes]
         for disk in self.plan.disks:
-            last.extend(self.workload.ask(node, disk, 5.0) for node in self.nodes.values())
+            last.extend(self.workload.ask(node, disk, 5.0) for node in nodes if not members[node.name].is_witness)
         world.run_until(world.now_s + 12.0)
         for name in last:
             if self.workload.outcomes[name] != "acknowledged":
@@ -212,8 +245,10 @@ class Simulation:
         return settled_s
 
     def _is_settled(self) -> bool:
-        nodes = self.nodes.values()
-        if not all(node.is_started for node in nodes):
+        nodes = self.member_nodes()
+        if not nodes or len(nodes) != len(self.members()):
+            return False
+        if not all(node.name in node.register.members for node in nodes):
             return False
         acting = [node for node in nodes if node.cluster.is_coordinator]
         if len(acting) != 1 or any(node.election.leader != acting[0].name for node in nodes):
@@ -222,10 +257,12 @@ class Simulation:
 
     def _is_disk_well(self, disk: str) -> bool:
         """Whether a disk has a coordinator, and every node a live session with it."""
-        offices = [node.offices.get(disk) for node in self.nodes.values()]
+        members = self.members()
+        nodes = [node for node in self.member_nodes() if not members[node.name].is_witness]
+        offices = [node.offices.get(disk) for node in nodes]
         if sum(office is not None and office.is_live for office in offices) != 1:
             return False
-        sessions = [node.coordination.session(disk) for node in self.nodes.values()]
+        sessions = [node.coordination.session(disk) for node in nodes]
         return all(session is not None and session.state == LIVE for session in sessions)
 
     def _state(self) -> str:
@@ -240,7 +277,9 @@ class Simulation:
 
     def _check_end(self) -> None:
         """All nodes have the same register, and it has all that was acknowledged."""
-        snapshots = {name: node.register.snapshot() for name, node in self.nodes.items()}
+        snapshots = {
+            name: node.register.snapshot() for name, node in ((node.name, node) for node in self.member_nodes())
+        }
         first, *others = snapshots
         for other in others:
             if snapshots[other] != snapshots[first]:
@@ -256,13 +295,19 @@ class Simulation:
         if node is None or node.process is not process:
             return
         node.stepped()
-        if node.failure is not None:
+        if node.failure is not None and self._is_evicted(node):
+            self._left(node.name)
+        elif node.failure is not None:
             if not self.hosts[node.name].is_full:
                 raise Violation(f"{node.name} gave up: {node.failure}")
             # What the daemon does then: it ends, and somebody starts it again.
             self.world.note(node.name, "ends, for its disk is full")
             self.end(node.name, power_cut=False)
             self.world.later(3.0, self.start_node, node.name)
+
+    def _is_evicted(self, node: SimNode) -> bool:
+        member = self.members().get(node.name)
+        return member is None or self.hosts[node.name].fingerprint not in member.fingerprints
 
     def _observe(self, event: dict[str, Any]) -> None:
         """Something was logged: an exception that was caught only to be logged is a fault."""

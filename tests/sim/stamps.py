@@ -76,10 +76,8 @@ class StampService:
 
     async def fence_node(self, node: str) -> None:
         """Keep a node off the raw disk."""
-        member = self._node.register.members.get(node)
-        number = member.number if member is not None else self._node.numbers[node]
         if self._raw.store.fence_kind != NO_FENCE:
-            await self._raw.fence(node, number)
+            await self._raw.fence(node, self._node.number_of(node))
 
     async def _tell(self, office: Office, node: str) -> None:
         try:
@@ -111,7 +109,7 @@ class StampWriter:
     async def open(self) -> None:
         """Join the raw disk."""
         self._value = None
-        await self._raw.join(self._node.name, self._node.numbers[self._node.name])
+        await self._raw.join(self._node.name, self._node.number_of(self._node.name))
         self._is_open = True
 
     async def close(self) -> None:
@@ -152,7 +150,7 @@ class StampWriter:
         value = self._value
         if value is None or not self.may_write():
             return
-        number = self._node.numbers[self._node.name]
+        number = self._node.number_of(self._node.name)
         block = number * 4 + self._random.randrange(4)
         if any(block == other for _, other, _ in self._under_way):
             return  # Of two at once nobody could say which is the later.

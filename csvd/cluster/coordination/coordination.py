@@ -43,6 +43,7 @@ class NodeCoordination:
         run_blocking: where that is written.
         clock: the node's loop.
         boottime: seconds on CLOCK_BOOTTIME: leases are measured by it.
+        now_ms: the time of day; see Promises.
         timeouts: the same on every node.
         open_disk: opens a shared disk.
         watchdog: ends this process where it does not let go of the disks in time.
@@ -60,6 +61,7 @@ class NodeCoordination:
         run_blocking: RunBlocking,
         clock: Clock,
         boottime: Callable[[], float],
+        now_ms: Callable[[], int],
         timeouts: Timeouts,
         open_disk: OpenDisk,
         watchdog: Watchdog,
@@ -72,7 +74,7 @@ class NodeCoordination:
         self._open_disk = open_disk
         self._tell = tell
         self._watch = Watch(watchdog)
-        self._promises = Promises(files, membership.node, run_blocking=run_blocking, clock=clock)
+        self._promises = Promises(files, membership.node, run_blocking=run_blocking, clock=clock, now_ms=now_ms())
         self._voter = Voter(membership, self._promises)
         self._placing = Placing(membership=membership, clock=clock, timeouts=timeouts, is_gone=self._is_gone, tell=tell)
         self._makes: list[MakeService] = []

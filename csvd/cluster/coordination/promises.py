@@ -51,19 +51,21 @@ class Promises:
         node: the id of this node.
         run_blocking: where the file is written.
         clock: the node's loop.
+        now_ms: the time of day. The number of this run is at least this, so that it grows even when the node has
+            joined anew with an empty state directory: an ask of its former life must never be taken for one of this.
 
     Raises:
         PromisesError: the file is damaged, or another node's.
     """
 
-    def __init__(self, files: Files, node: str, *, run_blocking: RunBlocking, clock: Clock) -> None:
+    def __init__(self, files: Files, node: str, *, run_blocking: RunBlocking, clock: Clock, now_ms: int) -> None:
         self._files = files
         self._node = node
         self._run_blocking = run_blocking
         content = _decoded(files.read(FILE_NAME), node)
         self._epochs = dict(content.epochs)
         self._durable = dict(content.epochs)
-        self.incarnation = content.incarnation + 1
+        self.incarnation = max(content.incarnation + 1, now_ms)
         """The number of this run of the node; durable after `start`."""
         self._is_writing = False
         self._written = Bell(clock)

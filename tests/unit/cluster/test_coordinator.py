@@ -327,6 +327,29 @@ def test_a_command_whose_outcome_is_unknown_can_be_asked_again_and_is_done_once(
     assert stage.register.revision == 2
 
 
+def test_a_try_that_is_refused_after_one_that_may_have_been_done_ends_as_unknown() -> None:
+    """The node was removed meanwhile: its command is refused at the door, and may be done all the same."""
+    stage = Stage()
+    stage.follow("n2")
+    tries = 0
+
+    def answer(peer: str, params: dict[str, Any]) -> dict[str, Any]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OutcomeUnknown("no answer")
+        raise RemoteError("the command was refused", why="there is no node n1", kind="CommandRefused")
+
+    stage.network.answer = answer
+    outcome = stage.submit(create())
+    stage.run(0.3)
+    unknown = error(outcome)
+    assert isinstance(unknown, OutcomeUnknown)
+    again = stage.submit(create(), key=unknown.key)
+    stage.run(0.3)
+    assert isinstance(error(again), OutcomeUnknown)
+
+
 def test_an_answer_of_not_the_coordinator_is_tried_again_and_ends_as_a_definite_no() -> None:
     stage = Stage()
     stage.follow("n2")

@@ -121,6 +121,7 @@ class RigNode:
             run_blocking=defer.execute,
             clock=rig.clock,
             boottime=rig.clock.seconds,
+            now_ms=lambda: 0,
             timeouts=rig.timeouts,
             open_disk=self.open_disk,
             watchdog=self.watchdog,

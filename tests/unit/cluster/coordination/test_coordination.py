@@ -6,14 +6,18 @@ from itertools import pairwise
 from typing import cast
 
 import pytest
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.coordination.faces import Json
+from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.records import ANSWERS
 from csvd.cluster.coordination.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
 from csvd.cluster.errors import CommandRefused, PeerUnreachable
 from tests.unit.cluster.coordination.rig import Rig
+from tests.unit.cluster.simulated_files import SimulatedFiles
 
 
 def begun(count: int = 3, **options: object) -> Rig:
@@ -206,6 +210,13 @@ def test_an_ask_that_was_kept_is_not_carried_out_twice_when_the_coordinator_dies
     asked = rig.ask(asker)
     rig.run_until(lambda: bool(asked))
     assert asked == [{"value": 2}]
+
+
+def test_a_node_that_joins_anew_with_an_empty_state_has_a_run_of_a_higher_number() -> None:
+    """Else its asks would have the keys, and get the answers, of asks of its former life."""
+    first = Promises(SimulatedFiles(), "n1", run_blocking=defer.execute, clock=Clock(), now_ms=1000)
+    again = Promises(SimulatedFiles(), "n1", run_blocking=defer.execute, clock=Clock(), now_ms=2000)
+    assert (first.incarnation, again.incarnation) == (1000, 2000)
 
 
 def kept_answers(rig: Rig) -> list[str]:
