@@ -20,12 +20,16 @@ class ListenFactory(Factory):
 
     noisy = False
 
-    def __init__(self, build: Callable[[], Link]) -> None:
+    def __init__(self, build: Callable[[str], Link]) -> None:
+        """
+        Args:
+            build: given the address of the host that the connection comes from.
+        """
         self._build = build
 
-    def buildProtocol(self, addr: object) -> Link:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Link:  # noqa: N802
         """A connection has come."""
-        return self._build()
+        return self._build(str(addr.host))
 
 
 class DialFactory(ClientFactory):

@@ -7,6 +7,7 @@ a member, or one that may join, gets nothing but its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from random import Random
@@ -92,7 +93,7 @@ class PeerNetwork:
         self._stream_handlers: dict[str, StreamHandler] = {}
         self._links: dict[str, Link] = {}
         self._troubles: dict[str, str] = {}
-        self._half_open: dict[Link, None] = {}
+        self._half_open: dict[Link, str] = {}
         self._streams: set[Link] = set()
         self._joins: dict[Link, DelayedCall] = {}
         self._port: Any = None
@@ -270,15 +271,22 @@ class PeerNetwork:
             self._streams.add(link)
         return link
 
-    def _arrival(self) -> Link:
+    def _arrival(self, host: str) -> Link:
         """The protocol of a connection that comes in."""
         link = self._link(self._admittance.who_dials, self, None)
         if len(self._half_open) >= MAXIMUM_HALF_OPEN:
-            # An honest handshake takes milliseconds: the oldest is the least likely to be one.
-            oldest = next(iter(self._half_open))
-            oldest.drop("too many connections have not said who they are")
-        self._half_open[link] = None
+            self._make_room()
+        self._half_open[link] = host
         return link
+
+    def _make_room(self) -> None:
+        """Drop the oldest connection, of those that have not said who they are, of the host that has the most.
+
+        An honest handshake takes milliseconds: the oldest is the least likely to be one.
+        """
+        busiest, _ = Counter(self._half_open.values()).most_common(1)[0]
+        oldest = next(link for link, host in self._half_open.items() if host == busiest)
+        oldest.drop("too many connections have not said who they are")
 
     def _link(
         self, admit: Callable[[list[x509.Certificate]], Peer], owner: LinkOwner, dials_for: Purpose | None

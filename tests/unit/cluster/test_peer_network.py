@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from twisted.internet.task import deferLater
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable, RemoteError
 from csvd.cluster.identity.certificate import NodeIdentity, make_cluster
 from csvd.cluster.network import Address, PeerEvents
-from csvd.cluster.peer import PeerNetwork
+from csvd.cluster.peer import MAXIMUM_HALF_OPEN, PeerNetwork
 from csvd.cluster.stream import StreamLink
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
@@ -257,6 +258,26 @@ def test_a_node_that_does_not_know_the_register_yet_has_its_first_members() -> N
         assert rig.nodes["n3"].told == [("up", "n1")]
         rig.set_members("n2", "n3", at="n3")
         assert not network.link_state("n1")[0]
+
+    play(scene)
+
+
+def test_one_host_that_says_nothing_on_many_connections_takes_the_room_of_no_other() -> None:
+    async def scene(rig: Rig) -> None:
+        network = rig.network("n1")
+        connections = [socket.create_connection(network.address, source_address=("127.0.0.3", 0))]
+        await rig.until(lambda: len(network._half_open) == 1)
+        for count in range(1, MAXIMUM_HALF_OPEN + 20):
+            connections.append(socket.create_connection(network.address, source_address=("127.0.0.2", 0)))
+            expected = min(count + 1, MAXIMUM_HALF_OPEN)
+            while len(network._half_open) != expected:
+                await deferLater(rig.reactor, 0.01)
+        await deferLater(rig.reactor, 0.05)
+        hosts = list(network._half_open.values())
+        for connection in connections:
+            connection.close()
+        assert len(hosts) == MAXIMUM_HALF_OPEN
+        assert hosts.count("127.0.0.3") == 1
 
     play(scene)
 
