@@ -23,6 +23,7 @@ from csvd.errors import CsvdError
 from csvd.scsi.cluster_unit import ClusterUnit, Due, not_in_time
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.range_locks import Claim, RangeLocks
+from csvd.scsi.reservation_codes import SenselessCode
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey
 from csvd.scsi.unit_record import Effect, UnitRecord
 from csvd.storage.disk import FencingDisk, StorageError
@@ -34,6 +35,11 @@ ASK_TIMEOUT_S: Final = 120.0
 """How long a command waits for the coordinator: longer than initiators wait for a command."""
 AGAIN_S: Final = 0.5
 STALLED_S: Final = 1.0
+
+
+_UNTIL_DONE: Final = frozenset({"end legacy", "reset", "clear"})
+"""Asked for as often as it takes: to do them once more does no harm, and who waits for them must not hear that they are
+done before they are."""
 
 
 class Tasks(Protocol):
@@ -74,6 +80,7 @@ class ClusterUnits:
         self._resized = resized
         self._units: dict[str, ClusterUnit] = {}
         self._disks: dict[GatedDisk, set[LogicalUnit]] = {}
+        self._numbers: dict[str, int] = {}
         self._attached: set[str] = set()
         self._joined: set[GatedDisk] = set()
         self._is_closed = True
@@ -227,7 +234,11 @@ class ClusterUnits:
     async def open(self) -> None:
         """The session is about to be live: join the disks. Commands go on when it is."""
         for disk in list(self._disks):
-            await self._join(disk)
+            try:
+                await self._join(disk)
+            except CsvdError as error:
+                # It keeps its own logical units closed, and no others: they are attached when it is joined.
+                self.log.warn("{disk} is not joined yet: {error}", disk=disk.url, error=error)
         self._is_closed = False
 
     async def _join(self, disk: GatedDisk) -> None:
@@ -238,12 +249,19 @@ class ClusterUnits:
             await raw.join(node, self._number_of(node))
             self._joined.add(disk)
 
+    def know(self, node: str) -> None:
+        """A node has a session: what number it has, also when it is no member any more."""
+        number = self._number_of(node)
+        if number:
+            self._numbers[node] = number
+
     async def fence_node(self, node: str) -> None:
         """Keep a node off the disks of all clustered logical units."""
+        self.know(node)
         for disk in list(self._disks):
             raw = disk.ungated
             if isinstance(raw, FencingDisk) and not raw.read_only:
-                await raw.fence(node, self._number_of(node))
+                await raw.fence(node, self._numbers.get(node, 0))
 
     # Attaching
 
@@ -303,6 +321,12 @@ class ClusterUnits:
     # What the coordinator pushes
 
     async def _pushed(self, method: str, params: Json) -> Json:
+        try:
+            return await self._take_push(method, params)
+        except (LookupError, TypeError, ValueError) as error:
+            raise SenselessCode("the coordinator's push makes no sense", where=method, why=repr(error)) from error
+
+    async def _take_push(self, method: str, params: Json) -> Json:
         match method:
             case "record":
                 await self._take_over(params["naa"], params)
@@ -357,8 +381,7 @@ class ClusterUnits:
         def failed(failure: Failure) -> None:
             if failure.check(ClusterError) is None:
                 self.log.failure("a fault in asking for {method}", failure, method=method)
-            if method == "end legacy":
-                # Nobody waits, and nobody else would ever end it.
+            if method in _UNTIL_DONE:
                 self._clock.callLater(STALLED_S, self.ask, method, params, answered)
             else:
                 answered(not_in_time())

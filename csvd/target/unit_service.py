@@ -57,6 +57,9 @@ class UnitsRefused(ClusterError):
 class RawDisks(Protocol):
     """The disks of the logical units themselves, as the coordinator's node has them open."""
 
+    def know(self, node: str) -> None:
+        """A node has a session: it may have to be fenced."""
+
     async def fence_node(self, node: str) -> None:
         """Keep a node off all of them.
 
@@ -156,6 +159,7 @@ class UnitService:
                 effects = tuple(Effect.of(each) for each in code["effects"])
                 self._units[naa] = _Unit(UnitRecord.of(code), effects)
         for node, published in office.nodes.items():
+            self.node_come(node)
             powers = published.get(PUBLISHED)
             for naa, power in powers.items() if isinstance(powers, dict) else ():
                 unit = self._units.get(naa)
@@ -205,6 +209,8 @@ class UnitService:
 
     def node_come(self, node: str) -> None:
         """It attaches what it exports by itself."""
+        if self._disks is not None:
+            self._disks.know(node)
 
     def node_gone(self, node: str) -> None:
         """Its holds are over, and it exports nothing any more."""
@@ -328,10 +334,11 @@ class UnitService:
         naa, power = params["naa"], params["power"]
         unit = self._units.get(naa)
         if unit is None:
+            if len(bytes.fromhex(naa)) not in (8, 16):
+                raise UnitsRefused("is no NAA designator", where=naa)
             if len(self._units) >= MOST_UNITS:
-                raise UnitsRefused(f"there are {MOST_UNITS} logical units", where=naa)
-            bytes.fromhex(naa)
-            unit = self._units[naa] = _Unit()
+                await self._make_room(naa)
+            unit = self._units.setdefault(naa, _Unit())
         office = self._its_office()
         await unit.turn.acquire()
         try:
@@ -350,6 +357,15 @@ class UnitService:
             }
         finally:
             unit.turn.release()
+
+    async def _make_room(self, naa: str) -> None:
+        """Forget a logical unit that no node exports: best one of which nothing outlives a loss of power."""
+        unused = [(_outlives(unit.record), other) for other, unit in self._units.items() if not unit.nodes]
+        if not unused:
+            raise UnitsRefused(f"there are {MOST_UNITS} logical units", where=naa)
+        _, other = min(unused)
+        del self._units[other]
+        await self._its_office().keep({RECORDS + other: None})
 
     def _go_on_deferred(self, work: Deferred[None]) -> None:
         work.addErrback(lambda failure: failure.trap(ClusterError) and None)
@@ -474,6 +490,11 @@ def _after(push: Deferred[None]) -> Deferred[None]:
 
 async def _tell(office: Office, hold: _Hold) -> None:
     await office.push(SERVICE, "unhold", {"hold": hold.name})
+
+
+def _outlives(record: UnitRecord) -> bool:
+    """Whether a loss of power leaves anything of it."""
+    return bool(record.saved or record.kept or (record.reservations.aptpl and record.reservations.keys))
 
 
 def _is_of(hold: _Hold, naa: str) -> bool:

@@ -81,3 +81,33 @@ def test_a_thousand_ordered_tasks_that_end_at_once_follow_one_another() -> None:
     assert begun == list(range(1000))
     assert tasks.is_free
     assert tasks.begun == 0
+
+
+def test_nothing_begins_while_it_is_closed_and_all_goes_on_as_its_attributes_have_it() -> None:
+    task_set = TaskSet()
+    begun: list[str] = []
+    task_set.close()
+    assert not task_set.is_free
+    for attribute, name in ((SIMPLE, "simple"), (ORDERED, "ordered"), (SIMPLE, "behind"), (HEAD_OF_QUEUE, "head")):
+        task_set.enter(attribute, lambda name=name: begun.append(name))  # type: ignore[misc]
+    assert begun == []
+    task_set.open()
+    assert begun == ["head", "simple"]
+    task_set.leave(SIMPLE)
+    task_set.leave(HEAD_OF_QUEUE)
+    assert begun == ["head", "simple", "ordered"]
+    task_set.leave(ORDERED)
+    assert begun[-1] == "behind"
+    assert task_set.is_free
+
+
+def test_what_ends_while_it_is_closed_lets_nobody_begin() -> None:
+    task_set = TaskSet()
+    begun: list[str] = []
+    task_set.enter(SIMPLE, lambda: begun.append("one"))
+    task_set.close()
+    task_set.enter(SIMPLE, lambda: begun.append("other"))
+    task_set.leave_simple()
+    assert begun == ["one"]
+    task_set.open()
+    assert begun == ["one", "other"]
