@@ -53,7 +53,7 @@ class Rig:
         self.services = {}
         for name in ("n1", "n2", "n3"):
             service = self.services[name] = UnitService()
-            self.loopback.coordination(name).add_service(lambda disk, is_system, service=service: service)  # type: ignore[misc]
+            self.loopback.coordination(name).add_service(lambda disk, is_system, service=service: service)
         self.result(self.loopback.start())
 
     def result(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -75,10 +75,10 @@ def test_nonsense_is_refused_and_harms_nobody(asks: list[tuple[str, dict[str, An
     for method, parameters in asks:
         done = Deferred.fromCoroutine(rig.loopback.session("n2").ask("units", method, parameters, timeout_s=0))
         refused: list[Any] = []
-        done.addErrback(lambda failure, refused=refused: refused.append(failure.value))
-        for error in refused:
-            assert isinstance(error, RemoteError), error
-            assert error.kind == "UnitsRefused", error
+        done.addErrback(refused.append)
+        for failure in refused:
+            assert isinstance(failure.value, RemoteError), failure
+            assert failure.value.kind == "UnitsRefused", failure
     assert rig.ask("n1", "attach", naa=NAA, power=None)["record"]["version"] >= 1
     rig.result(rig.loopback.move("n3"))
 
