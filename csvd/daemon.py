@@ -46,7 +46,7 @@ from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
 from csvd.migration.precopy import NoConvergence, Policy
 from csvd.migration.source import MigrationSource
-from csvd.node_cluster import NodeCluster
+from csvd.node_cluster import DiskLogin, NodeCluster
 from csvd.storage.pool import DiskPool
 from csvd.target.cluster_units import ClusterUnits
 from csvd.target.kept_state import DirectoryHeld, KeptState, hold
@@ -127,7 +127,8 @@ class _Node:
         self._parts.enter_context(lock_state_directory(config.node.state_directory))
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
-        parts = NodeCluster(self._make_cluster(), self._reactor, tell=self._tell)
+        login = DiskLogin(config.cluster.disk_secret_file, config.cluster.disk_initiator_name)
+        parts = NodeCluster(self._make_cluster(), self._reactor, tell=self._tell, disk_login=login)
         cluster = parts.cluster
         self._parts.push_async_callback(parts.stop)
         target, exports, of_cluster = await self._make_target(threads, parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -14,10 +16,12 @@ from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.membership import Tell, Watchdog
 from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.register_disks import DISK_NAME_RULE, DiskRecord, is_disk_name
+from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError, CsvdError
 from csvd.storage.cluster_disk.disk import ClusterDisk
 from csvd.storage.cluster_disk.errors import AreaError
 from csvd.storage.cluster_disk.opening import create_cluster_disk, open_cluster_disk
+from csvd.storage.open import kind_of
 from csvd.storage.pool import DiskPool
 from csvd.watchdog import NoWatchdog
 from csvd.watchdog import Watchdog as KernelWatchdog
@@ -39,6 +43,31 @@ class Unwatched:
         """Nothing bit."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiskLogin:
+    """How this node logs in where shared disks are.
+
+    Args:
+        secret_file: the CHAP secret of the user in a URL.
+        initiator_name: what this node is called there; None for a name made of the host's.
+    """
+
+    secret_file: Path | None = None
+    initiator_name: str | None = None
+
+    def to(self, url: str) -> Json:
+        """What `open_disk` is told for a disk.
+
+        Raises:
+            ConfigError: the secret can not be read.
+        """
+        if kind_of(url) != "iscsi":
+            return {}
+        has_user = "@" in url.removeprefix("iscsi://").partition("/")[0]
+        secret = read_secret_file(self.secret_file) if has_user and self.secret_file is not None else None
+        return {"secret": secret, "initiator_name": self.initiator_name}
+
+
 class NodeCluster:
     """The parts.
 
@@ -46,15 +75,17 @@ class NodeCluster:
         node: what the host has of the cluster, not started.
         reactor: the node's loop.
         tell: for events.
+        disk_login: how this node logs in where shared disks are.
 
     Raises:
         ClusterError: what this node has promised can not be read.
     """
 
-    def __init__(self, node: ClusterNode, reactor: Any, *, tell: Tell) -> None:
+    def __init__(self, node: ClusterNode, reactor: Any, *, tell: Tell, disk_login: DiskLogin) -> None:
         self.node = node
         self.cluster = cluster = node.cluster
         self._pool = DiskPool(reactor)
+        self._disk_login = disk_login
         self._watchdog = _watchdog(tell)
         self.coordination = NodeCoordination(
             cluster,
@@ -178,12 +209,18 @@ class NodeCluster:
     async def _formatted(self, name: str, url: str, create_bytes: int | None, force: bool) -> ClusterDisk:
         uuid: UUID = uuid4()
         return await create_cluster_disk(
-            url, name=name, uuid=uuid, pool=self._pool, create_bytes=create_bytes, force=force
+            url,
+            name=name,
+            uuid=uuid,
+            pool=self._pool,
+            create_bytes=create_bytes,
+            force=force,
+            **self._disk_login.to(url),
         )
 
     async def _adopted(self, url: str) -> ClusterDisk:
         try:
-            return await open_cluster_disk(url, pool=self._pool)
+            return await open_cluster_disk(url, pool=self._pool, **self._disk_login.to(url))
         except AreaError as error:
             raise ConfigError(error.what, where=error.where, why=error.why) from error
 
@@ -191,7 +228,7 @@ class NodeCluster:
         return Deferred.fromCoroutine(self._opened(record))
 
     async def _opened(self, record: DiskRecord) -> SharedDisk:
-        disk = await open_cluster_disk(record.url, pool=self._pool)
+        disk = await open_cluster_disk(record.url, pool=self._pool, **self._disk_login.to(record.url))
         if disk.uuid != record.uuid:
             await disk.close()
             raise ConfigError(

@@ -224,11 +224,16 @@ class _Completion:
         portals = cluster.portals or (join_address(split_address(listen)[0], DEFAULT_PORT),)
         if len(portals) > GROUPS_PER_NODE:
             self._report("cluster.portals", ConfigError(f"are {len(portals)}, more than {GROUPS_PER_NODE}"))
+        secret_file = cluster.disk_secret_file
+        if secret_file is not None:
+            secret_file = self._path(secret_file, "cluster.disk_secret_file")
+            self._secret(secret_file, "cluster.disk_secret_file", 12, 255)
         return replace(
             cluster,
             listen=listen,
             advertise=cluster.advertise or listen,
             portals=tuple(portals),
+            disk_secret_file=secret_file,
         )
 
     def _control(self, control: ControlSection, state_directory: Path) -> ControlSection:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from csvd.cluster.names import NODE_NAME_RULE, is_node_name
 from csvd.cluster.timeouts import Timeouts
 from csvd.config.sections import Key, key, table, tables
-from csvd.config.targets import ChapSection, TargetSection
+from csvd.config.targets import ISCSI_NAME, ChapSection, TargetSection
 from csvd.config.values import (
     ADDRESS,
     FILE_MODE,
@@ -191,6 +191,29 @@ class ClusterSection:
             default=None,
             default_words="port 3260 of the address that the other nodes reach this one at",
             example='["10.0.0.1:3260", "10.0.1.1:3260"]',
+            off=True,
+        ),
+    ]
+    disk_secret_file: Annotated[
+        Path | None,
+        key(
+            PATH,
+            "The CHAP secret of the user in the URL of a shared iscsi:// disk (csvd disk add): 12 to 255 bytes, in a "
+            "file of mode 0600. All such disks have the one; an image of Ceph has its keyring.",
+            default=None,
+            default_words="there is no CHAP",
+            example='"shared.secret"',
+            off=True,
+        ),
+    ]
+    disk_initiator_name: Annotated[
+        str | None,
+        key(
+            ISCSI_NAME,
+            "What this node calls itself to the targets of shared iscsi:// disks; another name on every node.",
+            default=None,
+            default_words="made of the host's name",
+            example='"iqn.2026-11.org.example:node1"',
             off=True,
         ),
     ]

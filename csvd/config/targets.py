@@ -35,7 +35,7 @@ ACCESS_STATES: Final = ("active-optimized", "active-non-optimized", "standby", "
 DEFAULT_QUEUE_DEPTH: Final = 64
 DEFAULT_MAX_TRANSFER_BYTES: Final = 8 << 20
 
-_ISCSI_NAME: Final = text("an iSCSI name: iqn.YYYY-MM.reversed.domain[:what]", check_iscsi_name)
+ISCSI_NAME: Final = text("an iSCSI name: iqn.YYYY-MM.reversed.domain[:what]", check_iscsi_name)
 
 
 def _check_alias(value: str) -> str:
@@ -94,7 +94,7 @@ class ChapSection:
 class AclSection:
     """An initiator that may log in, with what holds for it alone."""
 
-    initiator: Annotated[str, key(_ISCSI_NAME, "Its iSCSI name.", example='"iqn.2026-11.org.example:host1"')]
+    initiator: Annotated[str, key(ISCSI_NAME, "Its iSCSI name.", example='"iqn.2026-11.org.example:host1"')]
     networks: Annotated[
         Sequence[str] | None,
         key(
@@ -205,7 +205,7 @@ class LunSection:
     disk_initiator_name: Annotated[
         str | None,
         key(
-            _ISCSI_NAME,
+            ISCSI_NAME,
             "What this node calls itself to the target of an iscsi:// disk; another name on every node.",
             default=None,
             default_words="made of the host's name",
@@ -373,7 +373,7 @@ class TargetSection:
     name: Annotated[
         str,
         key(
-            _ISCSI_NAME,
+            ISCSI_NAME,
             "Its iSCSI name; the same on every node that exports the same disks.",
             example='"iqn.2026-11.org.example:shared"',
         ),
@@ -416,7 +416,7 @@ class TargetSection:
     initiators: Annotated[
         Sequence[str] | None,
         key(
-            list_of(_ISCSI_NAME, least=0),
+            list_of(ISCSI_NAME, least=0),
             "The names of the initiators that may log in, beside those of [[target.acl]].",
             default=None,
             default_words="all may, as long as there is no [[target.acl]]",

@@ -153,12 +153,14 @@ class Daemons:
         (port,) = free_ports(1)
         return self._add(name, self._cluster_of_one(port), more, disk, portal)
 
-    def cluster(self, count: int = 3) -> list[DaemonNode]:
-        """Nodes of one cluster, started and agreed on a coordinator."""
+    def cluster(self, count: int = 3, *, keys: str = "") -> list[DaemonNode]:
+        """Nodes of one cluster, started and agreed on a coordinator; ``keys`` are more of their section [cluster]."""
         names = [f"node{number}" for number in range(1, count + 1)]
         ports = dict(zip(names, free_ports(count), strict=True))
         nodes = [
-            self._add(name, self._cluster_of_one(port), "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n")
+            self._add(
+                name, self._cluster_of_one(port) + keys, "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n"
+            )
             for tag, (name, port) in enumerate(ports.items(), 1)
         ]
         directories = {node.name: node.config.parent / "state" / "cluster" for node in nodes}

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +18,19 @@ class Daemon:
         target: its name.
         create: the size of the disk, as `csvd serve --create` takes it.
         timeout_s: for each wait.
+        options: more of them.
     """
 
-    def __init__(self, folder: Path, *, target: str, create: str, timeout_s: float) -> None:
+    def __init__(
+        self, folder: Path, *, target: str, create: str, timeout_s: float, options: Sequence[str] = ()
+    ) -> None:
         self.timeout_s = timeout_s
         command = [sys.executable, "-m", "csvd", "serve", str(folder / "a.img"), "--create", create, "--iqn", target]
         self.process = subprocess.Popen(
-            [*command, "--portal", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True
+            [*command, "--portal", "127.0.0.1:0", *options],
+            stdout=subprocess.PIPE,
+            stderr=(folder / "log").open("w"),
+            text=True,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -42,9 +48,11 @@ class Daemon:
 
 
 @contextmanager
-def serving(folder: Path, *, target: str, create: str, timeout_s: float) -> Iterator[Daemon]:
+def serving(
+    folder: Path, *, target: str, create: str, timeout_s: float, options: Sequence[str] = ()
+) -> Iterator[Daemon]:
     """Start one; it must end well, and with no fault in its log."""
-    started = Daemon(folder, target=target, create=create, timeout_s=timeout_s)
+    started = Daemon(folder, target=target, create=create, timeout_s=timeout_s, options=options)
     try:
         yield started
         started.process.send_signal(signal.SIGTERM)

@@ -29,11 +29,13 @@ class Added:
         words: after the name: its URL, and options.
         fence: as `csvd disk show` tells it.
         proof: a part of what proves that a node is off it.
+        keys: what every node has in its section [cluster].
     """
 
     words: tuple[str, ...]
     fence: str
     proof: str
+    keys: str = ""
 
 
 def asked(node: DaemonNode, *arguments: str) -> str:
@@ -78,7 +80,7 @@ class SharedDiskSuite:
         """Three nodes that share the disk, with sessions."""
         rig = Daemons()
         try:
-            nodes = rig.cluster(3)
+            nodes = rig.cluster(3, keys=added.keys)
             asked(nodes[0], "disk", "add", "system", *added.words)
             all_live(nodes)
             yield nodes

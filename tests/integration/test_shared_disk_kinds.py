@@ -22,11 +22,19 @@ class TestSharedFile(SharedDiskSuite):
 
 
 class TestSharedLun(SharedDiskSuite):
-    """By persistent reservations, at a target of csvd."""
+    """By persistent reservations, at a target of csvd that demands CHAP."""
 
     @pytest.fixture
     def added(self, tmp_path: Path) -> Iterator[Added]:
-        with serving(tmp_path, target=TARGET, create="64M", timeout_s=30.0) as target:
+        secret = tmp_path / "shared.secret"
+        secret.touch(0o600)
+        secret.write_text("0123456789abcdef")
+        chap = ("--chap-user", "joe", "--chap-secret-file", str(secret))
+        with serving(tmp_path, target=TARGET, create="64M", timeout_s=30.0, options=chap) as target:
             host, port = target.address
-            url = f"iscsi://{host}:{port}/{TARGET}/0"
-            yield Added((url,), "persistent reservation", "is not registered, and the LUN is reserved for who is")
+            yield Added(
+                (f"iscsi://joe@{host}:{port}/{TARGET}/0",),
+                "persistent reservation",
+                "is not registered, and the LUN is reserved for who is",
+                f'disk_secret_file = "{secret}"\n',
+            )

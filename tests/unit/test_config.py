@@ -491,3 +491,14 @@ def test_every_timeout_of_the_cluster_can_be_configured() -> None:
 def test_the_reference_in_the_docs_is_what_the_code_says() -> None:
     page = (DOCS / "configuration.md").read_text()
     assert page == reference(), "run: python -m csvd.config.text > docs/configuration.md"
+
+
+def test_the_secret_of_shared_disks_is_read_and_must_be_one(tmp_path: Path) -> None:
+    text = NODE + '[cluster]\ndisk_secret_file = "shared"\ndisk_initiator_name = "iqn.2026-11.org.example:n"\n'
+    secret(tmp_path / "shared", b"too short")
+    (line,) = problems(text, tmp_path)
+    assert "cluster.disk_secret_file" in line
+    secret(tmp_path / "shared", b"long enough 12")
+    cluster = read(text, tmp_path).cluster
+    assert cluster.disk_secret_file == tmp_path / "shared"
+    assert cluster.disk_initiator_name == "iqn.2026-11.org.example:n"
