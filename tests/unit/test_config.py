@@ -445,6 +445,7 @@ def test_the_example_passes_with_every_key_switched_on(tmp_path: Path) -> None:
     path = tmp_path / "csvd.toml"
     secret(tmp_path / "chap.secret")
     secret(tmp_path / "backing.secret")
+    secret(tmp_path / "shared.secret")
     secret(tmp_path / "mutual.secret", b"another secret than that")
     path.write_text(re.sub(r"^#(?=[\[a-z])", "", example(), flags=re.MULTILINE))
     config = load(path)
