@@ -17,13 +17,12 @@ from twisted.python.threadpool import ThreadPool
 
 from csvd.cluster.admission import Admission
 from csvd.cluster.alone import AloneNetwork
-from csvd.cluster.beginning import begin_cluster, begin_joining, founding_members
+from csvd.cluster.beginning import begin_cluster, founding_members
 from csvd.cluster.cluster import Cluster
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.identity.certificate import NodeIdentity
 from csvd.cluster.identity.files import certify_again, has_identity, load_identity
 from csvd.cluster.identity.joining_files import load_first_members
-from csvd.cluster.journal import JOURNAL_NAME
 from csvd.cluster.names import NODE_NAME_RULE, address_of_text, is_node_name
 from csvd.cluster.network import Address, Network
 from csvd.cluster.own_record import OwnRecord
@@ -111,8 +110,6 @@ def open_node(
                 wall_s=time.time,
                 first_members={name: (address_of_text(text), keys) for name, (text, keys) in first.items()},
             )
-            if first and files.read(JOURNAL_NAME) is None:
-                begin_joining(files, node, now_ms=now_ms())
     except BaseException:
         files.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -15,18 +15,16 @@ from csvd.cluster.durability import RunBlocking
 from csvd.cluster.election import Election
 from csvd.cluster.errors import ClusterError, JournalError, PeerMessageError
 from csvd.cluster.journal import JOURNAL_NAME, Journal
-from csvd.cluster.names import address_of_text, text_of_address
-from csvd.cluster.network import Address, Fingerprints, Network, PeerEvents
-from csvd.cluster.reactor import Clock, DelayedCall
+from csvd.cluster.member_links import LEAVING_S, MemberLinks
+from csvd.cluster.names import text_of_address
+from csvd.cluster.network import Address, Network, PeerEvents
+from csvd.cluster.reactor import Clock
 from csvd.cluster.register import Register
 from csvd.cluster.register_members import Member
 from csvd.cluster.replicated_register import ReplicatedRegister, foreseen_register
 from csvd.cluster.state_directory import Files
 from csvd.cluster.stream import StreamHandler, StreamLink
 from csvd.cluster.timeouts import Timeouts
-
-LEAVING_S: Final = 1.0
-"""How long a member that was removed is still linked, so that it hears of it."""
 
 
 class Cluster:
@@ -75,17 +73,13 @@ class Cluster:
         self.now_ms = now_ms
         self.run_blocking = run_blocking
         self._random = random
-        self._known: dict[str, tuple[Address | None, Fingerprints]] = {}
-        self._has_told_network = False
-        self._foreseen: Mapping[str, Member] = {}
-        self._foreseen_index = 0
-        self._leaving: dict[str, DelayedCall] = {}
         self._was_member = False
         self._removal: ClusterError | None = None
         self.timeouts = timeouts or Timeouts()
         self._failed = failed
         self._stopped = stopped
         self._replicated = ReplicatedRegister(clock)
+        self._links = MemberLinks(node, self._replicated.register, network, clock, self._heard_of)
         self._election: Election | None = None
         self._coordinator: Coordinator | None = None
         self._link_callbacks: list[Callable[[str, bool], None]] = []
@@ -164,8 +158,8 @@ class Cluster:
             )
             if self._election.failure is not None:
                 raise self._election.failure
-            self._foreseen = foreseen_register(journal.snapshot, journal.entries).members
-            self._foreseen_index = journal.entries[-1][1]
+            foreseen = foreseen_register(journal.snapshot, journal.entries).members
+            self._links.start(foreseen, until_committed=journal.entries[-1][1])
             self._register_changed()
             self._replicated.on_change(lambda register: self._register_changed())
             self._coordinator = Coordinator(
@@ -184,9 +178,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Take no part any more, close everything; may be called again, but a stopped node is not started again."""
-        for call in self._leaving.values():
-            call.cancel()
-        self._leaving.clear()
+        self._links.stop()
         await self._network.stop()
         election, self._election = self._election, None
         if election is not None:
@@ -272,31 +264,9 @@ class Cluster:
         link = "self" if member.id == self.node else "up" if is_up else "down"
         return {"node": member.id, "address": address, "link": link, "trouble": trouble}
 
-    def _set_members(self) -> None:
-        """Tell the network who the members are, when it is not as before; nobody, as long as the register is empty."""
-        if self._election is not None and self._election.commit_index >= self._foreseen_index:
-            self._foreseen = {}
-        members = {
-            node: (address_of_text(member.address), member.fingerprints)
-            for node, member in {**self._foreseen, **self.members}.items()
-        }
-        for node in set(self._known) - set(members) - set(self._leaving) - {self.node}:
-            # It hears of its own removal by the same log: it is linked a moment longer.
-            self._leaving[node] = self.clock.callLater(LEAVING_S, self._has_left, node)
-        for node in set(self._leaving) & set(members):
-            self._leaving.pop(node).cancel()
-        known = {**{node: self._known[node] for node in self._leaving}, **members}
-        if known != self._known or not self._has_told_network:
-            self._known, self._has_told_network = known, True
-            self._network.set_members(known)
-
-    def _has_left(self, node: str) -> None:
-        del self._leaving[node], self._known[node]
-        self._network.set_members(self._known)
-
     def _register_changed(self) -> None:
         """The members may have changed: the links follow, and a node that is none any more takes no part."""
-        self._set_members()
+        self._links.update()
         if self.node in self.members:
             self._was_member = True
         elif self._was_member and self.members and self._removal is None:
@@ -312,12 +282,18 @@ class Cluster:
             raise ClusterError("this node is not started", where=self.node)
         return self._coordinator
 
+    def _heard_of(self) -> tuple[str | None, int]:
+        """The leader that this node knows, and up to which entry it knows the log to be committed."""
+        return (self._election.leader, self._election.commit_index) if self._election is not None else (None, 0)
+
     def _link_up(self, peer: str) -> None:
+        self._links.link_up(peer)
         if self._election is not None:
             self._election.connected(peer)
         self._tell_link(peer, True)
 
     def _link_down(self, peer: str) -> None:
+        self._links.link_down(peer)
         if self._election is not None:
             self._election.disconnected(peer)
         self._tell_link(peer, False)
