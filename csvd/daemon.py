@@ -24,6 +24,7 @@ from csvd.api.disks import DiskRoutes
 from csvd.api.events import EventRing
 from csvd.api.exports import ExportRoutes
 from csvd.api.guests import GuestRoutes
+from csvd.api.members import MemberRoutes
 from csvd.api.node import NodeRoutes
 from csvd.api.peers import Peers
 from csvd.api.routes import Route, Router
@@ -316,7 +317,11 @@ class _Node:
         )
         guest_routes = GuestRoutes(cluster, guests, source, peers, self._events, policy=policy)
         self._metrics_route = node_routes.metrics_route()
-        cluster_routes = (*DiskRoutes(parts).routes(), *TokenRoutes(parts.node.admission).routes())
+        cluster_routes = (
+            *DiskRoutes(parts).routes(),
+            *TokenRoutes(parts.node.admission).routes(),
+            *MemberRoutes(cluster).routes(),
+        )
         router = Router([*node_routes.routes(), *cluster_routes, *export_routes.routes(), *guest_routes.routes()])
         peers.serve(router)
         return router

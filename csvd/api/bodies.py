@@ -53,6 +53,13 @@ class CreateToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_witness: bool = False
 
 
+class SetNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of PATCH /v1/nodes/{node}."""
+
+    name: str | None = None
+    is_draining: bool | None = None
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of requests whose path says it all."""
 

@@ -224,6 +224,24 @@ class ControlClient:
         """One guest, with what its owner knows of it."""
         return self.request("GET", _guest(name))
 
+    def nodes(self) -> list[Json]:
+        """The nodes of the cluster."""
+        nodes: list[Json] = self.request("GET", "/v1/nodes")["nodes"]
+        return nodes
+
+    def node(self, node: str) -> Json:
+        """One node of the cluster, by its id or its name."""
+        return self.request("GET", f"/v1/nodes/{quote(node, safe='')}")
+
+    def set_node(self, node: str, changes: Mapping[str, Any]) -> Json:
+        """Change a node: `name`, `is_draining`."""
+        return self.request("PATCH", f"/v1/nodes/{quote(node, safe='')}", body=dict(changes))
+
+    def evict_node(self, node: str, *, force: bool = False) -> Json:
+        """Take a node out of the cluster for good."""
+        query = {"force": "true"} if force else None
+        return self.request("DELETE", f"/v1/nodes/{quote(node, safe='')}", query=query)
+
     def tokens(self) -> list[Json]:
         """The join tokens that can be used now, without their secrets."""
         tokens: list[Json] = self.request("GET", "/v1/tokens")["tokens"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.register_members import Member
 from csvd.migration.precopy import Policy
 from csvd.vm.interfaces import GuestVerification
 from csvd.vm.spec import GuestSpec
@@ -53,6 +54,10 @@ class Register(Protocol):
     def guest(self, name: str) -> GuestRecord | None:
         """The record of one guest, or None."""
 
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """The nodes of the cluster by id."""
+
 
 class Tokens(Protocol):
     """The tokens by which nodes join the cluster."""
@@ -65,6 +70,20 @@ class Tokens(Protocol):
 
     async def revoke_token(self, start: str) -> Json:
         """Remove one, by its id or how that begins."""
+
+
+class Membership(Protocol):
+    """This node's membership, as far as the nodes themselves are asked for."""
+
+    @property
+    def register(self) -> Register:
+        """The applied register."""
+
+    def status(self) -> Json:
+        """What this node knows of the cluster."""
+
+    async def submit(self, command: Json, *, timeout_s: float) -> Json:
+        """Have a command of the register carried out, once. Raises CommandRefused and OutcomeUnknown."""
 
 
 class Cluster(Protocol):

@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "init": "csvd.cli.init:init",
     "join": "csvd.cli.join:join",
     "token": "csvd.cli.token:token",
+    "node": "csvd.cli.node:node",
     "status": "csvd.cli.status:status",
     "vm": "csvd.cli.vm:vm",
     "migrate": "csvd.cli.migrate:migrate",

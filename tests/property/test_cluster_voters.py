@@ -40,7 +40,9 @@ class MembershipChaos(Chaos):
         return any(
             source in self.rig.nodes
             and bool(self.rig.nodes[source].ledger.members)
-            and target not in self.rig.nodes[source].ledger.members | self.heard.get(source, frozenset())
+            and target not in self.rig.nodes[source].ledger.members
+            and target not in self.rig.nodes[source].election.voters  # the log names it, and needs it
+            and target not in self.heard.get(source, ())
             for source, target in ((one, other), (other, one))
         )
 

@@ -1,0 +1,91 @@
+"""The routes of the cluster's nodes: who they are, what they are called, draining, and eviction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from csvd.api.bodies import SetNode, body_of
+from csvd.api.errors import NotFound, Refused
+from csvd.api.interfaces import Json, Membership
+from csvd.api.routes import Answer, Request, Route
+from csvd.cluster.register_members import Member
+
+FORCE: Final = "force"
+COMMAND_TIMEOUT_S: Final = 15.0
+
+
+class MemberRoutes:
+    """Answers for the nodes of the cluster.
+
+    Args:
+        cluster: this node's membership.
+    """
+
+    def __init__(self, cluster: Membership) -> None:
+        self._cluster = cluster
+
+    def routes(self) -> Sequence[Route]:
+        """The rows of the table."""
+        return (
+            Route("GET", "/v1/nodes", self._list, "The nodes of the cluster, as this one knows them."),
+            Route("GET", "/v1/nodes/{node}", self._show, "One node, by its id or its name."),
+            Route("PATCH", "/v1/nodes/{node}", self._set, "Change a node: name, is_draining."),
+            Route(
+                "DELETE",
+                "/v1/nodes/{node}",
+                self._evict,
+                "Take a node out of the cluster for good; with force=true also one that has guests.",
+                query=(FORCE,),
+            ),
+        )
+
+    async def _list(self, request: Request) -> Answer:
+        return Answer(200, {"nodes": [self._face(member) for member in self._cluster.register.members.values()]})
+
+    async def _show(self, request: Request) -> Answer:
+        return Answer(200, self._face(self._named(request)))
+
+    async def _set(self, request: Request) -> Answer:
+        body = body_of(request, SetNode)
+        changes: Json = {}
+        if body.name is not None:
+            changes["name"] = body.name
+        if body.is_draining is not None:
+            changes["is_draining"] = body.is_draining
+        member = self._named(request)
+        await self._submit({"op": "member_set", "id": member.id, **changes})
+        return Answer(200, self._face(self._cluster.register.members.get(member.id, member)))
+
+    async def _evict(self, request: Request) -> Answer:
+        member = self._named(request)
+        owned = [name for name, guest in self._cluster.register.guests.items() if guest.owner == member.id]
+        if owned and request.query.get(FORCE) != "true":
+            raise Refused(
+                f"node {member.name} has guests: {', '.join(owned)}",
+                hint="migrate them first; with --force they stay in the register, with an owner that is gone",
+            )
+        await self._submit({"op": "member_remove", "id": member.id})
+        return Answer(200, {"id": member.id, "name": member.name, "guests": owned})
+
+    async def _submit(self, command: dict[str, Any]) -> None:
+        await self._cluster.submit(command, timeout_s=COMMAND_TIMEOUT_S)
+
+    def _named(self, request: Request) -> Member:
+        name = request.names["node"]
+        members = self._cluster.register.members
+        found = members.get(name) or next((member for member in members.values() if member.name == name), None)
+        if found is None:
+            raise NotFound(f"there is no node {name[:63]} in the cluster", hint="csvd node ls")
+        return found
+
+    def _face(self, member: Member) -> Json:
+        links = {one["node"]: one for one in self._cluster.status()["members"]}
+        link = links.get(member.id, {"address": member.address, "link": "down", "trouble": ""})
+        return {
+            **member.to_json(),
+            "address": link["address"],
+            "link": link["link"],
+            "trouble": link["trouble"],
+            "is_coordinator": self._cluster.status()["coordinator"] == member.id,
+        }
