@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from csvd.api.client import ClientError, ControlClient
-from csvd.cluster.at_once import make_members
 from csvd.demo.interrupts import Interrupts
 from csvd.errors import CsvdError
 
@@ -64,6 +63,22 @@ class DemoNode:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def run_command(self, *arguments: str, secret: str = "") -> None:
+        """Run ``csvd init`` or ``csvd join`` for this node, with a secret on its standard input.
+
+        Raises:
+            DemoFailed: it failed.
+        """
+        command = [sys.executable, "-m", "csvd", *arguments, "--config", str(self.config)]
+        done = subprocess.run(command, input=secret, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DemoFailed(f"csvd {arguments[0]} ended with status {done.returncode}", why=done.stderr.strip())
+
+    def is_coordinator(self) -> bool | None:
+        """True when the daemon acts as the coordinator; None before."""
+        status = self.status()
+        return True if status is not None and status["is_coordinator"] else None
 
     def status(self) -> dict[str, Any] | None:
         """What the daemon says of itself and the cluster; None while it does not answer.
@@ -128,7 +143,7 @@ class DemoNodes:
         return next(node for node in self.nodes if node.name == name)
 
     def make(self) -> None:
-        """Make the folder, the shared file, the configurations and the cluster."""
+        """Make the folder, the shared file and the configurations."""
         self.folder = self._make_folder(None)
         guests = self.folder
         if _free_bytes(SHARED_MEMORY) > 3 * self._guest_bytes:
@@ -144,7 +159,6 @@ class DemoNodes:
             node.folder.mkdir(0o700)
             node.config.write_text(self._configuration(node, members[name], tag, guests / f"guests-{name}"))
             self.nodes.append(node)
-        make_members({node.name: node.folder / "state" / "cluster" for node in self.nodes}, members, cluster="demo")
 
     def _make_folder(self, parent: Path | None) -> Path:
         with self._interrupts.shielded():
@@ -207,6 +221,17 @@ class DemoNodes:
                 raise DemoFailed(f"{what} not within {timeout_s:.0f} s", hint=f"the logs are in {self.folder}")
             time.sleep(POLL_S)
         return result
+
+    def all_vote(self) -> bool | None:
+        """True when every node knows that all vote; None before."""
+        for node in self.nodes:
+            try:
+                known = node.client.nodes()
+            except ClientError:
+                return None
+            if sorted(one["id"] for one in known if one["is_voter"]) != sorted(NAMES):
+                return None
+        return True
 
     def coordinator_at(self, nodes: Sequence[DemoNode], above_epoch: int = 0) -> tuple[str, int] | None:
         """The coordinator that all these nodes name, with an epoch above this one; None while they do not."""
