@@ -34,6 +34,7 @@ PROGRAMS = {
         "start csvd")
             csvd run --config {here}/csvd.toml >{here}/out 2>>{here}/log </dev/null & echo $! >{here}/pid
             until grep -q ^ready {here}/out; do kill -0 $(cat {here}/pid); sleep 0.1; done ;;
+        "stop csvd") pid=$(cat {here}/pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done ;;
         "kill -s KILL csvd") kill -KILL $(cat {here}/pid) ;;
         *) echo "no such thing: $*" >&2; exit 2 ;;
         esac""",
