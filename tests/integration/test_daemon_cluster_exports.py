@@ -13,7 +13,9 @@ import pytest
 
 from csvd.api.client import ClientError
 from csvd.cluster.at_once import make_members
+from initiator import ReservationConflict, ReservationType, connect
 from tests.integration.daemon_rig import DaemonNode, Daemons, eventually, free_ports
+from tests.own_reactor import run
 
 SHARED = "iqn.2026-11.org.csvd:shared"
 HOST = "iqn.2026-11.org.example:host"
@@ -134,3 +136,35 @@ def test_what_is_made_through_one_node_is_reached_through_another_and_outlives_t
         )
     )
     assert again
+
+
+def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinator(
+    nodes: list[DaemonNode], tmp_path: Path
+) -> None:
+    one, _, three = nodes
+    asked(one, "target", "create", SHARED)
+    asked(one, "lun", "add", str(tmp_path / "a.img"), "--create", "8M")
+    portals = eventually(lambda: all_told(three))
+    urls = {name: f"iscsi://{portal}/{SHARED}/0" for name, portal in portals.items()}
+    coordinator = coordinator_of(nodes)
+    rest = [node for node in nodes if node is not coordinator]
+
+    async def reserve(reactor: Any) -> None:
+        async with connect(urls[rest[0].name], reactor=reactor, initiator_name=HOST) as disk:
+            await disk.reservations.register(0x11, through_power_loss=True)
+            await disk.reservations.reserve(ReservationType.WRITE_EXCLUSIVE, key=0x11)
+            await disk.write(0, b"1" * 512)
+
+    async def write(reactor: Any) -> None:
+        for node in rest:
+            async with connect(urls[node.name], reactor=reactor, initiator_name=HOST + "2") as disk:
+                with pytest.raises(ReservationConflict):
+                    await disk.write(0, b"2" * 512)
+                assert await disk.read(0, 1) == b"1" * 512
+
+    run(reserve, time_limit_s=60.0)
+    run(write, time_limit_s=60.0)
+    epoch = (session_of(coordinator) or {})["epoch"]
+    coordinator.kill()
+    coordinator_of(rest, above_epoch=epoch)
+    run(write, time_limit_s=60.0)
