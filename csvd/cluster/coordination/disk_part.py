@@ -71,6 +71,7 @@ class DiskPart:
         self._highest_seen = 0
         self._troubled_until_s = 0.0
         self._is_closed = False
+        self._is_claiming = False
         self._opening: Deferred[object] | None = None
         self.bell = Bell(clock)
         self.shared_disk: SharedDisk | None = None
@@ -164,11 +165,23 @@ class DiskPart:
         disk, me = self.shared_disk, self._membership.register.members.get(self._membership.node)
         if disk is None or self._is_closed or me is None:
             raise ClusterError("this node does not have the disk", where=self.name, why=self.trouble)
+        if self._is_claiming:
+            raise ClusterError("this node is claiming the disk already", where=self.name)
+        office = self.office
+        if office is not None and office.epoch == expected_epoch and not is_pinned:
+            return office.epoch  # Who asks has not heard of it yet.
+        self._is_claiming = True
+        try:
+            return await self._claim(disk, me.number, expected_epoch, is_pinned=is_pinned)
+        finally:
+            self._is_claiming = False
+
+    async def _claim(self, disk: SharedDisk, number: int, expected_epoch: int, *, is_pinned: bool) -> int:
         above = max(self._highest_seen, self._promises.epochs.get(self.record.uuid, 0))
         command = {
             "op": "disk_claim",
             "name": self.name,
-            "node": me.id,
+            "node": self._membership.node,
             "expected_epoch": expected_epoch,
             "above": above,
             "is_pinned": is_pinned,
@@ -176,7 +189,7 @@ class DiskPart:
         answer = await self._membership.submit(command, timeout_s=CLAIM_S)
         record = DiskRecord(**{name: answer[name] for name in self.record.to_json()})
         if not self._is_closed:
-            self._begin(record, disk, me.number)
+            self._begin(record, disk, number)
         return record.epoch
 
     async def office_of(self, epoch: int, timeout_s: float) -> HeldOffice | None:

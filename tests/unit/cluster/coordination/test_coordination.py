@@ -323,3 +323,18 @@ def test_a_cluster_of_one_has_an_office_too() -> None:
     asked = rig.ask("n1")
     rig.run(0.1)
     assert asked == [{"value": 1}]
+
+
+def test_a_node_that_takes_the_office_already_does_not_claim_it_again() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    params = {"disk": "system", "epoch": 1, "is_pinned": False}
+    assert rig.wait(rig.call(first, first.node, "office.take", params, 5)) == [{"epoch": 1}]
+    target = next(name for name in rig.names if name != first.node)
+    taking = [rig.run_now(rig.call(first, target, "office.take", params, 5)) for _ in range(3)]
+    rig.run_until(lambda: all(taking))
+    assert taking[0] == [{"epoch": 2}]
+    assert all("is claiming" in str(refused[0].value) for refused in taking[1:])
+    assert rig.run_until_acting(but=first.node).node == target
+    assert rig.register.disks["system"].epoch == 2
