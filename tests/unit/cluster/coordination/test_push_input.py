@@ -31,7 +31,7 @@ class Stage:
             return {"number": number}
 
         outcome: list[dict[str, Any]] = []
-        Deferred.fromCoroutine(self.input.take(number, oldest, begin or note)).addBoth(outcome.append)
+        Deferred.fromCoroutine(self.input.take(number, oldest, begin or note)).addCallback(outcome.append)
         return outcome
 
 
