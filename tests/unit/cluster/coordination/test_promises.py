@@ -15,8 +15,8 @@ from csvd.cluster.errors import ClusterError
 from tests.unit.cluster.simulated_files import PowerCut, SimulatedFiles
 
 
-def opened(files: SimulatedFiles, node: str = "n1") -> Promises:
-    promises = Promises(files, node, run_blocking=defer.execute, clock=Clock())
+def opened(files: SimulatedFiles, node: str = "n1", *, now_ms: int = 0) -> Promises:
+    promises = Promises(files, node, run_blocking=defer.execute, clock=Clock(), now_ms=now_ms)
     assert done(promises.start()) == [None]
     return promises
 
@@ -57,6 +57,7 @@ def test_every_run_has_a_higher_number() -> None:
     files = SimulatedFiles()
     first = opened(files).incarnation
     assert opened(files.after_kill()).incarnation == first + 1
+    assert opened(SimulatedFiles(), now_ms=1000).incarnation == 1000
 
 
 def test_an_epoch_that_could_not_be_written_is_not_said_and_lower_ones_are_refused_nevertheless() -> None:
