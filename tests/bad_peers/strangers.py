@@ -5,14 +5,16 @@ docs/security.md shows this table. The answer is always the same: a closed conne
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
 
-from csvd.cluster.framing import Kind, frame_header
+from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
 from csvd.cluster.identity.certificate import (
     CLOCK_SLACK_S,
     NODE_LIFE_S,
@@ -20,7 +22,7 @@ from csvd.cluster.identity.certificate import (
     make_cluster,
     self_signed,
 )
-from csvd.cluster.tls import node_context, tls_context
+from csvd.cluster.tls import TlsChannel, node_context, tls_context
 
 Identities = dict[str, NodeIdentity]
 """Of the members n1, n2, n3, by their names."""
@@ -48,6 +50,64 @@ class Raw:
     tried: str
     logged: str
     data: bytes
+
+
+class Stranger:
+    """A dialer with an identity of its own choice, over a blocking socket."""
+
+    def __init__(self, address: tuple[str, int], context: SSL.Context) -> None:
+        self.channel = TlsChannel(context, lambda chain: None, is_dialer=True)
+        self._socket = socket.create_connection(address, timeout=10)
+        self._socket.sendall(self.channel.start())
+
+    def shake_hands(self) -> bool:
+        """Whether this end takes the handshake for done: of TLS 1.3 the other end decides after it."""
+        while not self.channel.is_established:
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                return False
+            if not data:
+                return False
+            answer, _ = self.channel.receive(data)
+            self._socket.sendall(answer)
+        return True
+
+    def say(self, kind: Kind, body: bytes) -> None:
+        self.say_bytes(self.channel.seal(frame_header(kind, len(body)), body))
+
+    def say_bytes(self, data: bytes) -> None:
+        with suppress(ConnectionResetError, BrokenPipeError):
+            self._socket.sendall(data)
+
+    def hear(self) -> bytes:
+        """What it is told, until the connection is closed."""
+        heard = b""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while data := self._socket.recv(65536):
+                heard += b"".join(self.channel.receive(data)[1])
+        self._socket.close()
+        return heard
+
+    def hear_first(self) -> bytes:
+        """The first that it is told."""
+        while True:
+            data = self._socket.recv(65536)
+            assert data, "closed"
+            _, pieces = self.channel.receive(data)
+            if pieces:
+                return pieces[0]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def told(address: tuple[str, int], context: SSL.Context) -> bytes:
+    """What a stranger is told when it behaves as a member does."""
+    stranger = Stranger(address, context)
+    if stranger.shake_hands():
+        stranger.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
+    return stranger.hear()
 
 
 def _at(identities: Identities, now_s: float) -> SSL.Context:

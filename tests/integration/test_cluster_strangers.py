@@ -15,8 +15,9 @@ from OpenSSL import SSL
 
 from csvd.cluster.at_once import make_members
 from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
-from csvd.cluster.tls import TlsChannel, node_context
+from csvd.cluster.tls import node_context
 from tests.bad_peers import strangers
+from tests.bad_peers.strangers import Stranger
 from tests.integration.cluster_processes import ClusterProcesses, running_cluster, wait_until
 
 
@@ -38,62 +39,9 @@ def said_to(cluster: ClusterProcesses, node: str, data: bytes, *, timeout_s: flo
         return received
 
 
-class Stranger:
-    """A dialer with an identity of its own choice, over a blocking socket."""
-
-    def __init__(self, cluster: ClusterProcesses, node: str, context: SSL.Context) -> None:
-        self.channel = TlsChannel(context, lambda chain: None, is_dialer=True)
-        self._socket = socket.create_connection(cluster.members[node], timeout=10)
-        self._socket.sendall(self.channel.start())
-
-    def shake_hands(self) -> bool:
-        """Whether this end takes the handshake for done: of TLS 1.3 the other end decides after it."""
-        while not self.channel.is_established:
-            try:
-                data = self._socket.recv(65536)
-            except ConnectionResetError:
-                return False
-            if not data:
-                return False
-            answer, _ = self.channel.receive(data)
-            self._socket.sendall(answer)
-        return True
-
-    def say(self, kind: Kind, body: bytes) -> None:
-        self.say_bytes(self.channel.seal(frame_header(kind, len(body)), body))
-
-    def say_bytes(self, data: bytes) -> None:
-        with suppress(ConnectionResetError, BrokenPipeError):
-            self._socket.sendall(data)
-
-    def hear(self) -> bytes:
-        """What it is told, until the connection is closed."""
-        heard = b""
-        with suppress(ConnectionResetError, BrokenPipeError):
-            while data := self._socket.recv(65536):
-                heard += b"".join(self.channel.receive(data)[1])
-        self._socket.close()
-        return heard
-
-    def hear_first(self) -> bytes:
-        """The first that it is told."""
-        while True:
-            data = self._socket.recv(65536)
-            assert data, "closed"
-            _, pieces = self.channel.receive(data)
-            if pieces:
-                return pieces[0]
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 def told(cluster: ClusterProcesses, context: SSL.Context) -> bytes:
     """What a stranger is told by n2 when it behaves as a member does."""
-    stranger = Stranger(cluster, "n2", context)
-    if stranger.shake_hands():
-        stranger.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
-    return stranger.hear()
+    return strangers.told(cluster.members["n2"], context)
 
 
 def refusals(cluster: ClusterProcesses, words: str) -> int:
@@ -151,7 +99,7 @@ def test_pickled_garbage_in_a_valid_frame_of_a_member_is_refused_and_runs_nothin
     cluster: ClusterProcesses, tmp_path: Path, protocol: int
 ) -> None:
     trap = tmp_path / "ran"
-    member = Stranger(cluster, "n2", node_context(cluster.identities["n1"]))
+    member = Stranger(cluster.members["n2"], node_context(cluster.identities["n1"]))
     assert member.shake_hands()
     member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
     assert member.hear_first() == frame_header(Kind.PING, 0)
@@ -169,7 +117,7 @@ def test_connections_that_say_nothing_are_closed_in_time_and_many_of_them_keep_n
     silent = [socket.create_connection(cluster.members["n2"], timeout=10) for _ in range(200)]
     began_s = time.monotonic()
     # A member's own handshake gets through while they are there.
-    member = Stranger(cluster, "n2", node_context(cluster.identities["n1"]))
+    member = Stranger(cluster.members["n2"], node_context(cluster.identities["n1"]))
     assert member.shake_hands()
     member.say(Kind.HELLO, encode_hello(Purpose.CONTROL))
     assert member.hear_first() == frame_header(Kind.PING, 0)
