@@ -103,9 +103,9 @@ _DOCUMENT: Final = """\
 
 `python -m tests.cluster_load` writes this page: three daemons in network namespaces of one machine, over one shared
 disk in a file. A change is a persistent reservation key that an initiator registers to last over a power loss (APTPL):
-from the node that it is logged in to, to the coordinator of the disk, onto the disk (each write there is synced; changes
-that wait at the same time share one), to every node, and back. So many initiators change keys at the same time, a third
-of them at each node, each again as soon as it is answered.
+from the node that it is logged in to, to the coordinator of the disk, onto the disk (each write there is synced;
+changes that wait at the same time share one), to every node, and back. So many initiators change keys at the same time,
+a third of them at each node, each again as soon as it is answered.
 
 | initiators | changes | changes/s | p50 ms | p90 ms | p99 ms | max ms |
 |--:|--:|--:|--:|--:|--:|--:|

@@ -1,0 +1,103 @@
+"""Reservations of one logical unit at three nodes under faults: what initiators at all of them saw, writes that were
+kept out among it, could have come of one device."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.integration.daemon_rig import DaemonNode
+from tests.integration.faults.hosts import HostCluster, host_cluster
+from tests.linearizability.checker import check
+from tests.linearizability.history import FOR_EVER, Operation, Outcome
+from tests.linearizability.models import CONFLICT, GOOD, Reservations
+
+CLIENTS_OF_A_NODE = 2
+END_S = 40.0
+
+
+class Client:
+    """An initiator in the host of a node."""
+
+    def __init__(self, cluster: HostCluster, node: DaemonNode, number: int, count: int) -> None:
+        own = number + 1
+        others = [key for key in range(1, count + 1) if key != own]
+        plan = {"url": cluster.url(node), "name": f"c{number}", "keys": [own, *others], "block": 16 + number}
+        self.lines: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            [
+                *cluster.host(node).prefix,
+                sys.executable,
+                "-m",
+                "tests.integration.faults.reservation_client",
+                json.dumps(plan),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> list[dict[str, Any]]:
+        """Have it end; gives what it told."""
+        try:
+            printed, _ = self._process.communicate("", END_S)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.returncode == 0
+        return [json.loads(line) for line in printed.splitlines()]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def operation(line: dict[str, Any]) -> Operation:
+    """A line as the checker has it."""
+    outcome, answer = Outcome(line["outcome"]), line.get("answer")
+    ended_s = line["ended_s"] if outcome is Outcome.OK else FOR_EVER
+    hashable = tuple(answer) if isinstance(answer, list) else answer
+    return Operation(line["client"], "unit", tuple(line["call"]), line["begun_s"], outcome, hashable, ended_s)
+
+
+@pytest.mark.timeout(240)
+def test_reservations_are_linearizable_under_kills_and_cuts() -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(seed)
+    with host_cluster() as cluster:
+        count = CLIENTS_OF_A_NODE * len(cluster.nodes)
+        clients = [Client(cluster, cluster.nodes[n % 3], n, count) for n in range(count)]
+        try:
+            time.sleep(8)
+            for fault in chance.sample(("kill the coordinator", "kill another", "cut off"), 3):
+                coordinator = cluster.disk_coordinator()
+                victim = chance.choice(cluster.others(coordinator)) if fault == "kill another" else coordinator
+                if fault == "cut off":
+                    cluster.world.cut(cluster.host(victim))
+                    time.sleep(3)
+                    cluster.world.heal()
+                else:
+                    cluster.kill(victim)
+                    time.sleep(2)
+                    cluster.restart(victim)
+                cluster.wait_live()
+                time.sleep(3)
+            lines = [line for client in clients for line in client.end()]
+        finally:
+            for client in clients:
+                client.kill()
+    verdict = check(Reservations(), map(operation, lines))
+    assert verdict, f"seed {seed}: {verdict}"
+    answers = Counter((line["call"][0], line.get("answer") == GOOD) for line in lines if line["outcome"] == "ok")
+    assert answers["write", True] > 10
+    assert answers["write", False] > 10, answers
+    assert answers["preempt", True] > 5
+    assert sum(line["outcome"] == "ok" for line in lines) > 10 * count
+    assert any(line.get("answer") == CONFLICT for line in lines)
