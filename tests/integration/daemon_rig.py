@@ -67,6 +67,11 @@ class DaemonNode:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
+    def use_socket(self, path: Path) -> None:
+        """Ask it there: its configuration says so."""
+        self.socket = path
+        self.client = ControlClient(path)
+
     @property
     def process(self) -> subprocess.Popen[str]:
         assert self._process is not None

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from csvd.cluster.at_once import make_members
-from tests.integration.daemon_rig import TARGET, DaemonNode, Daemons, coordinator_of, eventually
+from tests.integration.daemon_rig import DaemonNode, Daemons, coordinator_of, eventually
 from tests.integration.namespaces import Host, World
 from tests.integration.node_load import NodeLoad
+from tests.integration.shared_target import SHARED_TARGET, all_live, disk_coordinator, share
 
 CLUSTER_PORT = 7000
 PORTAL_PORT = 3260
+SHARED_BYTES = 32 << 20
 LOAD_BLOCKS = 2048
 
 
@@ -24,20 +26,28 @@ def boot_s() -> float:
 
 
 class HostCluster:
-    """Daemons of one cluster over one shared disk.
+    """Daemons of one cluster, which serve a logical unit of a shared file together.
 
     Args:
         count: of nodes.
+        small_state_bytes: the state directory of the last node is on a file system of its own, of this size.
     """
 
-    def __init__(self, count: int = 3) -> None:
+    def __init__(self, count: int = 3, small_state_bytes: int = 0) -> None:
         self.world = World(count)
         self.daemons = Daemons()
         self.loads: list[NodeLoad] = []
         try:
             self.nodes = [self._made(number) for number in range(1, count + 1)]
+            self.states = {node.name: node.folder / "state" for node in self.nodes}
+            """The state directories, as this process sees them."""
+            for state in self.states.values():
+                state.mkdir(0o700)
+            if small_state_bytes:
+                last = self.nodes[-1]
+                self.states[last.name] = self.host(last).mount_small(last.folder / "state", small_state_bytes)
             make_members(
-                {node.name: node.config.parent / "state" / "cluster" for node in self.nodes},
+                {name: state / "cluster" for name, state in self.states.items()},
                 {f"node{number}": (host.address, CLUSTER_PORT) for number, host in enumerate(self.world.hosts, 1)},
             )
         except BaseException:
@@ -48,21 +58,21 @@ class HostCluster:
         host = self.world.hosts[number - 1]
         configuration = (
             f'[node]\nname = "node{number}"\nstate_directory = "state"\n'
-            f'[cluster]\nlisten = "{host.address}:{CLUSTER_PORT}"\n'
-            f'[target]\nname = "{TARGET}"\nportals = ["{host.address}:{PORTAL_PORT}"]\nportal_group_tag = {number}\n'
-            f'[[target.lun]]\nnumber = 0\ndisk = "{self.daemons.folder}/disk.img"\ncreate = "16M"\nserial = "test"\n'
+            f'[control]\nsocket = "{self.daemons.folder}/node{number}/control.sock"\n'
+            f'[cluster]\nlisten = "{host.address}:{CLUSTER_PORT}"\nportals = ["{host.address}:{PORTAL_PORT}"]\n'
         )
         node = DaemonNode(f"node{number}", self.daemons.folder, configuration, prefix=host.prefix)
+        node.use_socket(node.folder / "control.sock")
         self.daemons.nodes.append(node)
         return node
 
     def start(self) -> None:
-        """Start all nodes, and wait until they have agreed on a coordinator."""
+        """Start all nodes, and have them share a disk."""
         for node in self.nodes:
             node.start()
         for node in self.nodes:
             node.ready()
-        coordinator_of(self.nodes)
+        share(self.nodes, self.daemons.folder, SHARED_BYTES)
 
     def host(self, node: DaemonNode) -> Host:
         """Where a node runs."""
@@ -70,7 +80,7 @@ class HostCluster:
 
     def url(self, node: DaemonNode) -> str:
         """The shared disk through one node."""
-        return f"iscsi://{self.host(node).address}:{PORTAL_PORT}/{TARGET}/0"
+        return f"iscsi://{self.host(node).address}:{PORTAL_PORT}/{SHARED_TARGET}/0"
 
     @property
     def urls(self) -> list[str]:
@@ -87,9 +97,13 @@ class HostCluster:
         name, epoch = coordinator_of(list(of) or self.nodes, above_epoch)
         return self.named(name), epoch
 
-    def disk_coordinator(self) -> DaemonNode:
-        """The node that is the coordinator of the system disk."""
-        return self.leader()[0]
+    def disk_coordinator(self, *of: DaemonNode, above_epoch: int = 0) -> DaemonNode:
+        """The node that is the coordinator of the system disk, one of these, in an epoch above the one given."""
+        return disk_coordinator(of or self.nodes, above_epoch)[0]
+
+    def wait_live(self) -> None:
+        """Wait until all nodes may use the system disk."""
+        all_live(self.nodes)
 
     # --- loads
 
@@ -150,9 +164,9 @@ class HostCluster:
 
 
 @contextmanager
-def host_cluster(count: int = 3) -> Iterator[HostCluster]:
+def host_cluster(count: int = 3, small_state_bytes: int = 0) -> Iterator[HostCluster]:
     """A running cluster, and its end."""
-    made = HostCluster(count)
+    made = HostCluster(count, small_state_bytes)
     try:
         made.start()
         yield made

@@ -7,13 +7,14 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.integration.daemon_rig import DaemonNode
+from tests.integration.daemon_rig import DaemonNode, eventually
 from tests.integration.faults.hosts import HostCluster, host_cluster
 from tests.linearizability.checker import check
 from tests.linearizability.history import FOR_EVER, Operation, Outcome
@@ -21,6 +22,7 @@ from tests.linearizability.models import CONFLICT, GOOD, Reservations
 
 CLIENTS_OF_A_NODE = 2
 END_S = 40.0
+MORE = 15
 
 
 class Client:
@@ -43,20 +45,26 @@ class Client:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def end(self) -> list[dict[str, Any]]:
-        """Have it end; gives what it told."""
-        try:
-            printed, _ = self._process.communicate("", END_S)
-        finally:
-            self._process.kill()
-            self._process.wait()
-        assert self._process.returncode == 0
-        return [json.loads(line) for line in printed.splitlines()]
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self.lines.extend(map(json.loads, self._process.stdout))
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Have it end with the call that is under way."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(END_S) == 0
+
+    def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._reader.join(10)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 def operation(line: dict[str, Any]) -> Operation:
@@ -67,6 +75,12 @@ def operation(line: dict[str, Any]) -> Operation:
     return Operation(line["client"], "unit", tuple(line["call"]), line["begun_s"], outcome, hashable, ended_s)
 
 
+def go_on(clients: list[Client]) -> None:
+    """Wait until each has had so many more answers."""
+    goals = [len(client.lines) + MORE for client in clients]
+    eventually(lambda: all(len(each.lines) >= goal for each, goal in zip(clients, goals, strict=True)) or None, 60)
+
+
 @pytest.mark.timeout(240)
 def test_reservations_are_linearizable_under_kills_and_cuts() -> None:
     seed = random.SystemRandom().randrange(1 << 32)
@@ -75,7 +89,7 @@ def test_reservations_are_linearizable_under_kills_and_cuts() -> None:
         count = CLIENTS_OF_A_NODE * len(cluster.nodes)
         clients = [Client(cluster, cluster.nodes[n % 3], n, count) for n in range(count)]
         try:
-            time.sleep(8)
+            go_on(clients)
             for fault in chance.sample(("kill the coordinator", "kill another", "cut off"), 3):
                 coordinator = cluster.disk_coordinator()
                 victim = chance.choice(cluster.others(coordinator)) if fault == "kill another" else coordinator
@@ -88,11 +102,13 @@ def test_reservations_are_linearizable_under_kills_and_cuts() -> None:
                     time.sleep(2)
                     cluster.restart(victim)
                 cluster.wait_live()
-                time.sleep(3)
-            lines = [line for client in clients for line in client.end()]
+                go_on(clients)
+            for client in clients:
+                client.end()
         finally:
             for client in clients:
-                client.kill()
+                client.close()
+    lines = [line for client in clients for line in client.lines]
     verdict = check(Reservations(), map(operation, lines))
     assert verdict, f"seed {seed}: {verdict}"
     answers = Counter((line["call"][0], line.get("answer") == GOOD) for line in lines if line["outcome"] == "ok")
