@@ -28,9 +28,16 @@ OPTIONS: Final = SessionOptions(
     nop_interval_s=1, nop_timeout_s=2, command_timeout_s=20, first_backoff_s=0.05, last_backoff_s=0.3, login_timeout_s=2
 )
 PATHS: Final = PathSettings(check_interval_s=0.5, retry_first_s=0.05, retry_last_s=0.5, steady_s=0.5)
-# Each load is the only writer of its blocks.
+# Each load is the only writer of its blocks. A node that is gone writes nothing more when its lease is out, so nothing
+# has to be proven by a LOGICAL UNIT RESET, by which the commands of all other initiators would end without an answer.
 MULTIPATH: Final = MultipathOptions(
-    paths=PATHS, check_timeout_s=1.5, login_timeout_s=1.5, discover=False, stale_writes=StalePolicy.HOLD_OVERLAPPING
+    paths=PATHS,
+    check_timeout_s=1.5,
+    login_timeout_s=1.5,
+    discover=False,
+    stale_writes=StalePolicy.HOLD_OVERLAPPING,
+    unit_reset=False,
+    forget_stale_after_s=8.0,
 )
 
 

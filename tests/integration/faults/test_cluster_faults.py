@@ -102,8 +102,8 @@ def test_a_node_whose_state_disk_is_full_leaves_the_work_to_the_others(cluster: 
 
     def takes_no_part() -> bool | None:
         # Something to write down: it comes to the node with the others' answers.
-        token = other.client.create_token(life_s=60, is_witness=False)
-        other.client.remove_token(token["id"])
+        token = other.client.create_token(life_s=60)
+        other.client.revoke_token(token["id"])
         return any("takes no part" in line for line in small.log) or None
 
     eventually(takes_no_part, 60)
