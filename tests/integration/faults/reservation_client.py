@@ -32,7 +32,13 @@ KINDS: Final = (1, 5, 7)
 CALL_S: Final = 20.0
 PAUSE_S: Final = 0.05
 OPTIONS: Final = SessionOptions(
-    nop_interval_s=1, nop_timeout_s=2, command_timeout_s=18, first_backoff_s=0.05, last_backoff_s=0.2, login_timeout_s=2
+    timeout_s=CALL_S,
+    nop_interval_s=1,
+    nop_timeout_s=2,
+    command_timeout_s=18,
+    first_backoff_s=0.05,
+    last_backoff_s=0.2,
+    login_timeout_s=2,
 )
 
 Call = tuple[Any, ...]
@@ -92,25 +98,25 @@ class Reserver:
             return INVALID
 
     async def _ask(self, call: Call) -> Any:
-        kept, at = self._disk.reservations, {"timeout_s": CALL_S}
+        kept = self._disk.reservations
         match call:
             case ("keys",):
-                return sorted((await kept.keys(**at)).keys)
+                return sorted((await kept.keys()).keys)
             case ("reservation",):
-                found = await kept.reservation(**at)
+                found = await kept.reservation()
                 return [found.key, found.kind] if found.held else None
             case ("write", _):
-                await self._disk.write(self._block, bytes(512), **at)
+                await self._disk.write(self._block, bytes(512))
             case ("register", _, key, new):
-                await kept.register(new, key=key, through_power_loss=True, **at)
+                await kept.register(new, key=key, through_power_loss=True)
             case ("register and ignore", _, new):
-                await kept.register(new, ignore_existing=True, through_power_loss=True, **at)
+                await kept.register(new, ignore_existing=True, through_power_loss=True)
             case ("reserve", _, key, kind):
-                await kept.reserve(ReservationType(kind), key=key, **at)
+                await kept.reserve(ReservationType(kind), key=key)
             case ("release", _, key, kind):
-                await kept.release(ReservationType(kind), key=key, **at)
+                await kept.release(ReservationType(kind), key=key)
             case ("preempt", _, key, victim, kind):
-                await kept.preempt(victim, key=key, kind=ReservationType(kind), **at)
+                await kept.preempt(victim, key=key, kind=ReservationType(kind))
         return GOOD
 
     async def step(self) -> None:
