@@ -63,6 +63,8 @@ class DaemonNode:
         self.socket = self.folder / "state" / "control.sock"
         self.client = ControlClient(self.socket)
         self.ready_line = ""
+        self.cluster_portal = ""
+        """Where it serves the targets of the cluster."""
         self.log: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -161,13 +163,14 @@ class Daemons:
     def cluster(self, count: int = 3, *, keys: str = "") -> list[DaemonNode]:
         """Nodes of one cluster, started and agreed on a coordinator; ``keys`` are more of their section [cluster]."""
         names = [f"node{number}" for number in range(1, count + 1)]
-        ports = dict(zip(names, free_ports(count), strict=True))
-        nodes = [
-            self._add(
-                name, self._cluster_of_one(port) + keys, "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n"
-            )
-            for tag, (name, port) in enumerate(ports.items(), 1)
-        ]
+        found = free_ports(2 * count)
+        ports = dict(zip(names, found[:count], strict=True))
+        nodes = []
+        for tag, (name, port) in enumerate(ports.items(), 1):
+            portal = f"127.0.0.1:{found[count + tag - 1]}"
+            section = f'{self._cluster_of_one(port)}portals = ["{portal}"]\n{keys}'
+            nodes.append(self._add(name, section, "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n"))
+            nodes[-1].cluster_portal = portal
         directories = {node.name: node.config.parent / "state" / "cluster" for node in nodes}
         make_members(directories, {name: ("127.0.0.1", port) for name, port in ports.items()})
         for node in nodes:

@@ -46,7 +46,7 @@ def paths(guest: Guest, initiator: OpenIscsi, nodes: list[DaemonNode]) -> Iterat
     """The guest, logged in at the portals of all nodes, which one of them has named; and its multipath device."""
     configuration = CONFIGURATION.replace("defaults {", "defaults {\n    reservation_key file", 1)
     guest.succeed(f"cat >/etc/multipath.conf <<'END'\n{configuration}END\nmultipathd")
-    found = [node for node in initiator.discovered(nodes[0].portal) if node.target == SHARED_TARGET]
+    found = [node for node in initiator.discovered(nodes[0].cluster_portal) if node.target == SHARED_TARGET]
     assert len({node.portal for node in found}) == 3, found
     try:
         for node in found:
@@ -77,7 +77,7 @@ def write(guest: Guest) -> int:
 async def of_another_host(nodes: list[DaemonNode], guest: Guest) -> None:
     """Another initiator, logged in to one node alone, and the guest take the disk from one another."""
     node = nodes[1]
-    async with csv.connect(f"iscsi://{shared_portal(node)}/{SHARED_TARGET}/0") as disk:
+    async with csv.connect(f"iscsi://{node.cluster_portal}/{SHARED_TARGET}/0") as disk:
         assert (await disk.reservations.reservation()).key == GUEST_KEY
         with pytest.raises(ReservationConflict):
             await disk.write(0, bytes(512))
@@ -94,11 +94,6 @@ async def of_another_host(nodes: list[DaemonNode], guest: Guest) -> None:
         with pytest.raises(ReservationConflict):
             await disk.write(0, bytes(512))
         assert write(guest) == 0
-
-
-def shared_portal(node: DaemonNode) -> str:
-    """Where a node serves the cluster's target."""
-    return str(node.client.target(SHARED_TARGET)["portals"][0])
 
 
 def test_mpathpersist_holds_a_disk_of_three_nodes(guest: Guest, nodes: list[DaemonNode], paths: list[Node]) -> None:
