@@ -116,7 +116,7 @@ What the figures are made of:
 ## Measured on
 
 The load average tells how busy the processors were with other things: three daemons in Python want a processor to
-themselves when all of them elect, fence and begin at once, and the times of a kill grow with what they have to wait for.
+themselves when all of them elect, fence and begin at once, and the times of a kill grow with what they wait for.
 
 {facts}
 """
