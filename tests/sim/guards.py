@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from unittest import mock
 
@@ -18,9 +18,10 @@ from csvd.cluster.election import Election
 from csvd.cluster.journal_records import Entry
 from csvd.cluster.raft_adapters import RaftLog, Snapshots
 from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, RaftMessage, encode, from_pysyncobj
-from csvd.shared_disk import FenceProof, OwnerBlock
+from csvd.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, OwnerBlock
 from csvd.storage.cluster_disk.record_slots import Header
 from tests.sim.node import SimWatchdog
+from tests.sim.plan import FAULTS, Plan, plan_of
 from tests.sim.stamps import StampWriter
 from tests.sim.stores import SimDisk
 
@@ -35,18 +36,29 @@ class Guard:
         what: what it is, and where.
         harm: what goes wrong without it.
         switch_off: contexts in which it is off.
+        focus: what of a seed's plan is as the harm needs it, whatever the seed says: rare coincidences become common.
     """
 
     what: str
     harm: str
     switch_off: Callable[[], Sequence[Context]]
+    focus: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
 def without(name: str) -> Iterator[None]:
     """A context in which a guard is off; with no name, none is."""
+    if not name:
+        yield
+        return
+    guard = GUARDS[name]
+
+    def focused(seed: int) -> Plan:
+        return replace(plan_of(seed), **guard.focus)
+
     with contextlib.ExitStack() as stack:
-        for context in GUARDS[name].switch_off() if name else ():
+        stack.enter_context(mock.patch("tests.sim.simulation.plan_of", focused))
+        for context in guard.switch_off():
             stack.enter_context(context)
         yield
 
@@ -96,18 +108,15 @@ def _no_snapshot_clamp() -> Sequence[Context]:
             "serialized": (self.snapshot, True, True),
         }
 
-    return [
-        mock.patch("csvd.cluster.election.from_pysyncobj", from_raft),
-        mock.patch.object(InstallSnapshot, "to_pysyncobj", to_pysyncobj),
-    ]
-
-
-def _no_snapshot_refusal() -> Sequence[Context]:
     def take(self: Any, data: tuple[Any, bool, bool]) -> bool:
         self._received = data[0]
         return True
 
-    return [mock.patch.object(Snapshots, "setTransmissionData", take)]
+    return [
+        mock.patch.object(Snapshots, "setTransmissionData", take),
+        mock.patch("csvd.cluster.election.from_pysyncobj", from_raft),
+        mock.patch.object(InstallSnapshot, "to_pysyncobj", to_pysyncobj),
+    ]
 
 
 # Coordination
@@ -214,80 +223,96 @@ def _no_gate() -> Sequence[Context]:
     return [mock.patch.object(StampWriter, "close", close), mock.patch.object(StampWriter, "may_write", may_write)]
 
 
+def _mostly(*faults: str) -> Mapping[str, float]:
+    """Weights by which these faults are many, and others few."""
+    return {fault: 6.0 if fault in faults else 0.2 for fault in FAULTS}
+
+
+_THREE: Final = {"nodes": ("n1", "n2", "n3"), "founders": ("n1", "n2", "n3"), "administration_pause_s": 1000.0}
+
 GUARDS: Final[Mapping[str, Guard]] = {
     "journal sync": Guard(
         "Raft's messages wait until the journal is durable (`csvd/cluster/durability.py`)",
         "after a power cut a node has lost an entry that it said it has, or votes twice in one term",
         _no_journal_sync,
+        {**_THREE, "journal_s": 0.1, "fault_pause_s": 0.5, "weights": _mostly("power cut", "isolate")},
     ),
     "entry guard": Guard(
         "only entries that contradict the log cut something off it (`csvd/cluster/election.py`)",
         "a message that came late cuts off entries that are committed",
         _no_entry_guard,
+        {**_THREE, "duplicates": 0.2},
     ),
     "snapshot clamp": Guard(
-        "a snapshot commits nothing (`csvd/cluster/raft_messages.py`)",
-        "a follower applies entries of its own log that were never committed",
+        "a snapshot neither commits nor cuts off what is in the log (`raft_messages.py`, `raft_adapters.py`)",
+        "a late one takes entries from the log that are committed",
         _no_snapshot_clamp,
-    ),
-    "snapshot refusal": Guard(
-        "a snapshot of what the log has already is not installed (`csvd/cluster/raft_adapters.py`)",
-        "a late snapshot takes committed entries from the log",
-        _no_snapshot_refusal,
+        {**_THREE, "log_entries": 5, "duplicates": 0.3, "weights": _mostly("slow path", "isolate")},
     ),
     "promise sync": Guard(
         "an epoch is promised once it is durable (`csvd/cluster/coordination/promises.py`)",
         "after a power cut a voter renews the lease of a coordinator that it had refused for ever",
         _no_promise_sync,
+        {**_THREE, "fault_pause_s": 0.5, "weights": _mostly("power cut", "one way", "isolate")},
     ),
     "promise": Guard(
         "a voter that has promised an epoch refuses all lower ones (`csvd/cluster/coordination/lease.py`)",
         "a coordinator goes on renewing its lease beside its successor",
         _no_promises,
+        {**_THREE, "fault_pause_s": 0.5, "weights": _mostly("one way", "partition", "isolate")},
     ),
     "coordinator's lease": Guard(
         "a coordinator's lease is checked before every act (`csvd/cluster/coordination/lease.py`)",
         "one that was cut off acts beside its successor",
         _no_coordinator_lease,
+        {**_THREE, "weights": _mostly("isolate", "pause")},
     ),
     "node's lease": Guard(
         "a node's lease is checked before every write (`csvd/cluster/coordination/node_session.py`)",
         "a node that was cut off writes on while it is taken for gone",
         _no_node_lease,
+        {**_THREE, "disks": {"system": NO_FENCE}, "weights": _mostly("isolate")},
     ),
     "owner block": Guard(
         "the owner block is compared and written in one step (`csvd/cluster/coordination/takeover.py`)",
         "the epoch on the disk falls: two nodes take it one after the other, the later one last",
         _no_owner_compare,
+        {"administration_pause_s": 0.5, "weights": _mostly("slow store", "pause", "isolate")},
     ),
     "fence": Guard(
         "a predecessor, or a node, is proven to be off before anybody acts upon it (`takeover.py`, `sessions.py`)",
         "what it had sent comes to the disk after that",
         _no_fence,
+        {"weights": _mostly("kill", "pause", "isolate", "slow store")},
     ),
     "grace": Guard(
         "the nodes of the office before reclaim their sessions, or are gone, before services begin (`sessions.py`)",
         "a change is acknowledged that a node has not heard of",
         _no_grace,
+        {**_THREE, "weights": _mostly("kill", "isolate")},
     ),
     "kept answer": Guard(
         "the answer of an ask is kept in the same write as its change (`csvd/cluster/coordination/office.py`)",
         "an ask that is repeated after a takeover is carried out twice",
         _no_kept_answer,
+        {**_THREE, "change_pause_s": 0.05, "weights": _mostly("kill", "pause", "isolate")},
     ),
     "record digest": Guard(
         "a record slot whose write was torn does not count (`csvd/storage/cluster_disk/record_slots.py`)",
         "a coordinator begins with half of a write",
         _no_digest,
+        {"change_pause_s": 0.05, "weights": _mostly("kill", "power cut", "slow store")},
     ),
     "watchdog": Guard(
         "the kernel kills a process that stands still with its lease out (`csvd/watchdog.py`, modelled)",
         "its lock is held for as long as it stands still, and nobody can take the disk",
         _no_watchdog,
+        {**_THREE, "weights": _mostly("pause"), "disks": {"system": FILE_LOCK}},
     ),
     "gate": Guard(
         "nothing is written while the session is not live, and what is under way is waited for (a `Gate`, modelled)",
         "a node writes by what was true before its session ended",
         _no_gate,
+        {**_THREE, "weights": _mostly("isolate", "slow store")},
     ),
 }

@@ -71,7 +71,7 @@ def plan_of(seed: int) -> Plan:
         seed=seed,
         nodes=nodes,
         founders=nodes[:count],
-        faults_s=random.uniform(15.0, 30.0),
+        faults_s=random.uniform(13.0, 26.0),
         quiet_s=40.0,
         fault_pause_s=random.choice([0.3, 1.0, 1.0, 3.0]),
         weights={fault: random.choice([0.0, 1.0, 1.0, 4.0]) for fault in FAULTS},

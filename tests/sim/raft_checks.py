@@ -170,6 +170,7 @@ class WatchedJournal(Journal):
     def install(self, snapshot: Snapshot) -> None:
         """Take a leader's snapshot."""
         self._checks.restored(self._node, snapshot)
+        self._checks.dropped(self._node, [entry for entry in self.entries if entry[1] > snapshot.last[1]])
         super().install(snapshot)
 
 

@@ -59,7 +59,7 @@ class Simulation:
         self.numbers: dict[str, int] = {}
         self.administration = Administration(self)
         self._sequence = 0
-        self.hosts = {name: Host(self.world, name, self.plan.rates[name]) for name in self.plan.nodes}
+        self.hosts = {name: Host(self.world, name, self.plan.rates.get(name, 1.0)) for name in self.plan.nodes}
         self.nodes: dict[str, SimNode] = {}
         self.faults = Faults(self)
         self.workload = Workload(self)
@@ -97,7 +97,7 @@ class Simulation:
         """Let a coroutine go on by itself; what it raises is a fault."""
 
         def failed(failure: Failure) -> None:
-            self._problem = f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+            self._problem = _said(failure) or f"{failure.getErrorMessage()}: {failure.getTraceback()}"
 
         Deferred.fromCoroutine(coroutine).addErrback(failed)
 
@@ -131,7 +131,7 @@ class Simulation:
             if self.nodes.get(node.name) is node:
                 self.end(node.name, power_cut=False)
         else:
-            self._problem = f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+            self._problem = _said(failure) or f"{failure.getErrorMessage()}: {failure.getTraceback()}"
 
     def _not_started(self, name: str, error: ClusterError) -> None:
         if not self.hosts[name].is_full:
@@ -237,7 +237,9 @@ class Simulation:
         last = [self.workload.change(node, 5.0) for node in nodes]
         for disk in self.plan.disks:
             last.extend(self.workload.ask(node, disk, 5.0) for node in nodes if not members[node.name].is_witness)
-        world.run_until(world.now_s + 12.0)
+        outcomes = self.workload.outcomes
+        world.run_until(world.now_s + 12.0, lambda: all(outcomes[name] != "asked" for name in last))
+        world.run_until(world.now_s + 1.5)  # for the followers to hear of it
         for name in last:
             if self.workload.outcomes[name] != "acknowledged":
                 raise Violation(f"{name} was {self.workload.outcomes[name]} though all is well")
@@ -318,4 +320,9 @@ class Simulation:
         self.world.note("log", text)
         failure = event.get("log_failure")
         if failure is not None:
-            self._problem = f"logged: {text}: {failure.getTraceback()}"
+            self._problem = _said(failure) or f"logged: {text}: {failure.getTraceback()}"
+
+
+def _said(failure: Failure) -> str:
+    """What a check said, where it is one that has failed."""
+    return str(failure.value) if isinstance(failure.value, Violation) else ""
