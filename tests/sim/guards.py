@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from unittest import mock
 
+from twisted.internet.defer import Deferred
+
 from csvd.cluster.coordination.lease import CoordinatorLease
 from csvd.cluster.coordination.node_session import NodeSession
 from csvd.cluster.coordination.office import HeldOffice
-from csvd.cluster.coordination.promises import FILE_NAME, Promises
+from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.sessions import Session, Sessions
 from csvd.cluster.coordination.takeover import Takeover
 from csvd.cluster.election import Election
@@ -123,10 +125,13 @@ def _no_snapshot_clamp() -> Sequence[Context]:
 
 
 def _no_promise_sync() -> Sequence[Context]:
-    def replace(self: Any, data: bytes) -> None:
-        self._files.write(FILE_NAME, 0, data)
+    async def promise(self: Any, disk: str, epoch: int) -> int:
+        if epoch > self._epochs.get(disk, 0):
+            self._epochs[disk] = epoch
+            Deferred.fromCoroutine(self._write()).addErrback(lambda failure: None)
+        return int(self._epochs[disk])
 
-    return [mock.patch.object(Promises, "_replace", replace)]
+    return [mock.patch.object(Promises, "promise", promise)]
 
 
 def _no_promises() -> Sequence[Context]:
@@ -253,7 +258,7 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "an epoch is promised once it is durable (`csvd/cluster/coordination/promises.py`)",
         "after a power cut a voter renews the lease of a coordinator that it had refused for ever",
         _no_promise_sync,
-        {**_THREE, "fault_pause_s": 0.5, "weights": _mostly("power cut", "one way", "isolate")},
+        {**_THREE, "fault_pause_s": 0.5, "journal_s": 0.1, "weights": _mostly("power cut", "one way", "isolate")},
     ),
     "promise": Guard(
         "a voter that has promised an epoch refuses all lower ones (`csvd/cluster/coordination/lease.py`)",

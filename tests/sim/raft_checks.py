@@ -43,6 +43,8 @@ class RaftChecks:
         self.votes: dict[tuple[str, int], str] = {}
         self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}
         self.committed: dict[int, Entry] = {}
+        self.committed_by: dict[int, int] = {}
+        """By index: the term in which it was known to be committed; it was in that term or an earlier one."""
         self.last_committed = 1
         self.coordinators: dict[int, str] = {}
         self.answers: dict[Place, Answer] = {}
@@ -97,8 +99,9 @@ class RaftChecks:
             if self.committed.get(entry[1]) == entry:
                 raise Violation(f"{node} drops entry {entry[1]} of term {entry[2]}, which is committed")
 
-    def applied(self, node: str, entry: Entry) -> None:
-        """A node applies an entry."""
+    def applied(self, node: str, entry: Entry, term: int) -> None:
+        """A node in a term applies an entry."""
+        self.committed_by.setdefault(entry[1], term)
         known = self.committed.setdefault(entry[1], entry)
         if known != entry:
             raise Violation(f"{node} applies {_short(entry)} where another node applied {_short(known)}")
@@ -128,13 +131,13 @@ class RaftChecks:
             self.keys.add(key)
 
     def _check_completeness(self, node: str, journal: Journal) -> None:
-        """A new leader has all that is committed."""
+        """A new leader has all that was committed in earlier terms."""
         entries = journal.entries
         first = entries[0][1]
         for index in range(max(first, self.last_committed - 50), self.last_committed + 1):
             committed = self.committed.get(index)
-            if committed is None:
-                continue
+            if committed is None or self.committed_by[index] >= journal.term:
+                continue  # A leader of an earlier term, by votes that came late, need not have it.
             position = index - first
             if position >= len(entries) or entries[position] != committed:
                 raise Violation(f"{node} leads in term {journal.term} without entry {index}, which is committed")
@@ -192,7 +195,7 @@ class WatchedRegister(ReplicatedRegister):
         assert election is not None
         index = int(election._raft.raftLastApplied) + 1
         entries = election._journal.entries
-        self._checks.applied(node, entries[index - entries[0][1]])
+        self._checks.applied(node, entries[index - entries[0][1]], election.term)
         for number, ((key, fields), answer) in enumerate(zip(_decode_entry(command), answers, strict=True)):
             self._checks.answered(node, fields, key, answer, (index, number))
         return answers
