@@ -20,9 +20,8 @@ from csvd.cluster.election import Election
 from csvd.cluster.journal_records import Entry
 from csvd.cluster.raft_adapters import RaftLog, Snapshots
 from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, RaftMessage, encode, from_pysyncobj
-from csvd.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, OwnerBlock
+from csvd.shared_disk import NO_FENCE, OSD_BLOCKLIST, FenceProof, OwnerBlock
 from csvd.storage.cluster_disk.record_slots import Header
-from tests.sim.node import SimWatchdog
 from tests.sim.plan import FAULTS, Plan, plan_of
 from tests.sim.stamps import StampWriter
 from tests.sim.stores import SimDisk
@@ -193,13 +192,6 @@ def _no_fence() -> Sequence[Context]:
     ]
 
 
-def _no_grace() -> Sequence[Context]:
-    async def reclaimed(self: Sessions) -> None:
-        return None
-
-    return [mock.patch.object(Sessions, "reclaimed", reclaimed)]
-
-
 def _no_kept_answer() -> Sequence[Context]:
     async def keep(self: Any, changes: Mapping[str, Any], *, answer: Any = None) -> None:
         await self.kept.keep({"records": changes})
@@ -212,10 +204,6 @@ def _no_digest() -> Sequence[Context]:
 
 
 # The node
-
-
-def _no_watchdog() -> Sequence[Context]:
-    return [mock.patch.object(SimWatchdog, "arm", return_value=None)]
 
 
 def _no_gate() -> Sequence[Context]:
@@ -270,31 +258,25 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "a coordinator's lease is checked before every act (`csvd/cluster/coordination/lease.py`)",
         "one that was cut off acts beside its successor",
         _no_coordinator_lease,
-        {**_THREE, "weights": _mostly("isolate", "pause")},
+        {**_THREE, "disks": {"system": OSD_BLOCKLIST}, "weights": _mostly("isolate")},
     ),
     "node's lease": Guard(
         "a node's lease is checked before every write (`csvd/cluster/coordination/node_session.py`)",
         "a node that was cut off writes on while it is taken for gone",
         _no_node_lease,
-        {**_THREE, "disks": {"system": NO_FENCE}, "weights": _mostly("isolate")},
+        {**_THREE, "disks": {"system": NO_FENCE}, "change_pause_s": 0.05, "weights": _mostly("isolate")},
     ),
     "owner block": Guard(
         "the owner block is compared and written in one step (`csvd/cluster/coordination/takeover.py`)",
         "the epoch on the disk falls: two nodes take it one after the other, the later one last",
         _no_owner_compare,
-        {"administration_pause_s": 0.5, "weights": _mostly("slow store", "pause", "isolate")},
+        {**_THREE, "administration_pause_s": 0.4, "weights": _mostly("slow store")},
     ),
     "fence": Guard(
         "a predecessor, or a node, is proven to be off before anybody acts upon it (`takeover.py`, `sessions.py`)",
         "what it had sent comes to the disk after that",
         _no_fence,
-        {"weights": _mostly("kill", "pause", "isolate", "slow store")},
-    ),
-    "grace": Guard(
-        "the nodes of the office before reclaim their sessions, or are gone, before services begin (`sessions.py`)",
-        "a change is acknowledged that a node has not heard of",
-        _no_grace,
-        {**_THREE, "weights": _mostly("kill", "isolate")},
+        {**_THREE, "weights": _mostly("isolate", "pause")},
     ),
     "kept answer": Guard(
         "the answer of an ask is kept in the same write as its change (`csvd/cluster/coordination/office.py`)",
@@ -306,18 +288,12 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "a record slot whose write was torn does not count (`csvd/storage/cluster_disk/record_slots.py`)",
         "a coordinator begins with half of a write",
         _no_digest,
-        {"change_pause_s": 0.05, "weights": _mostly("kill", "power cut", "slow store")},
-    ),
-    "watchdog": Guard(
-        "the kernel kills a process that stands still with its lease out (`csvd/watchdog.py`, modelled)",
-        "its lock is held for as long as it stands still, and nobody can take the disk",
-        _no_watchdog,
-        {**_THREE, "weights": _mostly("pause"), "disks": {"system": FILE_LOCK}},
+        {**_THREE, "change_pause_s": 0.05, "weights": _mostly("kill", "slow store")},
     ),
     "gate": Guard(
         "nothing is written while the session is not live, and what is under way is waited for (a `Gate`, modelled)",
         "a node writes by what was true before its session ended",
         _no_gate,
-        {**_THREE, "weights": _mostly("isolate", "slow store")},
+        {**_THREE, "disks": {"system": NO_FENCE}, "change_pause_s": 0.05, "weights": _mostly("isolate")},
     ),
 }

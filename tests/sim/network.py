@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, cast
 
 from csvd.cluster.calls import Calls, Handler
+from csvd.cluster.coordination.lease import PROMISE
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
 from csvd.cluster.framing import Kind
 from csvd.cluster.link import Link
@@ -157,7 +158,17 @@ class SimNetwork:
 
     def serve(self, method: str, handler: Handler) -> None:
         """Answer a method that peers call."""
-        self._calls.serve(method, handler)
+        self._calls.serve(method, self._watched(handler) if method == PROMISE else handler)
+
+    def _watched(self, handler: Handler) -> Handler:
+        """Look at the promises that this node says it has given."""
+
+        async def watched(peer: str, params: dict[str, Any]) -> dict[str, Any]:
+            answer = await handler(peer, params)
+            self._checks.promised(self.node, params["disk"], answer["promised"])
+            return answer
+
+        return watched
 
     async def call(self, peer: str, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Call a method of a node (also of this one)."""

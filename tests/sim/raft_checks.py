@@ -42,6 +42,7 @@ class RaftChecks:
         self.leader_of_term: dict[int, str] = {}
         self.votes: dict[tuple[str, int], str] = {}
         self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self.promises: dict[tuple[str, str], int] = {}
         self.committed: dict[int, Entry] = {}
         self.committed_by: dict[int, int] = {}
         """By index: the term in which it was known to be committed; it was in that term or an earlier one."""
@@ -77,6 +78,15 @@ class RaftChecks:
         self._seen[node] = _Seen()
         for key in [key for key in self.votes if key[0] == node]:
             del self.votes[key]
+        for disk in [disk for name, disk in self.promises if name == node]:
+            del self.promises[node, disk]
+
+    def promised(self, node: str, disk: str, epoch: int) -> None:
+        """A node says which epoch of a disk it has promised: it refuses all lower ones for ever."""
+        before = self.promises.setdefault((node, disk), epoch)
+        if epoch < before:
+            raise Violation(f"{node} says that it has promised epoch {epoch}, and had promised epoch {before}")
+        self.promises[node, disk] = epoch
 
     def sent(self, source: str, target: str, data: bytes) -> None:
         """A message of Raft leaves a node."""
