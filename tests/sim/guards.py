@@ -20,7 +20,7 @@ from csvd.cluster.election import Election
 from csvd.cluster.journal_records import Entry
 from csvd.cluster.raft_adapters import RaftLog, Snapshots
 from csvd.cluster.raft_messages import AppendEntries, InstallSnapshot, RaftMessage, encode, from_pysyncobj
-from csvd.shared_disk import NO_FENCE, OSD_BLOCKLIST, FenceProof, OwnerBlock
+from csvd.shared_disk import FILE_LOCK, NO_FENCE, OSD_BLOCKLIST, FenceProof, OwnerBlock
 from csvd.storage.cluster_disk.record_slots import Header
 from tests.sim.plan import FAULTS, Plan, plan_of
 from tests.sim.stamps import StampWriter
@@ -258,13 +258,13 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "a coordinator's lease is checked before every act (`csvd/cluster/coordination/lease.py`)",
         "one that was cut off acts beside its successor",
         _no_coordinator_lease,
-        {**_THREE, "disks": {"system": OSD_BLOCKLIST}, "weights": _mostly("isolate")},
+        {**_THREE, "disks": {"system": OSD_BLOCKLIST}, "fault_pause_s": 5.0, "weights": _mostly("isolate")},
     ),
     "node's lease": Guard(
         "a node's lease is checked before every write (`csvd/cluster/coordination/node_session.py`)",
         "a node that was cut off writes on while it is taken for gone",
         _no_node_lease,
-        {**_THREE, "disks": {"system": NO_FENCE}, "change_pause_s": 0.05, "weights": _mostly("isolate")},
+        {**_THREE, "disks": {"system": NO_FENCE}, "fault_pause_s": 5.0, "weights": _mostly("isolate")},
     ),
     "owner block": Guard(
         "the owner block is compared and written in one step (`csvd/cluster/coordination/takeover.py`)",
@@ -276,7 +276,7 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "a predecessor, or a node, is proven to be off before anybody acts upon it (`takeover.py`, `sessions.py`)",
         "what it had sent comes to the disk after that",
         _no_fence,
-        {**_THREE, "weights": _mostly("isolate", "pause")},
+        {**_THREE, "disks": {"system": FILE_LOCK}, "change_pause_s": 0.05, "weights": _mostly("kill", "slow store")},
     ),
     "kept answer": Guard(
         "the answer of an ask is kept in the same write as its change (`csvd/cluster/coordination/office.py`)",
