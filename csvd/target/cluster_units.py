@@ -323,7 +323,7 @@ class ClusterUnits:
     async def _pushed(self, method: str, params: Json) -> Json:
         try:
             return await self._take_push(method, params)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise SenselessCode("the coordinator's push makes no sense", where=method, why=repr(error)) from error
 
     async def _take_push(self, method: str, params: Json) -> Json:

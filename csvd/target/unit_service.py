@@ -204,7 +204,7 @@ class UnitService:
             raise UnitsRefused("there is no such method", where=method)
         try:
             return await run(node, params)
-        except (KeyError, TypeError, ValueError, SenselessCode) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, SenselessCode) as error:
             raise UnitsRefused("it makes no sense", where=method, why=repr(error)) from error
 
     def node_come(self, node: str) -> None:
