@@ -288,6 +288,9 @@ def _difference(before: UnitRecord, after: UnitRecord) -> list[Effect]:
     attentions = tuple((who, Asc.REGISTRATIONS_PREEMPTED) for who in gone)
     if old.type is not None and (old.type, old.holder) != (new.type, new.holder):
         attentions += tuple((who, Asc.RESERVATIONS_RELEASED) for who in old.keys if who in new.keys)
+    if before.legacy_holder not in (None, after.legacy_holder):
+        assert before.legacy_holder is not None
+        attentions += ((before.legacy_holder, Asc.RESERVATIONS_RELEASED),)
     # Whether their tasks were to be aborted is not known. They wait at the gate, and will conflict.
     effects = [Effect(RESERVATIONS, after.version, attentions, gone)]
     if before.current != after.current:

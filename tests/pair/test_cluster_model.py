@@ -32,6 +32,7 @@ class _Port:
     """A port of the one node, in the place of a `Node`."""
 
     def __init__(self, model: Model, number: int) -> None:
+        self.name = "the one"
         self.entity = model.entity
         self.executor: Any = model.executor
         self.tag = portal_group_tag(number)
@@ -149,7 +150,9 @@ def take(both: Both, kind: str, number: int, *parameters: Any) -> None:
         case "move" if is_here:
             both.room.does(both.room.loopback.move(f"n{number}"))
         case "away" if is_here and len(both.pairs) > 1 and both.room.loopback.office is not None:
-            if both.room.loopback.office.node != f"n{number}":
+            # What RESERVE(6) of a nexus holds ends with its node, as with the loss of the nexus.
+            held = both.room.nodes[f"n{number}"].device.servers[0].reservations.legacy_holder
+            if both.room.loopback.office.node != f"n{number}" and held is None:
                 both.room.does(both.room.loopback.lapse(f"n{number}"))
                 both.room.does(both.room.loopback.come_back(f"n{number}"))
         case "out" if is_here:

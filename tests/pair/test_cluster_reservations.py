@@ -257,6 +257,15 @@ def test_reserve_6_holds_on_all_nodes_and_ends_with_its_node(room: Cluster) -> N
     assert b.ask(bytes((0x16, 0, 0, 0, 0, 0))) == GOOD
 
 
+def test_a_nexus_whose_node_was_away_is_told_that_its_reserve_6_is_gone(room: Cluster) -> None:
+    a, b = room.host("n2", "a"), room.host("n3", "b")
+    a.ask(bytes((0x16, 0, 0, 0, 0, 0)))
+    room.does(room.loopback.declare_gone("n2"))
+    assert b.write(0, 1).status == GOOD
+    room.does(room.loopback.come_back("n2"))
+    assert a.ready() == [RESERVATIONS_RELEASED]
+
+
 def test_mode_parameters_change_on_all_nodes_and_the_others_are_told(room: Cluster) -> None:
     a, b = room.host("n1", "a"), room.host("n2", "b")
     sense = a.begin(bytes((0x1A, 0x08, 0x0A, 0, 0xFF, 0)), data_in=255)
