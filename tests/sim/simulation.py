@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from csvd.cluster.coordination.faces import LIVE
 from csvd.cluster.errors import ClusterError
+from csvd.cluster.names import address_of_text
 from csvd.cluster.register_members import Member
 from tests.sim.administration import Administration
 from tests.sim.disk_checks import DiskChecks, format_store
@@ -229,6 +230,7 @@ class Simulation:
         self.workload.stop()
         world.note("----", "the faults stop")
         self.faults.stop()
+        self._end_joins()
         if not world.run_until(plan.faults_s + plan.quiet_s, self._is_settled):
             raise Violation(f"there is not one coordinator {plan.quiet_s} s after the faults stopped: {self._state()}")
         settled_s = world.now_s - plan.faults_s
@@ -245,6 +247,17 @@ class Simulation:
                 raise Violation(f"{name} was {self.workload.outcomes[name]} though all is well")
         self._check_end()
         return settled_s
+
+    def _end_joins(self) -> None:
+        """A node that joined, and whose answer was lost with the member that it had asked, asks again."""
+        members = self.members()
+        for name, member in members.items():
+            host = self.hosts[name]
+            if name not in self.nodes and host.fingerprint in member.fingerprints and self.may_join(host):
+                host.contacts = {one.id: (address_of_text(one.address), one.fingerprints) for one in members.values()}
+                self.start_node(name)
+        if self.world.now_s < self.plan.faults_s + 10.0:
+            self.world.later(1.0, self._end_joins)
 
     def _is_settled(self) -> bool:
         nodes = self.member_nodes()
