@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
@@ -26,6 +26,8 @@ from tests.sim.stores import Store
 from tests.sim.wires import Wires
 from tests.sim.workload import Workload
 from tests.sim.world import Process, Trace, Violation, World
+
+REMOVED: Final = "this node was removed from the cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +322,10 @@ class Simulation:
             self.end(node.name, power_cut=False)
             self.world.later(3.0, self.start_node, node.name)
 
-    def _is_evicted(self, node: SimNode) -> bool:
-        member = self.members().get(node.name)
-        return member is None or self.hosts[node.name].fingerprint not in member.fingerprints
+    @staticmethod
+    def _is_evicted(node: SimNode) -> bool:
+        """Whether a node has ended for it heard that it was removed; what others know may lag behind."""
+        return node.failure is not None and node.failure.what == REMOVED
 
     def _observe(self, event: dict[str, Any]) -> None:
         """Something was logged: an exception that was caught only to be logged is a fault."""
