@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 FAMILY_S = 240
 RACES = {("Reserve6", "Logout")}
 """The coordinator hears of a session's end after the answer to its logout, and this test looks elsewhere at once."""
+# MultipathIO comes first, for its test of COMPARE AND WRITE expects the zeros of a new disk.
 FAMILIES = (
+    "MultipathIO",
     "PrinReadKeys",
     "PrinServiceactionRange",
     "PrinReportCapabilities",
@@ -28,7 +30,6 @@ FAMILIES = (
     "ProutPreempt",
     "Reserve6",
     "CompareAndWrite",
-    "MultipathIO",
 )
 
 
