@@ -149,11 +149,12 @@ class _Node:
         # The guests come first: a call of another node must not meet a node that has not read what it has.
         self._parts.push_async_callback(guests.close)
         await guests.begin()
-        await parts.start()
         self._parts.push_async_callback(self._end_migrations, source, destination)
         self._parts.push_async_callback(target.stop)
         self._parts.callback(of_cluster.stop)
+        # Nothing of its own needs the others, and what is wrong with a disk or a portal is told before anything else.
         portals = await exports.start()
+        await parts.start()
         of_cluster.start()
         watch = Watch(self._events, cluster)
         self._parts.callback(watch.stop)
