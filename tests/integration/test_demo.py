@@ -86,6 +86,10 @@ def test_a_signal_at_any_moment_leaves_nothing(own_tmp: Path, after_s: float, nu
     finally:
         if process.poll() is None:
             process.kill()
-    assert process.returncode in (130, -number, 0), errors
-    assert "Traceback" not in errors
+    if "runpy" in errors:
+        # Python itself was not up yet: what it says of a Ctrl-C then is not ours.
+        assert process.returncode in (1, -number), errors
+    else:
+        assert process.returncode in (130, -number, 0), errors
+        assert "Traceback" not in errors
     assert_nothing_left(own_tmp, before)

@@ -124,6 +124,12 @@ class Rig:
         self.connection.abort()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause of the machine ends no turn: what is left over for the next one may go the usual way."""
+    monkeypatch.setattr("csvd.target.connection.TURN_NS", 1 << 60)
+
+
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     rig = Rig()
