@@ -25,7 +25,7 @@ from initiator.engine.connection import InitiatorConnection
 from initiator.engine.discovery import ANSWER_BYTES, DiscoveredTarget, TargetAddress, parse_address, parse_targets
 from initiator.engine.login import ALGORITHMS, LoginSettings
 from initiator.engine.session import SessionState
-from initiator.errors import InitiatorError, LoginRedirected, TimedOut, UrlError
+from initiator.errors import ConnectFailed, InitiatorError, LoginRedirected, TimedOut, UrlError
 from initiator.link import Link
 from initiator.loop_reactor import LoopReactor
 from initiator.more_links import CHALLENGE_BYTES, MOST_CONNECTIONS, join_more
@@ -379,7 +379,12 @@ async def _open_here(
 ) -> Session:
     sock = await dial(portal, reactor=reactor, timeout_s=limit_s)
     session = Session(portal, settings.target_name, options, reactor=reactor)
-    session.peer = Portal(*sock.getpeername()[:2])
+    try:
+        session.peer = Portal(*sock.getpeername()[:2])
+    except OSError as error:
+        # Reset as soon as it was made: the target ended just now.
+        sock.close()
+        raise ConnectFailed("the connection broke at once", where=str(portal), why=error.strerror or "") from error
     connections = min(max(options.connections, 1), MOST_CONNECTIONS)
     settings = replace(
         settings,
