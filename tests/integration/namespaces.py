@@ -76,7 +76,9 @@ class Host:
     def prefix(self) -> tuple[str, ...]:
         """The words before a command line that have it run here; its process is the one that was started."""
         # The kernel ends it with the test, too: with nothing else the process would outlive it.
-        return ("nsenter", f"--target={self.process_id}", "--net", "--mount", "setpriv", "--pdeathsig", "KILL")
+        # Another mount namespace begins at its root: what is started is to find what this process finds where it is.
+        here = f"--wd={os.getcwd()}"
+        return ("nsenter", f"--target={self.process_id}", "--net", "--mount", here, "setpriv", "--pdeathsig", "KILL")
 
     def run(self, *words: str, given: str = "") -> str:
         """Run a program here to its end; gives what it printed."""
