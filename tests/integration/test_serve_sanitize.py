@@ -30,8 +30,18 @@ def ask(target: Target, cdb: str) -> tuple[int, bytes]:
     return int(status, 16), bytes.fromhex(sense.replace("-", ""))
 
 
-def is_in_progress(target: Target) -> bool:
-    status, sense = ask(target, TEST_UNIT_READY)
+def ask_at_once(target: Target) -> tuple[int, bytes]:
+    """Status and sense data of TEST UNIT READY, before a program could be started that asks."""
+    host, _, port = target.portal.rpartition(":")
+    with Peer((host, int(port)), IQN) as peer:
+        peer.login()
+        peer.send(peer.command_pdu(bytes(6)))
+        answer = peer.next_pdu()
+    assert answer is not None
+    return answer[0].status, answer[1][2:]
+
+
+def is_in_progress(status: int, sense: bytes) -> bool:
     return status == 2 and (sense[2] & 0x0F, sense[12], sense[13]) == (0x2, 0x04, 0x1B)
 
 
@@ -55,9 +65,9 @@ def test_a_sanitize_that_is_killed_goes_on_after_the_restart(tmp_path: Path) -> 
         file.seek(SIZE_BYTES - 512)
         assert file.read() == bytes(512), "it was killed in the middle"
     with start_csvd(export, tmp_path) as target:
-        assert is_in_progress(target)
+        assert is_in_progress(*ask_at_once(target))
         until = time.monotonic() + DEADLINE_S
-        while is_in_progress(target):
+        while is_in_progress(*ask(target, TEST_UNIT_READY)):
             assert time.monotonic() < until
             time.sleep(0.5)
         assert ask(target, TEST_UNIT_READY)[0] == 0
