@@ -137,6 +137,12 @@ class DaemonNode:
             timeout=120,
         )
 
+    def asked(self, *arguments: str) -> str:
+        """What a command that asks this node prints; it must not fail."""
+        done = self.csvd(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def status(self) -> dict[str, Any] | None:
         """Its status; None while it does not answer."""
         try:
@@ -158,10 +164,15 @@ class Daemons:
     ) -> DaemonNode:
         """A node by itself, not started."""
         (port,) = free_ports(1)
-        return self._add(name, self._cluster_of_one(port), more, disk, portal)
+        return self._add(name, self._cluster_of_one(port), self._target(disk, portal) + more)
 
-    def cluster(self, count: int = 3, *, keys: str = "") -> list[DaemonNode]:
-        """Nodes of one cluster, started and agreed on a coordinator; ``keys`` are more of their section [cluster]."""
+    def cluster(self, count: int = 3, *, keys: str = "", own_targets: bool = True) -> list[DaemonNode]:
+        """Nodes of one cluster, started and agreed on a coordinator.
+
+        Args:
+            keys: more of their section [cluster].
+            own_targets: each serves a target of its own, too, over one file.
+        """
         names = [f"node{number}" for number in range(1, count + 1)]
         found = free_ports(2 * count)
         ports = dict(zip(names, found[:count], strict=True))
@@ -169,7 +180,8 @@ class Daemons:
         for tag, (name, port) in enumerate(ports.items(), 1):
             portal = f"127.0.0.1:{found[count + tag - 1]}"
             section = f'{self._cluster_of_one(port)}portals = ["{portal}"]\n{keys}'
-            nodes.append(self._add(name, section, "", "disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n"))
+            target = self._target("disk.img", "127.0.0.1:0", f"portal_group_tag = {tag}\n") if own_targets else ""
+            nodes.append(self._add(name, section, target))
             nodes[-1].cluster_portal = portal
         directories = {node.name: node.config.parent / "state" / "cluster" for node in nodes}
         make_members(directories, {name: ("127.0.0.1", port) for name, port in ports.items()})
@@ -184,12 +196,14 @@ class Daemons:
     def _cluster_of_one(port: int) -> str:
         return f'[cluster]\nlisten = "127.0.0.1:{port}"\n'
 
-    def _add(self, name: str, cluster: str, more: str, disk: str, portal: str, target: str = "") -> DaemonNode:
-        configuration = (
-            f'[node]\nname = "{name}"\nstate_directory = "state"\n{cluster}'
-            f'[target]\nname = "{TARGET}"\nportals = ["{portal}"]\n{target}'
-            f'[[target.lun]]\nnumber = 0\ndisk = "{self.folder}/{disk}"\ncreate = "16M"\nserial = "test"\n{more}'
+    def _target(self, disk: str, portal: str, keys: str = "") -> str:
+        return (
+            f'[target]\nname = "{TARGET}"\nportals = ["{portal}"]\n{keys}'
+            f'[[target.lun]]\nnumber = 0\ndisk = "{self.folder}/{disk}"\ncreate = "16M"\nserial = "test"\n'
         )
+
+    def _add(self, name: str, cluster: str, target: str) -> DaemonNode:
+        configuration = f'[node]\nname = "{name}"\nstate_directory = "state"\n{cluster}{target}'
         node = DaemonNode(name, self.folder, configuration)
         self.nodes.append(node)
         return node

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from csvd.api.client import ClientError
-from tests.integration.daemon_rig import DaemonNode, eventually
+from tests.integration.daemon_rig import DaemonNode, Daemons, eventually
 
 SHARED_TARGET = "iqn.2026-11.org.csvd:shared"
 SYSTEM = "system"
+TAKEN_OVER_S = 60.0
+"""A coordinator's lease, an election, and what a busy machine takes."""
 
 
 def disk_of(node: DaemonNode) -> dict[str, Any] | None:
@@ -22,24 +26,41 @@ def disk_of(node: DaemonNode) -> dict[str, Any] | None:
     return found if found.get("session", {}).get("state") == "live" else None
 
 
-def all_live(nodes: Sequence[DaemonNode], timeout_s: float = 60.0) -> None:
+def all_live(nodes: Sequence[DaemonNode], timeout_s: float = TAKEN_OVER_S) -> None:
     """Wait until every one of these nodes may use the system disk."""
     for node in nodes:
-        eventually(lambda node=node: disk_of(node), timeout_s)  # type: ignore[misc]
+        eventually(partial(disk_of, node), timeout_s)
 
 
-def disk_coordinator(nodes: Sequence[DaemonNode], above_epoch: int = 0) -> tuple[DaemonNode, int]:
-    """The coordinator of the system disk, one of these, in an epoch above the one given; and the epoch."""
+def disk_coordinator(
+    nodes: Sequence[DaemonNode], above_epoch: int = 0, *, timeout_s: float = TAKEN_OVER_S
+) -> DaemonNode:
+    """The coordinator of the system disk, one of these, in an epoch above the one given."""
 
-    def acting() -> tuple[DaemonNode, int] | None:
+    def acting() -> DaemonNode | None:
         for node in nodes:
             disk = disk_of(node)
             office = disk["office"] if disk else None
             if office and office["step"] == "acting" and office["epoch"] > above_epoch:
-                return node, office["epoch"]
+                return node
         return None
 
-    return eventually(acting, 60)
+    return eventually(acting, timeout_s)
+
+
+def exporting_nodes(daemons: Daemons, folder: Path) -> list[DaemonNode]:
+    """Three nodes with a system disk, and a portal each for the cluster, which serve nothing else."""
+    nodes = daemons.cluster(3, own_targets=False)
+    disk = str(folder / "system.img")
+    eventually(lambda: nodes[0].csvd("disk", "add", SYSTEM, disk, "--create", "64M").returncode == 0 or None)
+    all_live(nodes, timeout_s=20.0)
+    return nodes
+
+
+def portals_of(node: DaemonNode) -> dict[str, str]:
+    """Where the cluster is reached, by node, as one of them tells."""
+    rows = json.loads(node.asked("portal", "ls", "--json"))["portals"]
+    return {row.get("node", node.name): row["address"] for row in rows}
 
 
 def share(nodes: Sequence[DaemonNode], folder: Path, size_bytes: int = 64 << 20) -> None:

@@ -9,10 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from csvd.cluster.identity.certificate import self_signed
 from csvd.cluster.identity.files import load_identity
@@ -65,13 +62,6 @@ def csvd(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 def links_of(node: DaemonNode) -> dict[str, str] | None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from csvd.api.client import AnswerUnavailable
 from tests.integration.daemon_rig import TARGET, DaemonNode, Daemons, coordinator_of, eventually
 
 GUEST = {"memory_bytes": 32 << 20, "pages_per_s": 1000}
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 @pytest.fixture

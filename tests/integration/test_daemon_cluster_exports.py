@@ -5,92 +5,32 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from csvd.api.client import ClientError
-from csvd.cluster.at_once import make_members
 from initiator import ReservationConflict, ReservationType, connect
-from tests.integration.daemon_rig import DaemonNode, Daemons, eventually, free_ports
+from tests.integration.daemon_rig import DaemonNode, Daemons, eventually
+from tests.integration.shared_target import SHARED_TARGET, disk_coordinator, disk_of, exporting_nodes, portals_of
 from tests.own_reactor import run
 
-SHARED = "iqn.2026-11.org.csvd:shared"
 HOST = "iqn.2026-11.org.example:host"
 
 
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    rig = Daemons()
-    yield rig
-    rig.close()
-
-
-def asked(node: DaemonNode, *arguments: str) -> str:
-    done = node.csvd(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def session_of(node: DaemonNode) -> dict[str, Any] | None:
-    """The system disk as a node sees it, once its session is live."""
-    try:
-        found = node.client.disk("system")
-    except ClientError:
-        return None
-    return found if found.get("session", {}).get("state") == "live" else None
-
-
-def coordinator_of(nodes: list[DaemonNode], above_epoch: int = 0) -> DaemonNode:
-    def acting() -> DaemonNode | None:
-        for node in nodes:
-            office = (session_of(node) or {}).get("office")
-            if office and office["step"] == "acting" and office["epoch"] > above_epoch:
-                return node
-        return None
-
-    return eventually(acting)
+coordinator_of = partial(disk_coordinator, timeout_s=20.0)
 
 
 @pytest.fixture
 def nodes(daemons: Daemons, tmp_path: Path) -> list[DaemonNode]:
-    """Three nodes with a system disk, and a portal each for the cluster."""
-    names = ["node1", "node2", "node3"]
-    ports = free_ports(6)
-    addresses = dict(zip(names, (("127.0.0.1", port) for port in ports), strict=False))
-    made = []
-    for (name, (host, port)), portal in zip(addresses.items(), ports[3:], strict=True):
-        configuration = (
-            f'[node]\nname = "{name}"\nstate_directory = "state"\n'
-            f'[cluster]\nlisten = "{host}:{port}"\nportals = ["127.0.0.1:{portal}"]\n'
-        )
-        node = DaemonNode(name, daemons.folder, configuration)
-        daemons.nodes.append(node)
-        made.append(node)
-    make_members({node.name: node.folder / "state" / "cluster" for node in made}, addresses)
-    for node in made:
-        node.start()
-    for node in made:
-        node.ready()
-    disk = str(tmp_path / "system.img")
-    eventually(lambda: made[0].csvd("disk", "add", "system", disk, "--create", "64M").returncode == 0 or None)
-    for node in made:
-        eventually(lambda node=node: session_of(node))  # type: ignore[misc]
-    return made
+    return exporting_nodes(daemons, tmp_path)
 
 
 def initiator(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "initiator", *arguments], capture_output=True, text=True, check=False, timeout=60
     )
-
-
-def portals_of(node: DaemonNode) -> dict[str, str]:
-    """Where the cluster is reached, by node, as one of them tells."""
-    rows = json.loads(asked(node, "portal", "ls", "--json"))["portals"]
-    return {row.get("node", node.name): row["address"] for row in rows}
 
 
 def all_told(node: DaemonNode) -> dict[str, str] | None:
@@ -103,49 +43,44 @@ def test_what_is_made_through_one_node_is_reached_through_another_and_outlives_t
 ) -> None:
     _, two, three = nodes
     disk = str(tmp_path / "a.img")
-    assert "is served at" in asked(two, "target", "create", SHARED)
-    asked(two, "acl", "add", HOST)
-    assert "is served" in asked(two, "lun", "add", disk, "--create", "8M")
+    assert "is served at" in two.asked("target", "create", SHARED_TARGET)
+    two.asked("acl", "add", HOST)
+    assert "is served" in two.asked("lun", "add", disk, "--create", "8M")
     portals = eventually(lambda: all_told(three))
-    url = f"iscsi://{portals['node3']}/{SHARED}/0?initiator={HOST}"
+    url = f"iscsi://{portals['node3']}/{SHARED_TARGET}/0?initiator={HOST}"
     found = initiator("info", url)
     assert found.returncode == 0, found.stderr
-    serials = {json.loads(asked(node, "lun", "show", "0", "--json"))["serial"] for node in nodes}
+    serials = {json.loads(node.asked("lun", "show", "0", "--json"))["serial"] for node in nodes}
     assert len(serials) == 1
 
     coordinator = coordinator_of(nodes)
-    epoch = (session_of(coordinator) or {})["epoch"]
+    epoch = (disk_of(coordinator) or {})["epoch"]
     coordinator.kill()
     rest = [node for node in nodes if node is not coordinator]
     coordinator_of(rest, above_epoch=epoch)
-    asked(rest[0], "acl", "add", HOST + "2")
-    asked(rest[1], "acl", "rm", HOST)
+    rest[0].asked("acl", "add", HOST + "2")
+    rest[1].asked("acl", "rm", HOST)
     for node in rest:
-        refused = initiator("info", f"iscsi://{portals[node.name]}/{SHARED}/0?initiator={HOST}")
+        refused = initiator("info", f"iscsi://{portals[node.name]}/{SHARED_TARGET}/0?initiator={HOST}")
         assert refused.returncode == 1
-        taken = initiator("info", f"iscsi://{portals[node.name]}/{SHARED}/0?initiator={HOST}2")
+        taken = initiator("info", f"iscsi://{portals[node.name]}/{SHARED_TARGET}/0?initiator={HOST}2")
         assert taken.returncode == 0, taken.stderr
-    rows = json.loads(asked(rest[0], "target", "show", SHARED, "--json"))["nodes"]
+    rows = json.loads(rest[0].asked("target", "show", SHARED_TARGET, "--json"))["nodes"]
     assert rows[coordinator.name]["state"] == "unavailable"
     coordinator.start().ready()
-    eventually(lambda: all_told(coordinator) if session_of(coordinator) else None)
-    again = eventually(
-        lambda: (
-            initiator("info", f"iscsi://{portals[coordinator.name]}/{SHARED}/0?initiator={HOST}2").returncode == 0
-            or None
-        )
-    )
-    assert again
+    eventually(lambda: all_told(coordinator) if disk_of(coordinator) else None)
+    url = f"iscsi://{portals[coordinator.name]}/{SHARED_TARGET}/0?initiator={HOST}2"
+    assert eventually(lambda: initiator("info", url).returncode == 0 or None)
 
 
 def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinator(
     nodes: list[DaemonNode], tmp_path: Path
 ) -> None:
     one, _, three = nodes
-    asked(one, "target", "create", SHARED)
-    asked(one, "lun", "add", str(tmp_path / "a.img"), "--create", "8M")
+    one.asked("target", "create", SHARED_TARGET)
+    one.asked("lun", "add", str(tmp_path / "a.img"), "--create", "8M")
     portals = eventually(lambda: all_told(three))
-    urls = {name: f"iscsi://{portal}/{SHARED}/0" for name, portal in portals.items()}
+    urls = {name: f"iscsi://{portal}/{SHARED_TARGET}/0" for name, portal in portals.items()}
     coordinator = coordinator_of(nodes)
     rest = [node for node in nodes if node is not coordinator]
 
@@ -164,7 +99,7 @@ def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinato
 
     run(reserve, time_limit_s=60.0)
     run(write, time_limit_s=60.0)
-    epoch = (session_of(coordinator) or {})["epoch"]
+    epoch = (disk_of(coordinator) or {})["epoch"]
     coordinator.kill()
     coordinator_of(rest, above_epoch=epoch)
     run(write, time_limit_s=60.0)

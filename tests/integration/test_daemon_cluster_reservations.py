@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,16 +11,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from csvd.cluster.at_once import make_members
 from initiator.errors import AttentionPending, CommandFailed, InitiatorError
-from tests.integration.daemon_rig import DaemonNode, Daemons, eventually, free_ports
-from tests.integration.test_daemon_cluster_exports import (
-    SHARED,
-    asked,
-    coordinator_of,
-    portals_of,
-    session_of,
-)
+from tests.integration.daemon_rig import DaemonNode, Daemons, eventually
+from tests.integration.shared_target import SHARED_TARGET, disk_coordinator, disk_of, exporting_nodes, portals_of
 from tests.integration.test_serve_reservations import Host
 from tests.unit.storage.reactor_loop import run_in_reactor
 
@@ -30,66 +24,36 @@ COUNTER_LBA = 8
 MISCOMPARE = 0xE
 TIME_LIMIT_S = 60.0
 
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    rig = Daemons()
-    yield rig
-    rig.close()
+coordinator_of = partial(disk_coordinator, timeout_s=20.0)
 
 
 @pytest.fixture
 def nodes(daemons: Daemons, tmp_path: Path) -> list[DaemonNode]:
     """Three nodes that export one logical unit."""
-    nodes = make_nodes(daemons, tmp_path)
-    asked(nodes[0], "target", "create", SHARED)
-    asked(nodes[0], "lun", "add", str(tmp_path / "a.img"), "--create", "8M")
+    nodes = exporting_nodes(daemons, tmp_path)
+    nodes[0].asked("target", "create", SHARED_TARGET)
+    nodes[0].asked("lun", "add", str(tmp_path / "a.img"), "--create", "8M")
     eventually(lambda: len(portals_of(nodes[0])) == 3 or None)
     for node in nodes:
         eventually(lambda node=node: shown(node))  # type: ignore[misc]
     return nodes
 
 
-def make_nodes(daemons: Daemons, tmp_path: Path) -> list[DaemonNode]:
-    """Three nodes with a system disk, and a portal each for the cluster."""
-    ports = free_ports(6)
-    addresses = {f"node{number}": ("127.0.0.1", port) for number, port in enumerate(ports[:3], 1)}
-    nodes = []
-    for (name, (host, port)), portal in zip(addresses.items(), ports[3:], strict=True):
-        configuration = (
-            f'[node]\nname = "{name}"\nstate_directory = "state"\n'
-            f'[cluster]\nlisten = "{host}:{port}"\nportals = ["127.0.0.1:{portal}"]\n'
-        )
-        node = DaemonNode(name, daemons.folder, configuration)
-        daemons.nodes.append(node)
-        nodes.append(node)
-    make_members({node.name: node.folder / "state" / "cluster" for node in nodes}, addresses)
-    for node in nodes:
-        node.start()
-    for node in nodes:
-        node.ready()
-    disk = str(tmp_path / "system.img")
-    eventually(lambda: nodes[0].csvd("disk", "add", "system", disk, "--create", "64M").returncode == 0 or None)
-    for node in nodes:
-        eventually(lambda node=node: session_of(node))  # type: ignore[misc]
-    return nodes
-
-
 def shown(node: DaemonNode) -> Any:
     try:
-        return asked(node, "lun", "show", "0")
+        return node.asked("lun", "show", "0")
     except AssertionError:
         return None
 
 
 def url_at(nodes: list[DaemonNode], node: DaemonNode) -> str:
     alive = next(each for each in nodes if each.process.poll() is None)
-    return f"iscsi://{portals_of(alive)[node.name]}/{SHARED}/0"
+    return f"iscsi://{portals_of(alive)[node.name]}/{SHARED_TARGET}/0"
 
 
 def test_reservations_hold_on_all_nodes_and_over_the_death_of_the_coordinator(nodes: list[DaemonNode]) -> None:
     coordinator = coordinator_of(nodes)
-    epoch = (session_of(coordinator) or {})["epoch"]
+    epoch = (disk_of(coordinator) or {})["epoch"]
     one, other = (node for node in nodes if node is not coordinator)
     urls = {node.name: url_at(nodes, node) for node in nodes}
     a, b, c = Host("a"), Host("b"), Host("c")
@@ -113,7 +77,7 @@ def test_reservations_hold_on_all_nodes_and_over_the_death_of_the_coordinator(no
     run_in_reactor(main, time_limit_s=TIME_LIMIT_S)
     coordinator_of([one, other], above_epoch=epoch)
     coordinator.start().ready()
-    eventually(lambda: session_of(coordinator))
+    eventually(lambda: disk_of(coordinator))
 
     async def after(reactor: Any) -> None:
         await c.log_in(urls[coordinator.name], reactor)

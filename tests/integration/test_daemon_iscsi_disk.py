@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from tests.integration.daemon_rig import ROOT, TARGET, DaemonNode, Daemons
 
 SECRET = "opensesame12345"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 def secret_file(daemons: Daemons) -> Path:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import TARGET, Daemons, coordinator_of, eventually, free_ports, is_alive
 
 GUEST = {"memory_bytes": 1 << 22, "pages_per_s": 100}
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-from collections.abc import Iterator
-
-import pytest
 
 from tests.integration.daemon_rig import TARGET, Daemons, free_ports
 from tests.unit.api.test_api_metrics import parse
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 def test_metrics_are_answered_on_the_control_socket_and_where_it_is_configured(daemons: Daemons) -> None:

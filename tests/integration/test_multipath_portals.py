@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,13 +21,6 @@ from tests.own_reactor import run
 
 AREA_BLOCKS = 2048
 OPTIONS = MultipathOptions(paths=QUICK, check_timeout_s=1.0, login_timeout_s=1.0)
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    daemons = Daemons()
-    yield daemons
-    daemons.close()
 
 
 def url_of(portal: str) -> str:

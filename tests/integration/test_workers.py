@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -31,13 +31,6 @@ from tests.integration.worker_rig import (
 from tests.unit.storage.reactor_loop import run_in_reactor
 
 Main = Callable[[Any], Coroutine[Deferred[Any], Any, None]]
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 @pytest.fixture

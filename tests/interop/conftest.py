@@ -17,7 +17,10 @@ from typing import Protocol, TypedDict, Unpack
 import pytest
 
 from tests.bench.targets import TARGETS, Chap, Export, Target
+from tests.integration.conftest import daemons
 from tests.interop.programs import missing_packages
+
+__all__ = ["daemons"]
 
 SKIPPED_BY_PEER = pytest.StashKey[list[str]]()
 

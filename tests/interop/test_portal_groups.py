@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ pytestmark = pytest.mark.interop
 GROUP = 101
 # iscsi-ls has a name of its own, whatever program asks.
 LISTER = "iqn.2007-10.com.github:sahlberg:libiscsi:iscsi-ls"
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    daemons = Daemons()
-    yield daemons
-    daemons.close()
 
 
 def start(daemons: Daemons, more: str) -> DaemonNode:

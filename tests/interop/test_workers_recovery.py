@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.interop
 
 # libiscsi waits longer and longer between two tries to reconnect.
 RECONNECT_S = 120
-
-
-@pytest.fixture
-def daemons() -> Iterator[Daemons]:
-    made = Daemons()
-    yield made
-    made.close()
 
 
 @pytest.fixture

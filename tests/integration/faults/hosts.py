@@ -99,7 +99,7 @@ class HostCluster:
 
     def disk_coordinator(self, *of: DaemonNode, above_epoch: int = 0) -> DaemonNode:
         """The node that is the coordinator of the system disk, one of these, in an epoch above the one given."""
-        return disk_coordinator(of or self.nodes, above_epoch)[0]
+        return disk_coordinator(of or self.nodes, above_epoch)
 
     def wait_live(self) -> None:
         """Wait until all nodes may use the system disk."""

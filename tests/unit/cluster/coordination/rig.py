@@ -26,44 +26,22 @@ from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.register_members import Member
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import CsvdError
+from tests.unit.cluster import counting
 from tests.unit.cluster.coordination.shared_disks import DiskInMemory, Platter
 from tests.unit.cluster.simulated_files import SimulatedFiles
 
 
-class Counting:
-    """A service that counts in the records, and tells all nodes what it has come to."""
-
-    name = "counting"
+class Counting(counting.Counting):
+    """Counts, and tells all nodes also at the beginning what it has come to: not all may have heard of it."""
 
     def __init__(self) -> None:
-        self.office: Office | None = None
-        self.gone: list[str] = []
-        self.come: list[str] = []
+        super().__init__()
         self.begins = 0
 
     async def begin(self, office: Office) -> None:
-        self.office = office
+        await super().begin(office)
         self.begins += 1
         await office.push("counting", "is", {"value": office.records.get("counting/value", 0)})
-
-    def end(self) -> None:
-        self.office = None
-
-    async def asked(self, node: str, method: str, params: Json) -> Json:
-        office = self.office
-        assert office is not None
-        if method != "add":
-            raise CsvdError("no such method", where=method)
-        value = office.records.get("counting/value", 0) + 1
-        await office.keep({"counting/value": value}, answer={"value": value})
-        await office.push("counting", "is", {"value": value})
-        return {"value": value}
-
-    def node_gone(self, node: str) -> None:
-        self.gone.append(node)
-
-    def node_come(self, node: str) -> None:
-        self.come.append(node)
 
 
 class CountingGate:
