@@ -30,10 +30,9 @@ from csvd.cluster.journal_records import (
     encode_batch,
     encode_file,
 )
-from csvd.cluster.state_directory import Files
+from csvd.cluster.state_directory import Files, name_of_new, replace_file
 
 JOURNAL_NAME: Final = "journal"
-_NEW_NAME: Final = "journal.new"
 MAXIMUM_APPENDED_BYTES: Final = 4 * 1024 * 1024
 """A journal that has grown by more than this since its image is written anew with the next change."""
 
@@ -57,11 +56,7 @@ class JournalWrite:
             self.files.write(JOURNAL_NAME, self.offset_bytes, self.data)
             self.files.sync(JOURNAL_NAME)
             return
-        self.files.remove(_NEW_NAME)
-        self.files.write(_NEW_NAME, 0, self.data)
-        self.files.sync(_NEW_NAME)
-        self.files.rename(_NEW_NAME, JOURNAL_NAME)
-        self.files.sync_names()
+        replace_file(self.files, JOURNAL_NAME, self.data)
 
 
 class Journal:
@@ -215,7 +210,7 @@ class Journal:
     def _load(self) -> None:
         """Read what is there, or make the first file."""
         data = self._files.read(JOURNAL_NAME)
-        self._files.remove(_NEW_NAME)
+        self._files.remove(name_of_new(JOURNAL_NAME))
         if data is None:
             self._must_rewrite = True
             self.position += 1

@@ -39,6 +39,21 @@ class Files(Protocol):
         """Make new names, renames and removals durable."""
 
 
+def name_of_new(name: str) -> str:
+    """What a file is called until it takes the place of the one that has its name (`replace_file`)."""
+    return f"{name}.new"
+
+
+def replace_file(files: Files, name: str, data: bytes) -> None:
+    """Write a file as a whole, durably: after a crash there is the old content or the new one."""
+    new = name_of_new(name)
+    files.remove(new)
+    files.write(new, 0, data)
+    files.sync(new)
+    files.rename(new, name)
+    files.sync_names()
+
+
 class StateDirectory:
     """The state directory on a real file system, locked for this process until `close`.
 

@@ -16,10 +16,11 @@ from csvd.cluster.coordination.node_session import BEAT, JOINED, LEFT, MAXIMUM_P
 from csvd.cluster.coordination.office import HeldOffice
 from csvd.cluster.coordination.outcome import checked
 from csvd.cluster.coordination.placing import FACTS, TAKE, Placing
-from csvd.cluster.coordination.promises import Promises, RunBlocking
+from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.pushes import PUSH
 from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.coordination.takeover import RELEASE
+from csvd.cluster.durability import RunBlocking
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.json_values import JsonError, copy_json_object
 from csvd.cluster.reactor import Clock

@@ -3,33 +3,29 @@
 A node that promises an epoch refuses all lower ones for ever: so once a majority of the voters has promised, a
 coordinator of a lower epoch can renew its lease with no majority any more.
 
-The file is small and replaced as a whole: written beside, synced, renamed.
+The file is small and replaced as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from crc32c import crc32c
-from twisted.internet.defer import Deferred
 
 from csvd.cluster.coordination.bell import Bell
+from csvd.cluster.durability import RunBlocking
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.reactor import Clock
-from csvd.cluster.state_directory import Files
+from csvd.cluster.state_directory import Files, replace_file
 
 MAXIMUM_PROMISES: Final = 1024
 """Disks; more than a register ever had."""
 
 FILE_NAME: Final = "promises"
-_NEW_NAME: Final = "promises.new"
 _FORMAT: Final = 1
 _MAGIC: Final = b"csvdprom"
-
-RunBlocking = Callable[[Callable[[], Any]], "Deferred[Any]"]
-"""Runs a call that blocks on the disk, in a thread or at once; the Deferred fires in the event loop."""
 
 
 class PromisesError(ClusterError):
@@ -117,7 +113,7 @@ class Promises:
         data = _encoded(_Content(_FORMAT, self._node, self.incarnation, epochs))
         self._failure = None
         try:
-            await self._run_blocking(lambda: self._replace(data))
+            await self._run_blocking(lambda: replace_file(self._files, FILE_NAME, data))
             self._durable = epochs
         except ClusterError as error:
             self._failure = error
@@ -125,14 +121,6 @@ class Promises:
         finally:
             self._is_writing = False
             self._written.ring()
-
-    def _replace(self, data: bytes) -> None:
-        files = self._files
-        files.remove(_NEW_NAME)
-        files.write(_NEW_NAME, 0, data)
-        files.sync(_NEW_NAME)
-        files.rename(_NEW_NAME, FILE_NAME)
-        files.sync_names()
 
 
 def _encoded(content: _Content) -> bytes:
