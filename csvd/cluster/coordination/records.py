@@ -53,7 +53,8 @@ class _Record:
     encoded: msgspec.Raw
 
 
-_Made = dict[str, dict[str, _Record | None]]
+_Made = dict[tuple[str, str], _Record | None]
+"""By table and key: the new record, None where it goes."""
 _Batch = list[tuple[_Made, "Deferred[None]"]]
 
 
@@ -122,9 +123,8 @@ class Records:
         made = self._measured(changes)
         if len(self._waiting) >= MAXIMUM_WAITING:
             raise CommandRefused("the records were not changed", why=f"{MAXIMUM_WAITING} changes wait already")
-        for table, records in made.items():
-            for key, record in records.items():
-                self._count(table, key, record)
+        for (table, key), record in made.items():
+            self._count(table, key, record)
         done: Deferred[None] = Deferred()
         self._waiting.append((made, done))
         if self._writing is None:
@@ -155,7 +155,6 @@ class Records:
         made: _Made = {}
         grown_bytes = 0
         for table, values in changes.items():
-            made[table] = {}
             for key, value in values.items():
                 if not 1 <= len(key) <= MAXIMUM_KEY_CHARACTERS:
                     raise CommandRefused("the records were not changed", why=f"a key has {len(key)} characters")
@@ -166,7 +165,7 @@ class Records:
                     except JsonError as error:
                         raise CommandRefused("the records were not changed", where=key, why=str(error)) from error
                     record = _Record(copied[""], msgspec.Raw(msgspec.msgpack.encode(value)))
-                made[table][key] = record
+                made[table, key] = record
                 grown_bytes += _size_of(key, record) - self._sizes.get((table, key), 0)
         if grown_bytes > 0 and self._size_bytes + grown_bytes > MAXIMUM_RECORDS_BYTES - _OVERHEAD_BYTES:
             why = f"the disk has room for {MAXIMUM_RECORDS_BYTES} bytes of records"
@@ -184,12 +183,11 @@ class Records:
         batch, self._waiting = self._waiting, []
         encoded = {table: dict(values) for table, values in self._encoded.items()}
         for made, _ in batch:
-            for table, records in made.items():
-                for key, record in records.items():
-                    if record is None:
-                        encoded[table].pop(key, None)
-                    else:
-                        encoded[table][key] = record.encoded
+            for (table, key), record in made.items():
+                if record is None:
+                    encoded[table].pop(key, None)
+                else:
+                    encoded[table][key] = record.encoded
         data = msgspec.msgpack.encode({"format": _FORMAT, **encoded})
         self.sequence += 1
         self._writing = self._disk.write_records(RecordSlot(self._epoch, self.sequence, data))
@@ -204,12 +202,11 @@ class Records:
             return
         self._encoded = encoded
         for made, _ in batch:
-            for table, records in made.items():
-                for key, record in records.items():
-                    if record is None:
-                        self._tables[table].pop(key, None)
-                    else:
-                        self._tables[table][key] = record.value
+            for (table, key), record in made.items():
+                if record is None:
+                    self._tables[table].pop(key, None)
+                else:
+                    self._tables[table][key] = record.value
         if self._waiting and not self._is_over:
             self._write()
         for _, done in batch:
