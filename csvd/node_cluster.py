@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from csvd.cluster.assembly import ClusterNode
 from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.membership import Tell, Watchdog
-from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.register_disks import DISK_NAME_RULE, DiskRecord, is_disk_name
 from csvd.config.secrets import read_secret_file
 from csvd.errors import ConfigError, CsvdError
+from csvd.shared_disk import SharedDisk
 from csvd.storage.cluster_disk.disk import ClusterDisk
 from csvd.storage.cluster_disk.errors import AreaError
 from csvd.storage.cluster_disk.opening import create_cluster_disk, open_cluster_disk

@@ -18,7 +18,6 @@ from csvd.cluster.coordination.outcome import checked
 from csvd.cluster.coordination.placing import FACTS, TAKE, Placing
 from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.pushes import PUSH
-from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.coordination.takeover import RELEASE
 from csvd.cluster.durability import RunBlocking
 from csvd.cluster.errors import ClusterError
@@ -28,6 +27,7 @@ from csvd.cluster.register import Register
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.state_directory import Files
 from csvd.cluster.timeouts import Timeouts
+from csvd.shared_disk import SharedDisk
 
 HOLD_S: Final = 1.0
 """How long a call waits here for a takeover."""

@@ -14,7 +14,6 @@ from csvd.cluster.coordination.membership import Membership, OpenDisk, Tell, Wat
 from csvd.cluster.coordination.node_session import NodeSession
 from csvd.cluster.coordination.office import HeldOffice
 from csvd.cluster.coordination.promises import Promises
-from csvd.cluster.coordination.shared_disk import FILE_LOCK, NO_FENCE, SharedDisk
 from csvd.cluster.coordination.takeover import Takeover
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.reactor import Clock
@@ -22,6 +21,7 @@ from csvd.cluster.register import Register
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import CsvdError
+from csvd.shared_disk import FILE_LOCK, NO_FENCE, SharedDisk
 
 OPEN_RETRY_S: Final = 2.0
 CLAIM_S: Final = 5.0

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from csvd.cluster.calls import Handler
-from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.register import Register
 from csvd.cluster.register_disks import DiskRecord
+from csvd.shared_disk import SharedDisk
 
 Tell = Callable[[str, str, str], None]
 """Tells people of an event: its kind, a sentence, and what it is about."""

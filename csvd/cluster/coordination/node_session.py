@@ -18,13 +18,13 @@ from csvd.cluster.coordination.bell import Bell, pause, spawn
 from csvd.cluster.coordination.faces import CLOSED, FENCED, LAPSED, LIVE, RECLAIMING, Gate, Json, Pushed
 from csvd.cluster.coordination.membership import Membership, Tell, Watch
 from csvd.cluster.coordination.outcome import PushInput
-from csvd.cluster.coordination.shared_disk import SharedDisk
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.json_values import copy_json_object
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
 from csvd.errors import CsvdError
+from csvd.shared_disk import SharedDisk
 
 OPEN: Final = "session.open"
 JOINED: Final = "session.joined"

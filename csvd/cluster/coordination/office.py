@@ -26,11 +26,11 @@ from csvd.cluster.coordination.lease import CoordinatorLease
 from csvd.cluster.coordination.membership import Membership, Tell, Watch
 from csvd.cluster.coordination.records import ANSWERS, RECORDS, Records
 from csvd.cluster.coordination.sessions import OfficeGround, Sessions
-from csvd.cluster.coordination.shared_disk import FenceProof, OwnerBlock, SharedDisk
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import CsvdError
+from csvd.shared_disk import FenceProof, OwnerBlock, SharedDisk
 
 CLAIMED: Final = "claimed"
 PROMISED: Final = "promised"

@@ -16,10 +16,10 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from csvd.cluster.coordination.faces import OfficeOver
-from csvd.cluster.coordination.shared_disk import MAXIMUM_RECORDS_BYTES, RecordSlot, SharedDisk
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown
 from csvd.cluster.json_values import JsonError, copy_json_object
 from csvd.errors import CsvdError
+from csvd.shared_disk import MAXIMUM_RECORDS_BYTES, RecordSlot, SharedDisk
 
 RECORDS: Final = "records"
 SESSIONS: Final = "sessions"

@@ -18,11 +18,11 @@ from csvd.cluster.coordination.faces import FencingService, Json, OfficeOver, Se
 from csvd.cluster.coordination.membership import Membership, Tell
 from csvd.cluster.coordination.pushes import Pushes
 from csvd.cluster.coordination.records import SESSIONS, Records
-from csvd.cluster.coordination.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, NotProven, SharedDisk
 from csvd.cluster.errors import OutcomeUnknown
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
 from csvd.errors import CsvdError
+from csvd.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, NotProven, SharedDisk
 
 EXPECTED: Final = "expected"
 JOINING: Final = "joining"

@@ -22,7 +22,11 @@ from csvd.cluster.coordination.faces import OfficeOver
 from csvd.cluster.coordination.lease import wait_until
 from csvd.cluster.coordination.membership import Membership
 from csvd.cluster.coordination.office import FENCED, GRACE, OWNING, PROMISED, HeldOffice
-from csvd.cluster.coordination.shared_disk import (
+from csvd.cluster.errors import ClusterError
+from csvd.cluster.reactor import Clock
+from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
+from csvd.errors import CsvdError
+from csvd.shared_disk import (
     FILE_LOCK,
     NO_FENCE,
     FenceProof,
@@ -30,10 +34,6 @@ from csvd.cluster.coordination.shared_disk import (
     OwnerBlock,
     OwnerChanged,
 )
-from csvd.cluster.errors import ClusterError
-from csvd.cluster.reactor import Clock
-from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
-from csvd.errors import CsvdError
 
 RELEASE: Final = "office.release"
 RETRY_S: Final = 0.02

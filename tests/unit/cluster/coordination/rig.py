@@ -19,13 +19,13 @@ from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.faces import Json, Office
 from csvd.cluster.coordination.node_session import NodeSession
 from csvd.cluster.coordination.office import HeldOffice
-from csvd.cluster.coordination.shared_disk import FILE_LOCK, SharedDisk
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError
 from csvd.cluster.register import Register
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.register_members import Member
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import CsvdError
+from csvd.shared_disk import FILE_LOCK, SharedDisk
 from tests.unit.cluster import counting
 from tests.unit.cluster.coordination.shared_disks import DiskInMemory, Platter
 from tests.unit.cluster.simulated_files import SimulatedFiles

@@ -8,7 +8,8 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from csvd.cluster.coordination.shared_disk import (
+from csvd.errors import CsvdError
+from csvd.shared_disk import (
     FILE_LOCK,
     MAXIMUM_RECORDS_BYTES,
     NO_FENCE,
@@ -18,7 +19,6 @@ from csvd.cluster.coordination.shared_disk import (
     OwnerChanged,
     RecordSlot,
 )
-from csvd.errors import CsvdError
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.records import ANSWERS
-from csvd.cluster.coordination.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
 from csvd.cluster.errors import CommandRefused, PeerUnreachable
+from csvd.shared_disk import NO_FENCE, PERSISTENT_RESERVATION
 from tests.unit.cluster.coordination.rig import Rig
 from tests.unit.cluster.simulated_files import SimulatedFiles
 

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 
 from csvd.cluster.coordination.faces import OfficeOver
 from csvd.cluster.coordination.records import RECORDS, Records, RecordsDamaged
-from csvd.cluster.coordination.shared_disk import MAXIMUM_RECORDS_BYTES, RecordSlot
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from csvd.errors import CsvdError
+from csvd.shared_disk import MAXIMUM_RECORDS_BYTES, RecordSlot
 from tests.unit.cluster.coordination.shared_disks import DiskInMemory, Platter
 
 
