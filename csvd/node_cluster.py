@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -167,8 +166,7 @@ class NodeCluster:
         for known in self.cluster.register.disks.values():
             if known.name == name or known.url == url:
                 raise ConfigError(f"the cluster has the disk {known.name} already, at {known.url}")
-        make = partial(self._adopted, url) if adopt else partial(self._formatted, name, url, create_bytes, force)
-        disk = await make()
+        disk = await (self._adopted(url) if adopt else self._formatted(name, url, create_bytes, force))
         try:
             owner = await disk.read_owner()
             command = {"op": "disk_add", "name": name, "url": url, "uuid": disk.uuid, "epoch": owner.epoch}
@@ -207,11 +205,10 @@ class NodeCluster:
         return {"node": node, "proofs": proofs}
 
     async def _formatted(self, name: str, url: str, create_bytes: int | None, force: bool) -> ClusterDisk:
-        uuid: UUID = uuid4()
         return await create_cluster_disk(
             url,
             name=name,
-            uuid=uuid,
+            uuid=uuid4(),
             pool=self._pool,
             create_bytes=create_bytes,
             force=force,

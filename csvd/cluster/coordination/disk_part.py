@@ -12,7 +12,7 @@ from csvd.cluster.coordination.bell import Bell, spawn
 from csvd.cluster.coordination.faces import Json, OfficeOver, Service
 from csvd.cluster.coordination.membership import Membership, OpenDisk, Tell, Watch
 from csvd.cluster.coordination.node_session import NodeSession
-from csvd.cluster.coordination.office import HeldOffice
+from csvd.cluster.coordination.office import ACTING, HeldOffice
 from csvd.cluster.coordination.promises import Promises
 from csvd.cluster.coordination.takeover import Takeover
 from csvd.cluster.errors import ClusterError
@@ -130,7 +130,7 @@ class DiskPart:
         until its successor asks it to stop, or its lease is out: it can not renew it any more."""
         record = register.disks.get(self.name)
         office = self.office
-        if office is not None and office.step != "acting" and (record is None or record.epoch > office.epoch):
+        if office is not None and office.step != ACTING and (record is None or record.epoch > office.epoch):
             office.end("another node has claimed the disk")
         if office is not None:
             office.sessions.members_changed({member.id: member.number for member in register.members.values()})
@@ -292,18 +292,16 @@ class DiskPart:
                 disk = await self._open_disk(self.record)
             except CsvdError as error:
                 self.trouble = str(error)
-                await self.bell.wait(OPEN_RETRY_S)
-                continue
             except Exception as error:  # noqa: BLE001 - logged, and tried again: a disk's fault is not the node's end
                 _log.failure("{disk} could not be opened", disk=self.name)
                 self.trouble = repr(error)
-                await self.bell.wait(OPEN_RETRY_S)
-                continue
-            self.trouble = ""
-            self.shared_disk = disk
-            self.session.start(disk)
-            self._changed()
-            return
+            else:
+                self.trouble = ""
+                self.shared_disk = disk
+                self.session.start(disk)
+                self._changed()
+                return
+            await self.bell.wait(OPEN_RETRY_S)
 
     def status(self, record: DiskRecord) -> Mapping[str, Any]:
         """For people."""

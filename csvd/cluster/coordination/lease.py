@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
-
-from csvd.cluster.coordination.bell import Bell, spawn
+from csvd.cluster.coordination.bell import Bell, pause, spawn
 from csvd.cluster.coordination.faces import OfficeOver
 from csvd.cluster.coordination.majority import configuration_of, majority_time
 from csvd.cluster.coordination.membership import Membership
@@ -180,6 +178,4 @@ class CoordinatorLease:
 async def wait_until(clock: Clock, boottime: Callable[[], float], until_s: float) -> None:
     """Wait for a time of CLOCK_BOOTTIME, however the loop's clock runs beside it."""
     while (left_s := until_s - boottime()) > 0:
-        waiting: Deferred[None] = Deferred()
-        clock.callLater(left_s + 0.001, waiting.callback, None)
-        await waiting
+        await pause(clock, left_s + 0.001)

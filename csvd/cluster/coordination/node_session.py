@@ -238,7 +238,7 @@ class NodeSession:
             try:
                 wait_s = await self._step()
             except CsvdError as error:
-                self._note(str(error))
+                self.trouble = str(error)
                 wait_s = FAILED_S
             if wait_s > 0 and not self._is_closed:
                 await self._bell.wait(wait_s)
@@ -276,7 +276,7 @@ class NodeSession:
         try:
             return await self._join(record, number, session)
         except CsvdError as error:
-            self._note(str(error))
+            self.trouble = str(error)
             return FAILED_S
         finally:
             self._coming = None
@@ -330,7 +330,7 @@ class NodeSession:
 
     async def _beat(self) -> float:
         if not self._membership.is_linked(self._coordinator):
-            self._note(f"there is no link to the coordinator, {self._coordinator}")
+            self.trouble = f"there is no link to the coordinator, {self._coordinator}"
             return UNLINKED_S
         session, sent_s = self._id, self._boottime()
         sent = {"disk": self._disk, "epoch": self._epoch, "session": session}
@@ -358,7 +358,7 @@ class NodeSession:
         """Ask the coordinator of a record; {"again": why} where it does not answer."""
         if not self._membership.is_linked(record.coordinator):
             why = f"there is no link to the coordinator, {record.coordinator}"
-            self._note(why)
+            self.trouble = why
             return {"again": why}
         params = {"disk": self._disk, "epoch": record.epoch, **fields}
         if method == OPEN:
@@ -366,10 +366,10 @@ class NodeSession:
         try:
             answer = await self._membership.call(record.coordinator, method, params, timeout_s=CALL_S)
         except ClusterError as error:
-            self._note(str(error))
+            self.trouble = str(error)
             return {"again": str(error)}
         if "ok" not in answer:
-            self._note(str(answer.get("again") or answer.get("lost") or "the coordinator's answer is none"))
+            self.trouble = str(answer.get("again") or answer.get("lost") or "the coordinator's answer is none")
         return answer
 
     # The lease
@@ -429,7 +429,7 @@ class NodeSession:
                 await self._shared_disk.leave()
                 self._is_joined = False
             except CsvdError as error:
-                self._note(str(error))
+                self.trouble = str(error)
                 await pause(self._clock, RETRY_S)
         self._watch.disarm(self._disk)
 
@@ -440,7 +440,7 @@ class NodeSession:
                 self._open_gates.append(gate)
                 await gate.open()
             except CsvdError as error:
-                self._note(str(error))
+                self.trouble = str(error)
                 if gate in self._open_gates:
                     self._open_gates.remove(gate)
                 await pause(self._clock, FAILED_S)
@@ -457,9 +457,6 @@ class NodeSession:
         if self._id is None or not self.is_live:
             return None
         return self._id, self._coordinator, self._epoch
-
-    def _note(self, trouble: str) -> None:
-        self.trouble = trouble
 
     def _become(self, state: str) -> None:
         if state == self._state or (self._state == CLOSED):

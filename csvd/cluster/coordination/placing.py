@@ -5,8 +5,8 @@ leaders that do not know of one another do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from csvd.cluster.coordination.bell import Bell, spawn
 from csvd.cluster.coordination.faces import Json
@@ -29,18 +29,11 @@ TAKE_S: Final = 2.0
 ASKED_AGAIN_S: Final = 1.0
 
 
-class Looks(Protocol):
-    """A look at a disk whether a node's process is gone; False where nobody can tell."""
-
-    async def __call__(self, disk: str, node: str) -> bool:
-        """Look."""
-
-
 class Placing:
     """The leader's part; on every node, at work where the leader is.
 
     Args:
-        is_gone: a look at a disk.
+        is_gone: a look at a disk whether a node's process is gone; False where nobody can tell.
     """
 
     def __init__(
@@ -49,7 +42,7 @@ class Placing:
         membership: Membership,
         clock: Clock,
         timeouts: Timeouts,
-        is_gone: Looks,
+        is_gone: Callable[[str, str], Awaitable[bool]],
         tell: Tell,
     ) -> None:
         self._membership = membership

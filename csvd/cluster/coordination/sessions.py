@@ -22,7 +22,7 @@ from csvd.cluster.errors import OutcomeUnknown
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
 from csvd.errors import CsvdError
-from csvd.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, NotProven, SharedDisk
+from csvd.shared_disk import FILE_LOCK, NO_FENCE, FenceProof, SharedDisk
 
 EXPECTED: Final = "expected"
 JOINING: Final = "joining"
@@ -404,10 +404,8 @@ class Sessions:
             if kind == FILE_LOCK or (kind != NO_FENCE and (is_out or session.is_by_hand)):
                 try:
                     return await disk.fence(session.node, session.number)
-                except NotProven as error:
-                    session.trouble = str(error)
                 except CsvdError as error:
-                    session.trouble = str(error)
+                    session.trouble = str(error)  # NotProven, or a fault of the disk: asking again is right.
             await session.pushes.bell.wait(PROBE_PAUSE_S if kind == FILE_LOCK else PROBE_PAUSE_MAXIMUM_S)
 
     async def _fence_on_services(self, session: Session) -> None:

@@ -30,7 +30,6 @@ from csvd.shared_disk import (
     FILE_LOCK,
     NO_FENCE,
     FenceProof,
-    NotProven,
     OwnerBlock,
     OwnerChanged,
 )
@@ -48,8 +47,7 @@ class Takeover:
         office: claimed.
         number: of this node.
         join: takes this node's place on the disk.
-        own_is_over: waits until every earlier office that this process had at the disk is over, with its writes; True
-            where there was none, or it is so.
+        own_is_over: waits until every earlier office that this process had at the disk is over, with its writes.
     """
 
     def __init__(
@@ -181,9 +179,7 @@ class Takeover:
         while is_wanted():
             try:
                 return await disk.fence(owner.node, owner.number)
-            except NotProven as error:
-                office.trouble = str(error)
             except CsvdError as error:
-                office.trouble = str(error)
+                office.trouble = str(error)  # NotProven, or a fault of the disk: asking again is right.
             await office.bell.wait(RETRY_S if kind == FILE_LOCK else RETRY_OTHERS_S)
         return None
