@@ -78,9 +78,17 @@ def tables(section: type[Any], doc: str, *, off: bool = False, is_one_a_table: b
     return Table(section, doc, is_list=True, is_optional=False, off=off, is_one_a_table=is_one_a_table)
 
 
-def declarations(section: type[Any]) -> dict[str, Key | Table]:
+_declared: Final[dict[type[Any], Mapping[str, Key | Table]]] = {}
+
+
+def declarations(section: type[Any]) -> Mapping[str, Key | Table]:
     """What a section may hold, by name, in the order of its declaration."""
-    return {name: hint.__metadata__[0] for name, hint in get_type_hints(section, include_extras=True).items()}
+    found = _declared.get(section)
+    if found is None:
+        # Kept: the hints are texts that would be compiled anew for every logical unit that is read.
+        hints = get_type_hints(section, include_extras=True)
+        found = _declared[section] = {name: hint.__metadata__[0] for name, hint in hints.items()}
+    return found
 
 
 Report = Callable[[str, ConfigError], None]
