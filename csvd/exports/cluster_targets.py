@@ -149,7 +149,7 @@ class ClusterTargets:
         if session is not None:
             session.on_pushed(NAME, self._pushed)
             self._ends.append(session.on_state(self._state_changed))
-        self._want()
+        self._wanted_is_other()
         self._state_changed()
 
     def _state_changed(self) -> None:
@@ -227,7 +227,7 @@ class ClusterTargets:
                 self._records.pop(change.target, None)
             else:
                 self._records[change.target] = change.record
-            self._want()
+            self._wanted_is_other()
         elif method == "all":
             self._take_all(_converted(params, AllPushed))
         elif method == "ports":
@@ -248,7 +248,7 @@ class ClusterTargets:
         self._take_ports(everything.ports)
         if everything.revision > self.revision:
             self.revision, self._records = everything.revision, everything.targets
-            self._want()
+            self._wanted_is_other()
 
     def _take_ports(self, table: object) -> None:
         self.ports = ports_of(table)
@@ -263,7 +263,7 @@ class ClusterTargets:
 
     def number_changed(self) -> None:
         """This node has a number now, or another, or none any more."""
-        self._want()
+        self._wanted_is_other()
 
     async def try_out(self, edit: AddLun | SetLun) -> None:
         """See whether the disk of a logical unit that is to be added or changed could be served here.
@@ -282,10 +282,14 @@ class ClusterTargets:
         )
         await self._serving.try_for_cluster(replace(self._here(section), lun=luns), secrets)
 
-    def _want(self) -> None:
-        """What is to be served has changed, or is to be tried again."""
-        self._wanted += 1
+    def _wanted_is_other(self) -> None:
+        """What is to be served has changed."""
         self._read_records()
+        self._want()
+
+    def _want(self) -> None:
+        """Serve what is to be served, as far as it is not; also again what could not be."""
+        self._wanted += 1
         if not self._is_applying and not self._is_stopped:
             self._go(self._apply_all())
 
