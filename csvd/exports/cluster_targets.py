@@ -339,13 +339,9 @@ class ClusterTargets:
 
     async def _apply(self) -> None:
         sections, secrets, troubles = self.sections, self._secrets, {**self._senseless}
-        try:
-            await self._serving.serve_for_cluster(list(sections.values()), secrets)
-        except CsvdError as error:
-            if sections:
-                troubles |= await self._one_by_one(sections, secrets)
-            else:
-                troubles[""] = str(error)
+        error = await self._try(sections, secrets)
+        if error is not None:
+            troubles |= await self._one_by_one(sections, secrets) if sections else {"": error}
         self._note(troubles)
 
     def _here(self, section: TargetSection) -> TargetSection:
@@ -385,6 +381,7 @@ class ClusterTargets:
         return troubles
 
     async def _try(self, sections: Mapping[str, TargetSection], secrets: Mapping[str, bytes]) -> str | None:
+        """Serve these and no others; give why they can not be."""
         try:
             await self._serving.serve_for_cluster(list(sections.values()), secrets)
         except CsvdError as error:
