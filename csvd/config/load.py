@@ -23,12 +23,11 @@ from csvd.config.secrets import read_secret_file
 from csvd.config.sections import Report, read_section
 from csvd.config.targets import DEFAULT_PORTAL, AclSection, ChapSection, LunSection, TargetSection, portal_groups
 from csvd.errors import ConfigError
-from csvd.iscsi.portals import DEFAULT_PORT, GROUPS_PER_NODE, join_address, split_address
+from csvd.iscsi.portals import DEFAULT_PORT, EVERYWHERE, GROUPS_PER_NODE, join_address, split_address
 from csvd.secret_file import secret_path
 
 MAX_FILE_BYTES: Final = 2**20
 MAX_SOCKET_PATH_BYTES: Final = 107
-EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - it is looked for, not listened at
 GONE: Final = {"cluster": ("members", "secret_file")}
 """Keys of earlier versions, by their section."""
 

@@ -23,7 +23,7 @@ from csvd.target.units import UnitSettings
 ReadSecret: TypeAlias = Callable[[Path], bytes]
 """Gives what a file with a secret holds; raises ConfigError."""
 
-_ACCESS_STATES: Final = dict(
+ACCESS_STATE_OF: Final = dict(
     zip(
         ACCESS_STATES,
         (
@@ -35,6 +35,7 @@ _ACCESS_STATES: Final = dict(
         strict=True,
     )
 )
+"""The asymmetric access states by the words that the configuration has for them."""
 
 
 def export_of(
@@ -63,7 +64,7 @@ def export_of(
         if redirect is None
         else Redirect(redirect.address, permanent=redirect.permanent, portal_group_tag=redirect.portal_group_tag),
         queue_depth=section.queue_depth,
-        access_states={tag: _ACCESS_STATES[state] for tag, state in section.access_states().items()},
+        access_states={tag: ACCESS_STATE_OF[state] for tag, state in section.access_states().items()},
         is_clustered=is_clustered,
     )
 

@@ -10,7 +10,8 @@ import msgspec
 from csvd.api.errors import BadRequest
 from csvd.config.targets import ACCESS_STATES, PortalGroupSection
 from csvd.errors import ConfigError
-from csvd.iscsi.portals import GROUPS_PER_NODE, join_address, portal_group_tag, split_address
+from csvd.exports.build import ACCESS_STATE_OF
+from csvd.iscsi.portals import EVERYWHERE, GROUPS_PER_NODE, join_address, portal_group_tag, split_address
 from csvd.scsi.target_ports import AccessState
 from csvd.target.cluster_ports import ClusterPort, ClusterPorts
 
@@ -21,8 +22,7 @@ MAX_ADDRESS_CHARACTERS: Final = 262
 Groups: TypeAlias = dict[int, list[str]]
 """Portals, as initiators reach them, by portal group tag."""
 
-_STATES: Final = dict(zip(ACCESS_STATES, list(AccessState)[: len(ACCESS_STATES)], strict=True))
-_WORDS: Final = {state: words for words, state in _STATES.items()}
+_WORDS: Final = {state: words for words, state in ACCESS_STATE_OF.items()}
 
 
 class Member(Protocol):
@@ -66,8 +66,7 @@ def reached_at(address: str, host: str) -> str:
         host: by which the other nodes reach this one: for a portal on all addresses. Empty where none does.
     """
     listened, port = split_address(address)
-    is_any = listened in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    return join_address(host, port) if is_any and host else address
+    return join_address(host, port) if listened in EVERYWHERE and host else address
 
 
 def checked_groups(found: object, number: int, node: str) -> Groups:
@@ -121,11 +120,11 @@ def ports_of(table: object) -> dict[int, PortTold]:
         told = msgspec.convert(table, dict[int, PortTold], strict=False)
     except msgspec.ValidationError as error:
         raise BadRequest("these are no ports of a cluster", why=str(error)) from error
-    if not all(one.state in _STATES for one in told.values()):
+    if not all(one.state in ACCESS_STATE_OF for one in told.values()):
         raise BadRequest("a port of the cluster is in no state that there is")
     return told
 
 
 def as_ports(told: Mapping[int, PortTold]) -> ClusterPorts:
     """The same for the targets."""
-    return {tag: ClusterPort(one.addresses, _STATES[one.state]) for tag, one in told.items()}
+    return {tag: ClusterPort(one.addresses, ACCESS_STATE_OF[one.state]) for tag, one in told.items()}

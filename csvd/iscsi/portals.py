@@ -12,6 +12,8 @@ from csvd.iscsi.codes import LoginStatus
 from csvd.iscsi.errors import LoginFailure
 
 DEFAULT_PORT: Final = 3260
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+"""The hosts that stand for all addresses of a node."""
 MAX_PORTAL_GROUP_TAG: Final = 0xFFFF
 GROUPS_PER_NODE: Final = 15
 """Portal groups that one node has; see `portal_group_tag`."""
