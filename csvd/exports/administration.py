@@ -17,7 +17,7 @@ from csvd.config.targets import LunSection, TargetSection
 from csvd.exports import changes as change_file
 from csvd.exports.changes import Changes, Entry, TargetEntry
 from csvd.exports.difference import lowest_free
-from csvd.exports.faces import lun_face, origins_of, section_face, target_face
+from csvd.exports.faces import lun_face, lun_of, origins_of, section_face, target_face
 from csvd.exports.local import Run
 from csvd.exports.serving import Serving, plan_of
 from csvd.iscsi.names import check_iscsi_name
@@ -117,7 +117,7 @@ class Administration:
     def lun(self, name: str, number: int) -> Json:
         """One logical unit. Raises NotFound."""
         section = self._section(name)
-        self._lun(section, number)
+        lun_of(section, number)
         return next(face for face in self.luns(section.name) if face["number"] == number)
 
     def acl(self, name: str) -> list[Json]:
@@ -161,14 +161,6 @@ class Administration:
                 return section
         known = ", ".join(section.name for section in self._config.target)
         raise NotFound("there is no such target", where=name[:250], hint=f"there are: {known}" if known else "")
-
-    @staticmethod
-    def _lun(section: TargetSection, number: int) -> LunSection:
-        for lun in section.lun:
-            if lun.number == number:
-                return lun
-        known = ", ".join(str(lun.number) for lun in section.lun)
-        raise NotFound(f"there is no LUN {number}", where=section.name, hint=f"there are: {known}" if known else "")
 
     # Targets
 
@@ -251,7 +243,7 @@ class Administration:
             target = changes.targets.setdefault(name, TargetEntry())
             change_file.change(target.luns, str(number), keys, Entry)
 
-        await self._change(edit, unless=lambda: self._lun(self._section(name), number))
+        await self._change(edit, unless=lambda: lun_of(self._section(name), number))
         self._tell(f"LUN {number} of {name} was changed: {', '.join(sorted(keys))}", name)
         return self.lun(name, number)
 
@@ -263,7 +255,7 @@ class Administration:
         def edit(changes: Changes) -> None:
             change_file.remove(changes.targets.setdefault(name, TargetEntry()).luns, str(number), Entry)
 
-        await self._change(edit, unless=lambda: self._lun(self._section(name), number))
+        await self._change(edit, unless=lambda: lun_of(self._section(name), number))
         self._tell(f"LUN {number} of {name} was removed", name)
         return face
 
@@ -278,7 +270,7 @@ class Administration:
         try:
             section = self._section(name)
             name = section.name
-            lun = self._lun(section, number)
+            lun = lun_of(section, number)
             before_bytes = self._size_bytes(name, number)
             if size_bytes is not None and size_bytes < before_bytes and not force:
                 raise Refused(

@@ -29,7 +29,7 @@ from csvd.exports.catalogue import (
 from csvd.exports.cluster_sections import sealed_keys
 from csvd.exports.cluster_targets import ClusterTargets
 from csvd.exports.coordinator import NAME
-from csvd.exports.faces import lun_face, section_face, target_face
+from csvd.exports.faces import lun_face, lun_of, section_face, target_face
 from csvd.exports.joined import JoinedServing
 from csvd.exports.local import Run
 from csvd.exports.sealing import Sealing
@@ -159,11 +159,7 @@ class ClusterAdministration:
     def lun(self, name: str, number: int) -> Json:
         """One logical unit. Raises NotFound."""
         section = self._section(name)
-        for lun in section.lun:
-            if lun.number == number:
-                return self._lun_face(section, lun)
-        known = ", ".join(str(lun.number) for lun in section.lun)
-        raise NotFound(f"there is no LUN {number}", where=section.name, hint=f"there are: {known}" if known else "")
+        return self._lun_face(section, lun_of(section, number))
 
     def acl(self, name: str) -> list[Json]:
         """Who may log in to a target. Raises NotFound."""

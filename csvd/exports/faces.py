@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from csvd.api.errors import NotFound
 from csvd.config.targets import LunSection, TargetSection
 from csvd.exports.changes import Changes, TargetEntry, lun_origin, origin_of
 from csvd.scsi.logical_unit import LogicalUnit
@@ -55,6 +56,15 @@ def target_face(
             for session in sessions
         ],
     }
+
+
+def lun_of(section: TargetSection, number: int) -> LunSection:
+    """The logical unit of a number that a target has. Raises NotFound."""
+    for lun in section.lun:
+        if lun.number == number:
+            return lun
+    known = ", ".join(str(lun.number) for lun in section.lun)
+    raise NotFound(f"there is no LUN {number}", where=section.name, hint=f"there are: {known}" if known else "")
 
 
 def lun_face(target: str, section: LunSection, unit: Json, origin: str) -> Json:
