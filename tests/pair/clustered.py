@@ -15,7 +15,6 @@ from twisted.internet.task import Clock
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER
 from csvd.iscsi.node import NetworkEntity, TargetNode
-from csvd.iscsi.pdu_input import OUTPUT_PIECES
 from csvd.iscsi.portals import portal_group_tag
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.lun import lun_spellings
@@ -33,7 +32,7 @@ from initiator.engine.login import LoginSettings
 from initiator.engine.requests import Command, Request, TaskManagement
 from initiator.engine.session import SessionState
 from tests.fake_adapter import FakeAdapter
-from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, TARGET
+from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, TARGET, feed_target
 from tests.unit.cluster.loopback import Loopback
 
 GOOD, CHECK_CONDITION, CONFLICT = 0x00, 0x02, 0x18
@@ -181,21 +180,7 @@ class Host(FakeAdapter):
         while batch := self.initiator.data_to_send():
             out += batch
         data = gather(out)
-        rest = memoryview(data)
-        while rest and not self.engine.closing:
-            buffers = self.engine.receive_buffers()
-            count = min(len(rest), sum(map(len, buffers)))
-            at = 0
-            for buffer in buffers:
-                part = min(len(buffer), count - at)
-                buffer[:part] = rest[at : at + part]
-                at += part
-            self.engine.received(count, 0.0)
-            self._execute()
-            while self.engine.paused and len(self.engine.output) <= OUTPUT_PIECES:
-                self.engine.received(0, 0.0)
-                self._execute()
-            rest = rest[count:]
+        feed_target(self.engine, data, self._execute)
         self._execute()
         back = gather(self.engine.output)
         self.engine.output.clear()

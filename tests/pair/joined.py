@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -29,6 +30,34 @@ INITIATOR = "iqn.2026-11.test:initiator"
 BLOCK_BYTES = 512
 DISK_BYTES = 1 << 20
 ISID = b"\x80\0\0\0\0\1"
+
+
+def feed_target(
+    engine: TargetConnection, data: bytes, execute: Callable[[], None], piece: Callable[[], int] | None = None
+) -> None:
+    """Let a target take bytes, and execute what is ready.
+
+    Args:
+        execute: executes it.
+        piece: gives how many bytes come at once, at most; without one, as many as it has buffers for.
+    """
+    rest = memoryview(data)
+    while rest and not engine.closing:
+        buffers = engine.receive_buffers()
+        count = min(len(rest), sum(map(len, buffers)))
+        if piece is not None:
+            count = min(count, piece())
+        at = 0
+        for buffer in buffers:
+            part = min(len(buffer), count - at)
+            buffer[:part] = rest[at : at + part]
+            at += part
+        engine.received(count, 0.0)
+        execute()
+        while engine.paused and len(engine.output) <= OUTPUT_PIECES:
+            engine.received(0, 0.0)
+            execute()
+        rest = rest[count:]
 
 
 class Pair(FakeAdapter):
@@ -101,21 +130,7 @@ class Pair(FakeAdapter):
         return everything
 
     def _feed_target(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest and not self.engine.closing:
-            room = sum(map(len, self.engine.receive_buffers()))
-            count = min(len(rest), room, self._piece())
-            at = 0
-            for buffer in self.engine.receive_buffers():
-                part = min(len(buffer), count - at)
-                buffer[:part] = rest[at : at + part]
-                at += part
-            self.engine.received(count, 0.0)
-            self._execute()
-            while self.engine.paused and len(self.engine.output) <= OUTPUT_PIECES:
-                self.engine.received(0, 0.0)
-                self._execute()
-            rest = rest[count:]
+        feed_target(self.engine, data, self._execute, self._piece)
 
     def _execute(self) -> None:
         while self.engine.ready:

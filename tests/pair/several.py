@@ -12,7 +12,6 @@ from csvd.iscsi.chap import Credentials
 from csvd.iscsi.connection import TargetConnection, gather
 from csvd.iscsi.keys import OFFER, SessionParameters
 from csvd.iscsi.node import TARGET_OFFER, NetworkEntity, TargetNode
-from csvd.iscsi.pdu_input import OUTPUT_PIECES
 from csvd.scsi.logical_unit import Identity, LogicalUnit
 from csvd.scsi.target_device import TargetDevice
 from csvd.storage.memory import MemoryDisk
@@ -23,7 +22,7 @@ from initiator.engine.login import LoginSettings
 from initiator.engine.requests import Command, Event
 from initiator.engine.session import SessionState
 from tests.fake_adapter import FakeAdapter
-from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, INITIATOR, ISID, TARGET
+from tests.pair.joined import BLOCK_BYTES, DISK_BYTES, INITIATOR, ISID, TARGET, feed_target
 
 
 class Leg(FakeAdapter):
@@ -136,21 +135,7 @@ class Room:
 
     def feed_target(self, leg: Leg, data: bytes) -> None:
         """Let the target take bytes of a connection, and execute what is ready."""
-        rest = memoryview(data)
-        while rest and not leg.engine.closing:
-            buffers = leg.engine.receive_buffers()
-            count = min(len(rest), sum(map(len, buffers)))
-            at = 0
-            for buffer in buffers:
-                part = min(len(buffer), count - at)
-                buffer[:part] = rest[at : at + part]
-                at += part
-            leg.engine.received(count, 0.0)
-            self._execute()
-            while leg.engine.paused and len(leg.engine.output) <= OUTPUT_PIECES:
-                leg.engine.received(0, 0.0)
-                self._execute()
-            rest = rest[count:]
+        feed_target(leg.engine, data, self._execute)
 
     def _execute(self) -> None:
         """Execute what is ready, of whichever connection: a command by one may have let others go."""
