@@ -15,15 +15,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import initiator
 from initiator import SessionOptions
-from tests.bench.machine import ROOT, machine, versions
-from tests.failover.report import percentile
+from tests.bench.generator import percentile
+from tests.bench.machine import ROOT, facts
+from tests.bench.targets import parse_kib
 from tests.integration.daemon_rig import DaemonNode
 from tests.integration.faults.hosts import HostCluster, host_cluster
 from tests.integration.namespaces import why_not
@@ -32,7 +32,6 @@ CHANGES: Final = 10_000
 SESSIONS: Final = (1, 4, 16)
 """Initiators at once, on each node."""
 OPTIONS: Final = SessionOptions(command_timeout_s=60, login_timeout_s=10)
-WHAT_MATTERS: Final = ("csvd", "Python", "Twisted", "uvloop")
 
 
 async def change(url: str, first_key: int, count: int, times_s: list[tuple[float, float]]) -> None:
@@ -91,11 +90,9 @@ def run(cluster: HostCluster, sessions: int, changes: int) -> Run:
 
 def footprint(node: DaemonNode) -> tuple[int, int]:
     """The memory of a node's process, and the bytes of its journal and the rest of its cluster's state."""
-    for line in Path(f"/proc/{node.process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            state = node.folder / "state" / "cluster"
-            return int(line.split()[1]) << 10, sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
-    raise AssertionError("the process has ended")
+    memory_kib = parse_kib(Path(f"/proc/{node.process.pid}/status").read_text(), "VmRSS")
+    state = node.folder / "state" / "cluster"
+    return memory_kib << 10, sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
 
 
 _DOCUMENT: Final = """\
@@ -124,7 +121,7 @@ What the nodes take before and after these {changes} changes:
 
 
 def document(
-    runs: Sequence[Run], before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]], facts: dict[str, str]
+    runs: Sequence[Run], before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]], known: dict[str, str]
 ) -> str:
     """docs/cluster-load.md."""
     footprints = [
@@ -135,7 +132,7 @@ def document(
         rows="\n".join(each.row for each in runs),
         changes=sum(each.changes for each in runs),
         footprints="\n".join(footprints),
-        facts="\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        facts="\n".join(f"- {name}: {value}" for name, value in known.items()),
     )
 
 
@@ -160,9 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs.append(run(cluster, sessions, int(options.changes * part)))
             print(runs[-1].row, file=sys.stderr)
         after = [footprint(node) for node in cluster.nodes]
-    facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **machine(Path("/tmp"))}
-    facts |= {name: value for name, value in versions().items() if name in WHAT_MATTERS}
-    text = document(runs, before, after, facts)
+    text = document(runs, before, after, facts(Path("/tmp")))
     print(text)
     options.output.write_text(text)
     return 0

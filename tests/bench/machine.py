@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def versions() -> dict[str, str]:
         "libiscsi (iscsi-perf)": _package("libiscsi-bin"),
         "QEMU (qemu-img)": _first_line("qemu-img", "--version").removeprefix("qemu-img version "),
     }
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """What is to be known of figures of csvd alone: the day, the machine, and csvd and what it stands on."""
+    own = {name: value for name, value in versions().items() if name in ("csvd", "Python", "Twisted", "uvloop")}
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", **machine(folder), **own}
 
 
 def _distribution(name: str) -> str:

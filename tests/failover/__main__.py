@@ -10,17 +10,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench.machine import ROOT, machine, versions
+from tests.bench.machine import ROOT, facts
 from tests.failover.probes import Probes
 from tests.failover.report import document, picture, table
 from tests.failover.trials import FAULTS, Trial, Trials, run_trials
 from tests.integration.faults.hosts import host_cluster
 from tests.integration.namespaces import why_not
-
-WHAT_MATTERS = ("csvd", "Python", "Twisted", "uvloop")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     print(table(trials))
     if options.json is None:
-        facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **machine(Path("/tmp"))}
-        facts |= {name: value for name, value in versions().items() if name in WHAT_MATTERS}
-        (options.folder / "failover.md").write_text(document(trials, facts))
+        (options.folder / "failover.md").write_text(document(trials, facts(Path("/tmp"))))
         (options.folder / "failover.svg").write_text(picture(trials))
         print(f"written: {options.folder}/failover.md", file=sys.stderr)
     return 0

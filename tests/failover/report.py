@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
+from tests.bench.generator import percentile
 from tests.failover.trials import FAULTS, Trial
 
 FIGURES: Final = {
@@ -16,12 +17,6 @@ FIGURES: Final = {
 }
 _COLOURS: Final = {"kill -9": "#1f6feb", "SIGSTOP": "#d29922", "partition": "#8250df"}
 _DECADES: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """The smallest value that so large a part of all is not above (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
 def row(values: Sequence[float]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -68,14 +67,17 @@ class Trials:
             self._cluster.world.cut(self._cluster.host(victim))
             return boot_s()
         at_s = boot_s()
-        victim.process.send_signal(signal.SIGKILL if fault == "kill -9" else signal.SIGSTOP)
+        if fault == "kill -9":
+            self._cluster.kill(victim)
+        else:
+            self._cluster.stop(victim)
         return at_s
 
     def _mend(self, fault: str, victim: DaemonNode) -> None:
         if fault == "partition":
             self._cluster.world.heal()
         elif fault == "SIGSTOP":
-            victim.process.send_signal(signal.SIGCONT)
+            self._cluster.cont(victim)
         if fault == "partition" or (fault == "SIGSTOP" and self._lives_on(victim)):
             return
         victim.kill()

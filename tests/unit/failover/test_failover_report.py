@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from tests.failover.report import document, percentile, picture, table
+from tests.bench.generator import percentile
+from tests.failover.report import document, picture, table
 from tests.failover.trials import Trial
 
 KILLS = [Trial("kill -9", second, second + 0.5, 2 * second) for second in (0.4, 0.2, 0.3)]
