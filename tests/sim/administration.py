@@ -51,11 +51,7 @@ class Administration:
             return
         self._next()
         kind = self._random.choice(list(self._acts))
-        nodes = [
-            node
-            for node in self._simulation.member_nodes()
-            if not node.process.is_paused and node.name in node.register.members
-        ]
+        nodes = [node for node in self._simulation.running_nodes() if node.name in node.register.members]
         act = self._acts[kind](self._random.choice(nodes)) if nodes else None
         if act is not None:
             self._simulation.counts[f"acts {kind}"] += 1

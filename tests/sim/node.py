@@ -52,7 +52,7 @@ class SimNode:
         self.network = SimNetwork(
             self.process, simulation.wires, host.fingerprint, TIMEOUTS, random, checks, host.contacts
         )
-        if host.is_blank and host.name in plan.founders and not host.life:
+        if host.is_blank and simulation.is_founder(host):
             addresses = {name: f"{name}.sim:7000" for name in plan.founders}
             members = founding_members(addresses, {name: [fingerprint_of(name)] for name in plan.founders})
             begin_cluster(files, host.name, members, now_ms=self._now_ms())

@@ -100,7 +100,7 @@ class Simulation:
         """Let a coroutine go on by itself; what it raises is a fault."""
 
         def failed(failure: Failure) -> None:
-            self._problem = _said(failure) or f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+            self._problem = _said(failure, failure.getErrorMessage())
 
         Deferred.fromCoroutine(coroutine).addErrback(failed)
 
@@ -114,8 +114,7 @@ class Simulation:
         if not host.is_up:
             host.off_since_s = None
             self.wires.is_down.discard(name)
-        is_founder = name in self.plan.founders and not host.life
-        if name in self.nodes or not (is_founder or host.contacts):
+        if name in self.nodes or not (self.is_founder(host) or host.contacts):
             return
         self.world.note(name, "starts")
         try:
@@ -134,7 +133,7 @@ class Simulation:
             if self.nodes.get(node.name) is node:
                 self.end(node.name, power_cut=False)
         else:
-            self._problem = _said(failure) or f"{failure.getErrorMessage()}: {failure.getTraceback()}"
+            self._problem = _said(failure, failure.getErrorMessage())
 
     def _not_started(self, name: str, error: ClusterError) -> None:
         if not self.hosts[name].is_full:
@@ -144,8 +143,11 @@ class Simulation:
 
     def may_join(self, host: Host) -> bool:
         """Whether a host is in no cluster, and can be put into this one."""
-        is_founder = host.name in self.plan.founders and not host.life
-        return not is_founder and not host.contacts and host.is_up
+        return not self.is_founder(host) and not host.contacts and host.is_up
+
+    def is_founder(self, host: Host) -> bool:
+        """Whether a host is in the cluster from its beginning, and has not left it since."""
+        return host.name in self.plan.founders and not host.life
 
     def members(self) -> Mapping[str, Member]:
         """The members, as the node knows them that knows most."""
@@ -160,6 +162,10 @@ class Simulation:
             for name, node in self.nodes.items()
             if node.is_started and name in members and self.hosts[name].fingerprint in members[name].fingerprints
         ]
+
+    def running_nodes(self) -> list[SimNode]:
+        """Those of them that are not paused: a client can ask them."""
+        return [node for node in self.member_nodes() if not node.process.is_paused]
 
     def _left(self, name: str) -> None:
         """A node was evicted, and has ended: its host is made anew."""
@@ -336,9 +342,9 @@ class Simulation:
         self.world.note("log", text)
         failure = event.get("log_failure")
         if failure is not None:
-            self._problem = _said(failure) or f"logged: {text}: {failure.getTraceback()}"
+            self._problem = _said(failure, f"logged: {text}")
 
 
-def _said(failure: Failure) -> str:
-    """What a check said, where it is one that has failed."""
-    return str(failure.value) if isinstance(failure.value, Violation) else ""
+def _said(failure: Failure, otherwise: str) -> str:
+    """What a check said, where it is one that has failed; otherwise this, and where it was."""
+    return str(failure.value) if isinstance(failure.value, Violation) else f"{otherwise}: {failure.getTraceback()}"

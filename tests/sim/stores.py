@@ -250,10 +250,10 @@ class SimDisk:
         answer: Deferred[Any] = Deferred()
         if self.process.is_alive:
             delay_s = self.store.latency_s(self.process.name)
-            self.store.world.later(delay_s, self._at_store, operation, work, answer, self.process.is_alive)
+            self.store.world.later(delay_s, self._at_store, operation, work, answer)
         return answer
 
-    def _at_store(self, operation: str, work: Callable[[], Any], answer: Deferred[Any], was_alive: bool) -> None:
+    def _at_store(self, operation: str, work: Callable[[], Any], answer: Deferred[Any]) -> None:
         store = self.store
         if not self.process.is_alive and store.random.random() < 0.5:
             return  # It never left the host.

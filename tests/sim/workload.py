@@ -53,7 +53,7 @@ class Workload:
 
     def _add_disks(self) -> None:
         """Have the shared disks in the register: asked for again and again, for a node may die over it."""
-        nodes = [node for node in self._simulation.member_nodes() if not node.process.is_paused]
+        nodes = self._simulation.running_nodes()
         missing = [
             disk
             for disk in self._simulation.plan.disks
@@ -125,7 +125,7 @@ class Workload:
     def _ask(self) -> None:
         if self._is_over:
             return
-        nodes = [node for node in self._simulation.member_nodes() if not node.process.is_paused]
+        nodes = self._simulation.running_nodes()
         if nodes:
             node = self._random.choice(nodes)
             if self._random.random() < 0.5:
