@@ -128,6 +128,10 @@ class Change:
 class Action(Protocol):
     """A service action of PERSISTENT RESERVE OUT with its parameters."""
 
+    @property
+    def who(self) -> Registrant:
+        """The nexus that sent it."""
+
     def apply(self, state: State) -> Change:
         """What it does to a state.
 

@@ -51,7 +51,7 @@ class Effect:
         kind: RESERVATIONS, MODE, RESET, CLEAR, KEPT or POWER_ON.
         version: of the record that the change made.
         attentions: unit attention conditions to establish.
-        preempted: nexuses whose registrations were preempted.
+        preempted: other nexuses whose registrations were preempted.
         aborts: their tasks are aborted (PREEMPT AND ABORT).
         by: the nexus that is not told, for it made the change.
     """
@@ -137,7 +137,9 @@ class UnitRecord:
             raise ReservationConflict("it is reserved by RESERVE")
         change = action.apply(self.reservations)
         record = self if change.state is self.reservations else replace(self._next(), reservations=change.state)
-        effect = Effect(RESERVATIONS, record.version, change.attentions, change.preempted, aborts)
+        # A nexus that preempts its own key goes on: its command is not among those that are aborted.
+        preempted = tuple(who for who in change.preempted if who != action.who)
+        effect = Effect(RESERVATIONS, record.version, change.attentions, preempted, aborts)
         return record, effect, change
 
     def reserved(self, who: Registrant, node: str) -> tuple[UnitRecord, Effect]:

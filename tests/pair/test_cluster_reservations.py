@@ -117,6 +117,16 @@ def test_preempt_and_abort_ends_the_tasks_of_the_preempted_on_all_nodes(room: Cl
     assert not answered(written), "it is aborted: nobody answers it"
 
 
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_one_that_preempts_and_aborts_its_own_key_gets_its_answer(room: Cluster, node: str) -> None:
+    a, b = room.host(node, "a"), room.host("n3", "b")
+    a.register(0xA)
+    b.register(0xA)
+    preempting = a.preempt(0xA, 0xA, WE_RO, abort=True)
+    assert answered(preempting)
+    assert preempting.status == GOOD
+
+
 def test_two_that_preempt_and_abort_each_other_at_once_do_not_wait_for_each_other(room: Cluster) -> None:
     a, b = room.host("n2", "a"), room.host("n3", "b")
     a.register(0xA)
