@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from tests.failover.probes import WHATS, Probes
+from tests.failover.probes import Probes
 from tests.integration.daemon_rig import DaemonNode
 from tests.integration.faults.hosts import HostCluster, boot_s
 
@@ -98,6 +98,3 @@ def run_trials(trials: Trials, counts: dict[str, int]) -> Iterator[Trial]:
     for fault, count in counts.items():
         for _ in range(count):
             yield trials.run(fault)
-
-
-__all__ = ["FAULTS", "WHATS", "Trial", "Trials", "run_trials"]

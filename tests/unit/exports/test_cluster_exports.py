@@ -24,7 +24,6 @@ from tests.unit.exports.exporting_cluster import HOST, KEY, ONE, TWO, ExportingC
 
 OPTIMIZED, STANDBY, UNAVAILABLE = AccessState.ACTIVE_OPTIMIZED, AccessState.STANDBY, AccessState.UNAVAILABLE
 A, B = {"disk": "/srv/a.img"}, {"disk": "/srv/b.img"}
-TAGS = {"n1": 17, "n2": 33, "n3": 49}
 
 
 @pytest.fixture
