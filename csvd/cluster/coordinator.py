@@ -23,6 +23,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.cluster.bell import Bell
 from csvd.cluster.election import MAXIMUM_COMMAND_BYTES, Election, NotLeader
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError
 from csvd.cluster.network import Network
@@ -92,9 +93,9 @@ class Coordinator:
         self._last_sequence = 0
         self._under_way: set[int] = set()
         self._turns: deque[Deferred[None]] = deque()
-        self._wakers: list[Deferred[None]] = []
+        self._bell = Bell(clock)
         network.serve(_METHOD, self._submitted)
-        replicated.on_change(lambda register: self._wake())
+        replicated.on_change(lambda register: self._bell.ring())
 
     @property
     def is_acting(self) -> bool:
@@ -105,7 +106,7 @@ class Coordinator:
     def changed(self) -> None:
         """The election has changed: claim, go on, or give up what waits."""
         self._advance()
-        self._wake()
+        self._bell.ring()
 
     async def submit(self, command: dict[str, Any], *, timeout_s: float, key: str | None = None) -> Answer:
         """Have a command carried out once.
@@ -358,21 +359,4 @@ class Coordinator:
 
     async def _woken(self, deadline_s: float) -> bool:
         """Wait for any change here, at most until a time; whether one came before it."""
-        left_s = deadline_s - self._clock.seconds()
-        if left_s <= 0:
-            return False
-        waker: Deferred[None] = Deferred()
-        self._wakers.append(waker)
-        try:
-            await waker.addTimeout(left_s, self._clock)  # type: ignore[arg-type]
-        except DeferredTimeoutError:
-            return False
-        finally:
-            if waker in self._wakers:
-                self._wakers.remove(waker)
-        return True
-
-    def _wake(self) -> None:
-        wakers, self._wakers = self._wakers, []
-        for waker in wakers:
-            waker.callback(None)
+        return await self._bell.wait(deadline_s - self._clock.seconds())

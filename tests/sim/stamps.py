@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from csvd.cluster.coordination.bell import pause, spawn
+from csvd.cluster.bell import pause, spawn
 from csvd.cluster.coordination.faces import DiskSession, Json, Office, OfficeOver
 from csvd.cluster.errors import CommandRefused, OutcomeUnknown
 from csvd.errors import CsvdError

@@ -14,7 +14,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from csvd.cluster.coordination.bell import Bell
+from csvd.cluster.bell import Bell
 from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.membership import Membership
 from csvd.cluster.errors import ClusterError, CommandRefused, OutcomeUnknown, PeerUnreachable, RemoteError

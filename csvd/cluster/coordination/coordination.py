@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from csvd.cluster.bell import spawn
 from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.coordination.asks import ASK
-from csvd.cluster.coordination.bell import spawn
 from csvd.cluster.coordination.disk_part import DiskPart
 from csvd.cluster.coordination.faces import DiskSession, Json, MakeService
 from csvd.cluster.coordination.lease import Voter

@@ -8,7 +8,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from csvd.cluster.coordination.bell import Bell, spawn
+from csvd.cluster.bell import Bell, spawn
 from csvd.cluster.coordination.faces import Json, OfficeOver, Service
 from csvd.cluster.coordination.membership import Membership, OpenDisk, Tell, Watch
 from csvd.cluster.coordination.node_session import NodeSession

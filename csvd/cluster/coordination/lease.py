@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from csvd.cluster.coordination.bell import Bell, pause, spawn
+from csvd.cluster.bell import Bell, pause, spawn
 from csvd.cluster.coordination.faces import OfficeOver
 from csvd.cluster.coordination.majority import configuration_of, majority_time
 from csvd.cluster.coordination.membership import Membership

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.bell import Bell, pause, spawn
 from csvd.cluster.coordination.asks import Asks
-from csvd.cluster.coordination.bell import Bell, pause, spawn
 from csvd.cluster.coordination.faces import CLOSED, FENCED, LAPSED, LIVE, RECLAIMING, Gate, Json, Pushed
 from csvd.cluster.coordination.membership import Membership, Tell, Watch
 from csvd.cluster.coordination.outcome import PushInput

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
+from csvd.cluster.bell import Bell
 from csvd.cluster.coordination.asked import Asked
-from csvd.cluster.coordination.bell import Bell
 from csvd.cluster.coordination.faces import Json, OfficeOver, Service
 from csvd.cluster.coordination.lease import CoordinatorLease
 from csvd.cluster.coordination.membership import Membership, Tell, Watch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from csvd.cluster.coordination.bell import Bell, spawn
+from csvd.cluster.bell import Bell, spawn
 from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.membership import Membership, Tell
 from csvd.cluster.coordination.placement import DiskView, Move, NodeView, place

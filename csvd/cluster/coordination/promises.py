@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from crc32c import crc32c
 
-from csvd.cluster.coordination.bell import Bell
+from csvd.cluster.bell import Bell
 from csvd.cluster.durability import RunBlocking
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.reactor import Clock

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from csvd.cluster.coordination.bell import Bell
+from csvd.cluster.bell import Bell
 from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.membership import Membership
 from csvd.cluster.errors import ClusterError

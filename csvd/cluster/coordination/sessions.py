@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from csvd.cluster.coordination.bell import Bell, spawn
+from csvd.cluster.bell import Bell, spawn
 from csvd.cluster.coordination.faces import FencingService, Json, OfficeOver, Service
 from csvd.cluster.coordination.membership import Membership, Tell
 from csvd.cluster.coordination.pushes import Pushes

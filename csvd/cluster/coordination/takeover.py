@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from csvd.cluster.coordination.bell import Bell, spawn
+from csvd.cluster.bell import Bell, spawn
 from csvd.cluster.coordination.faces import OfficeOver
 from csvd.cluster.coordination.lease import wait_until
 from csvd.cluster.coordination.membership import Membership
