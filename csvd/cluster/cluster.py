@@ -15,6 +15,7 @@ from csvd.cluster.durability import RunBlocking
 from csvd.cluster.election import Election
 from csvd.cluster.errors import ClusterError, JournalError, PeerMessageError
 from csvd.cluster.journal import JOURNAL_NAME, Journal
+from csvd.cluster.listeners import Listeners
 from csvd.cluster.member_links import LEAVING_S, MemberLinks
 from csvd.cluster.names import text_of_address
 from csvd.cluster.network import Address, Network, PeerEvents
@@ -82,7 +83,7 @@ class Cluster:
         self._links = MemberLinks(node, self._replicated.register, network, clock, self._heard_of)
         self._election: Election | None = None
         self._coordinator: Coordinator | None = None
-        self._link_callbacks: list[Callable[[str, bool], None]] = []
+        self._link_callbacks: Listeners[Callable[[str, bool], None]] = Listeners()
 
     @property
     def register(self) -> Register:
@@ -116,13 +117,7 @@ class Cluster:
 
     def on_link(self, callback: Callable[[str, bool], None]) -> Callable[[], None]:
         """Call back when the link to a node has come (True) or gone (False); gives what ends it."""
-        self._link_callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._link_callbacks:
-                self._link_callbacks.remove(callback)
-
-        return unsubscribe
+        return self._link_callbacks.add(callback)
 
     def on_change(self, callback: Callable[[Register], None]) -> Callable[[], None]:
         """Call back after every change of this node's register; gives what ends it."""
@@ -299,7 +294,7 @@ class Cluster:
         self._tell_link(peer, False)
 
     def _tell_link(self, peer: str, is_up: bool) -> None:
-        for callback in list(self._link_callbacks):
+        for callback in self._link_callbacks:
             callback(peer, is_up)
 
     def _raft_received(self, peer: str, data: bytes) -> None:

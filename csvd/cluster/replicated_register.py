@@ -10,6 +10,7 @@ import msgspec
 from twisted.logger import Logger
 
 from csvd.cluster.journal_records import Entry, Snapshot
+from csvd.cluster.listeners import Listeners
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register import Register, RegisterError
 from csvd.cluster.register_fields import Answer
@@ -37,18 +38,12 @@ class ReplicatedRegister:
     def __init__(self, clock: Clock) -> None:
         self.register = Register()
         self._clock = clock
-        self._listeners: list[Callable[[Register], None]] = []
+        self._listeners: Listeners[Callable[[Register], None]] = Listeners()
         self._is_telling = False
 
     def on_change(self, callback: Callable[[Register], None]) -> Callable[[], None]:
         """Call back after the register has changed; gives what ends it."""
-        self._listeners.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._listeners:
-                self._listeners.remove(callback)
-
-        return unsubscribe
+        return self._listeners.add(callback)
 
     def apply(self, command: bytes) -> list[Answer]:
         """Carry out the commands of an entry; their answers in order."""
@@ -104,7 +99,7 @@ class ReplicatedRegister:
 
     def _tell(self) -> None:
         self._is_telling = False
-        for callback in list(self._listeners):
+        for callback in self._listeners:
             try:
                 callback(self.register)
             except Exception:  # noqa: BLE001 - logged; one listener's fault is not the register's

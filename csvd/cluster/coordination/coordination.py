@@ -22,6 +22,7 @@ from csvd.cluster.coordination.takeover import RELEASE
 from csvd.cluster.durability import RunBlocking
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.json_values import JsonError, copy_json_object
+from csvd.cluster.listeners import Listeners
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register import Register
 from csvd.cluster.register_disks import DiskRecord
@@ -80,7 +81,7 @@ class NodeCoordination:
         self._placing = Placing(membership=membership, clock=clock, timeouts=timeouts, is_gone=self._is_gone, tell=tell)
         self._makes: list[MakeService] = []
         self._parts: dict[str, DiskPart] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: Listeners[Callable[[], None]] = Listeners()
         self._stops: list[Callable[[], None]] = []
         self._began_s = boottime()
         self._is_stopped = False
@@ -123,13 +124,7 @@ class NodeCoordination:
 
     def on_sessions(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after a disk was added or removed."""
-        self._callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return unsubscribe
+        return self._callbacks.add(callback)
 
     def shared_disk(self, disk: str) -> SharedDisk | None:
         """A shared disk that is open here; None for others."""
@@ -216,7 +211,7 @@ class NodeCoordination:
         for part in self._parts.values():
             part.register_changed(register)
         if gone or come:
-            for callback in list(self._callbacks):
+            for callback in self._callbacks:
                 callback()
         for record in come:
             self._parts[record.name].start()

@@ -20,6 +20,7 @@ from csvd.cluster.coordination.membership import Membership, Tell, Watch
 from csvd.cluster.coordination.outcome import PushInput
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.json_values import copy_json_object
+from csvd.cluster.listeners import Listeners
 from csvd.cluster.reactor import Clock
 from csvd.cluster.register_disks import DiskRecord
 from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
@@ -87,7 +88,7 @@ class NodeSession:
         self._gates: list[Gate] = []
         self._open_gates: list[Gate] = []
         self._handlers: dict[str, Pushed] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: Listeners[Callable[[], None]] = Listeners()
         self._input = PushInput()
         self._published: dict[str, Any] = {}
         self._is_publishing = False
@@ -139,13 +140,7 @@ class NodeSession:
 
     def on_state(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `DiskSession`."""
-        self._callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return unsubscribe
+        return self._callbacks.add(callback)
 
     def add_gate(self, gate: Gate) -> Callable[[], None]:
         """See `DiskSession`."""
@@ -466,7 +461,7 @@ class NodeSession:
         self._call_back()
 
     def _call_back(self) -> None:
-        for callback in list(self._callbacks):
+        for callback in self._callbacks:
             callback()
 
     def status(self) -> Mapping[str, Any]:
