@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -27,11 +28,6 @@ Json: TypeAlias = dict[str, Any]
 
 class SenselessCode(CsvdError):
     """Another node sent, or the cluster keeps, what none of the functions here writes."""
-
-
-def encode_registrant(who: Registrant) -> list[Any]:
-    """An I_T nexus."""
-    return list(who)
 
 
 def decode_registrant(code: Any) -> Registrant:
@@ -59,16 +55,36 @@ def decode_nexuses(code: Any) -> tuple[Registrant, ...]:
     return tuple(decode_registrant(each) for each in code)
 
 
-def encode_shared_state(state: State) -> Json:
-    """Registrations and reservation with PRGENERATION and APTPL, which other nodes must know."""
+def encode_state(state: State) -> Json:
+    """Registrations and reservation: what is kept over a restart; PRGENERATION is not (SPC-4 6.15.2)."""
     nexuses = list(state.keys)
     return {
         "registrations": [[*nexus, f"{key:016x}"] for nexus, key in state.keys.items()],
-        "type": None if state.type is None else state.type.code,
+        "type": _encode_type(state.type),
         "holder": None if state.holder is None else nexuses.index(state.holder),
-        "generation": state.generation,
-        "aptpl": state.aptpl,
     }
+
+
+def decode_state(code: Any) -> State:
+    """What was kept, which is with APTPL.
+
+    Raises:
+        SenselessCode: `encode_state` did not write it.
+    """
+    try:
+        keys = {decode_registrant(who): int(key, 16) for *who, key in code["registrations"]}
+        kind = _decode_type(code["type"])
+        holder = None if code["holder"] is None else list(keys)[code["holder"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise SenselessCode("are no reservations", why=repr(error)) from error
+    if (holder is not None) != (kind is not None and not kind.all_registrants) or (kind is not None and not keys):
+        raise SenselessCode("are no reservations", why="a reservation has one holder, or all that are registered")
+    return State(MappingProxyType(keys), kind, holder, aptpl=True)
+
+
+def encode_shared_state(state: State) -> Json:
+    """Registrations and reservation with PRGENERATION and APTPL, which other nodes must know."""
+    return {**encode_state(state), "generation": state.generation, "aptpl": state.aptpl}
 
 
 def decode_shared_state(code: Any) -> State:
@@ -76,15 +92,9 @@ def decode_shared_state(code: Any) -> State:
     SenselessCode: `encode_shared_state` did not write it.
     """
     try:
-        keys = {decode_registrant(each[:3]): int(each[3], 16) for each in code["registrations"]}
-        kind = _decode_type(code["type"])
-        holder = None if code["holder"] is None else list(keys)[code["holder"]]
-        generation, aptpl = int(code["generation"]), bool(code["aptpl"])
+        return replace(decode_state(code), generation=int(code["generation"]), aptpl=bool(code["aptpl"]))
     except (LookupError, TypeError, ValueError) as error:
         raise SenselessCode("are no reservations", why=repr(error)) from error
-    if (holder is not None) != (kind is not None and not kind.all_registrants) or (kind is not None and not keys):
-        raise SenselessCode("are no reservations", why="a reservation has one holder, or all that are registered")
-    return State(MappingProxyType(keys), kind, holder, generation, aptpl)
 
 
 def _encode_type(kind: ReservationType | None) -> int | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Generator, Iterable
-from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
 
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.scsi.procedure import DiskFault, Keep, Request, Until
-from csvd.scsi.reservations import TYPES, Action, Change, Registrant, ReservationConflict, State
+from csvd.scsi.reservation_codes import SenselessCode, decode_state, encode_state
+from csvd.scsi.reservations import Action, Change, Registrant, ReservationConflict, State
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey, illegal_request
 from csvd.scsi.turn import Turn
 
@@ -91,7 +91,7 @@ class LocalReservations:
     """
 
     def __init__(self, unit: LogicalUnit) -> None:
-        self.state = decode_state(unit.kept[KEPT_NAME]) if KEPT_NAME in unit.kept else State()
+        self.state = _kept_state(unit)
         self.legacy_holder: Registrant | None = None
         self._listeners: dict[Listener, None] = {}
         self._turn = Turn()
@@ -197,40 +197,14 @@ def _not_kept(fault: DiskFault) -> CheckCondition:
     return CheckCondition(SenseKey.HARDWARE_ERROR, Asc.INTERNAL_TARGET_FAILURE)
 
 
-def encode_state(state: State) -> dict[str, Any]:
-    """What is kept over a restart, as JSON; PRGENERATION is not (SPC-4 6.15.2)."""
-    nexuses = list(state.keys)
-    return {
-        "registrations": [[*nexus, f"{key:016x}"] for nexus, key in state.keys.items()],
-        "type": None if state.type is None else state.type.code,
-        "holder": None if state.holder is None else nexuses.index(state.holder),
-    }
-
-
-def decode_state(kept: Any) -> State:
-    """What was kept.
-
-    Raises:
-        ConfigError: it is nothing that `encode_state` writes.
-    """
+def _kept_state(unit: LogicalUnit) -> State:
+    if KEPT_NAME not in unit.kept:
+        return State()
     try:
-        registrations = [
-            (Registrant(str(initiator), str(target), int(port)), int(key, 16))
-            for initiator, target, port, key in kept["registrations"]
-        ]
-        keys = MappingProxyType(dict(registrations))
-        kind = None if kept["type"] is None else TYPES[kept["type"]]
-        holder = None if kept["holder"] is None else registrations[kept["holder"]][0]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise _senseless(repr(error)) from error
-    if (holder is not None) != (kind is not None and not kind.all_registrants) or (kind is not None and not keys):
-        raise _senseless("a reservation has one holder, or all that are registered")
-    return State(keys=keys, type=kind, holder=holder, aptpl=True)
-
-
-def _senseless(why: str) -> ConfigError:
-    return ConfigError(
-        "the kept reservations of a logical unit make no sense",
-        why=why,
-        hint="remove its file from the state directory to forget them",
-    )
+        return decode_state(unit.kept[KEPT_NAME])
+    except SenselessCode as error:
+        raise ConfigError(
+            "the kept reservations of a logical unit make no sense",
+            why=error.why,
+            hint="remove its file from the state directory to forget them",
+        ) from error

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from csvd.scsi.outcome import Reply, Status
 from csvd.scsi.procedure import Procedure
-from csvd.scsi.reservation_store import decode_state, encode_state
+from csvd.scsi.reservation_codes import decode_state, encode_state
 from csvd.scsi.reservations import TYPES
 from csvd.scsi.target_device import TargetDevice
 from csvd.scsi.transport_id import encode_transport_id, parse_transport_ids

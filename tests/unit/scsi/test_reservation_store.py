@@ -10,7 +10,8 @@ import pytest
 
 from csvd.errors import ConfigError
 from csvd.scsi.procedure import Keep, Request, Until
-from csvd.scsi.reservation_store import LocalReservations, decode_state, encode_state
+from csvd.scsi.reservation_codes import decode_state, encode_state
+from csvd.scsi.reservation_store import LocalReservations
 from csvd.scsi.reservations import (
     TYPES,
     Change,
