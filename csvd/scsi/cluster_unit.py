@@ -19,7 +19,7 @@ from csvd.scsi.reservation_codes import (
     decode_shared_state,
     encode_action,
 )
-from csvd.scsi.reservation_store import Attentions, Listener
+from csvd.scsi.reservation_store import Listeners
 from csvd.scsi.reservations import Action, Change, Registrant, ReservationConflict, State
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey
 from csvd.scsi.unit_record import KEPT, MODE, RESERVATIONS, RESET, Effect, UnitRecord
@@ -72,7 +72,7 @@ class Due:
     must_flush: bool = False
 
 
-class ClusterUnit:
+class ClusterUnit(Listeners):
     """One logical unit by its NAA designator, for all targets of this node that export it.
 
     Attributes:
@@ -81,6 +81,7 @@ class ClusterUnit:
     """
 
     def __init__(self, naa: bytes, elsewhere: Elsewhere, gate: TaskGate) -> None:
+        super().__init__()
         self.naa: Final = naa
         self.record = UnitRecord()
         self.servers: dict[DeviceServer, None] = {}
@@ -89,7 +90,6 @@ class ClusterUnit:
         self.state = State()
         self.legacy_holder: Registrant | None = None
         self.is_open = False
-        self._listeners: dict[Listener, None] = {}
         self._units: dict[LogicalUnit, None] = {}
 
     # Who serves it
@@ -161,21 +161,7 @@ class ClusterUnit:
     def end_legacy(self, who: Registrant | None = None) -> None:
         """See `ReservationStore.end_legacy`. A reset ends it at the coordinator by itself."""
         if who is not None and self.legacy_holder == who:
-            self._tell("end legacy", {"who": list(who)})
-
-    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
-        """See `ReservationStore.nexus_names`: those of this node."""
-        nexuses = tuple(who)
-        return [name for listener in self._listeners for name in listener.nexus_names(nexuses)]
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """See `ReservationStore.subscribe`."""
-        self._listeners[listener] = None
-
-        def end() -> None:
-            self._listeners.pop(listener, None)
-
-        return end
+            self._ask_for("end legacy", {"who": list(who)})
 
     # What else commands change
 
@@ -189,11 +175,11 @@ class ClusterUnit:
 
     def reset(self, done: Callable[[], None]) -> None:
         """LOGICAL UNIT RESET on all nodes, this one, too."""
-        self._tell("reset", {}, done)
+        self._ask_for("reset", {}, done)
 
     def clear(self, by: Registrant, done: Callable[[], None]) -> None:
         """CLEAR TASK SET on all nodes."""
-        self._tell("clear", {"by": list(by)}, done)
+        self._ask_for("clear", {"by": list(by)}, done)
 
     def _ask(self, method: str, params: Json) -> Generator[Request, Any, Json]:
         asked = {"naa": self.naa.hex(), **params}
@@ -204,7 +190,7 @@ class ClusterUnit:
             raise decode_condition(answer["condition"])
         return dict(answer)
 
-    def _tell(self, method: str, params: Json, done: Callable[[], None] | None = None) -> None:
+    def _ask_for(self, method: str, params: Json, done: Callable[[], None] | None = None) -> None:
         def answered(_: Any) -> None:
             if done is not None:
                 done()
@@ -236,7 +222,7 @@ class ClusterUnit:
             missed = _difference(before, record)
         elif not before.power:
             missed = []
-        self._told(())
+        self._tell(())
         for unit in self._units:
             unit.kept = dict(record.kept)
         mode_changed = False
@@ -252,7 +238,7 @@ class ClusterUnit:
     def _take_effect(self, effect: Effect, due: Due) -> None:
         match effect.kind:
             case unit_record.RESERVATIONS:
-                self._told(effect.attentions)
+                self._tell(effect.attentions)
                 if effect.aborts:
                     names = self.nexus_names(effect.preempted)
                     due.aborted += names
@@ -271,10 +257,6 @@ class ClusterUnit:
             case unit_record.CLEAR:
                 self._establish(Asc.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, effect.by)
                 due.aborts_all = True
-
-    def _told(self, attentions: Attentions) -> None:
-        for listener in list(self._listeners):
-            listener.reservations_changed(attentions)
 
     def _establish(self, asc: Asc, by: Registrant | None) -> None:
         for server in self.servers:

@@ -80,7 +80,32 @@ class ReservationStore(Protocol):
         """Tell a listener of changes from now on; call what is returned to end that."""
 
 
-class LocalReservations:
+class Listeners:
+    """The listeners of a store: what every `ReservationStore` has of its own device servers."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[Listener, None] = {}
+
+    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
+        """See `ReservationStore.nexus_names`."""
+        nexuses = tuple(who)
+        return [name for listener in self._listeners for name in listener.nexus_names(nexuses)]
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """See `ReservationStore.subscribe`."""
+        self._listeners[listener] = None
+
+        def end() -> None:
+            self._listeners.pop(listener, None)
+
+        return end
+
+    def _tell(self, attentions: Attentions) -> None:
+        for listener in list(self._listeners):
+            listener.reservations_changed(attentions)
+
+
+class LocalReservations(Listeners):
     """The reservations of a logical unit that this node alone exports.
 
     Args:
@@ -91,9 +116,9 @@ class LocalReservations:
     """
 
     def __init__(self, unit: LogicalUnit) -> None:
+        super().__init__()
         self.state = _kept_state(unit)
         self.legacy_holder: Registrant | None = None
-        self._listeners: dict[Listener, None] = {}
         self._turn = Turn()
 
     def carry_out(self, unit: LogicalUnit, action: Action, *, aborts: bool = False) -> Generator[Request, Any, Change]:
@@ -157,24 +182,6 @@ class LocalReservations:
         if self.legacy_holder is not None and who in (None, self.legacy_holder):
             self.legacy_holder = None
             self._tell(())
-
-    def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
-        """See `ReservationStore.nexus_names`."""
-        nexuses = tuple(who)
-        return [name for listener in self._listeners for name in listener.nexus_names(nexuses)]
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """See `ReservationStore.subscribe`."""
-        self._listeners[listener] = None
-
-        def end() -> None:
-            self._listeners.pop(listener, None)
-
-        return end
-
-    def _tell(self, attentions: Attentions) -> None:
-        for listener in list(self._listeners):
-            listener.reservations_changed(attentions)
 
 
 def legacy_is_void(state: State, who: Registrant) -> bool:
