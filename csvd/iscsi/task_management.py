@@ -13,8 +13,10 @@ tag, and read over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from csvd.all_done import for_each
 from csvd.iscsi.codes import FINAL, IMMEDIATE, Opcode, RejectReason, TaskManagementFunction, TaskManagementResponse
 from csvd.iscsi.errors import PduRejected
 from csvd.iscsi.events import EventKind
@@ -251,9 +253,7 @@ class TaskManagement:
             abort(tasks, done)
         else:
             # At once: the tasks of others must not wait for those of this node.
-            both = _Both(done)
-            elsewhere(both.one_done)
-            abort(tasks, both.one_done)
+            for_each([elsewhere, partial(abort, tasks)], done)
 
     def _respond(self, request: _Request, response: TaskManagementResponse, information: bytes = bytes(3)) -> None:
         connection = self._connection
@@ -276,20 +276,6 @@ class TaskManagement:
             )
         )
         connection.wake()
-
-
-class _Both:
-    """Calls back when two things are done."""
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self._is_half = False
-
-    def one_done(self) -> None:
-        """One of them is."""
-        if self._is_half:
-            self._done()
-        self._is_half = True
 
 
 def _is_behind(task: Task, cmd_sn: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TypeAlias
 
+from csvd.all_done import for_each
 from csvd.errors import CsvdError
 from csvd.scsi.cdb import CDB_BYTES, NACA
 from csvd.scsi.cluster_unit import ClusterUnit
@@ -397,17 +398,13 @@ class TargetDevice:
         server = self._routes.get(lun)
         if server is None:
             return False
-        if server.unit.cluster is None:
-            server.reset()
-            server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+        _reset(server)
         return True
 
     def target_reset(self, by_nexus: str) -> None:
         """TARGET RESET (warm): as LOGICAL UNIT RESET on every logical unit."""
         for server in self.servers.values():
-            if server.unit.cluster is None:
-                server.reset()
-                server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
+            _reset(server)
 
     def reset_elsewhere(self, luns: Collection[int] | None, done: Callable[[], None]) -> None:
         """Have the other nodes that export logical units reset them, too, and this one as they do; calls back when all
@@ -416,12 +413,12 @@ class TargetDevice:
         Args:
             luns: LUN fields; None for all.
         """
-        _for_each([cluster.reset for cluster in self._clusters(luns)], done)
+        for_each([cluster.reset for cluster in self._clusters(luns)], done)
 
     def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
         """The same for CLEAR TASK SET of an I_T nexus."""
         who = self.nexuses[nexus].registrant
-        _for_each([partial(cluster.clear, who) for cluster in self._clusters(luns)], done)
+        for_each([partial(cluster.clear, who) for cluster in self._clusters(luns)], done)
 
     def _clusters(self, luns: Collection[int] | None) -> list[ClusterUnit]:
         servers = (self._routes[lun] for lun in (self._routes if luns is None else luns) if lun in self._routes)
@@ -533,19 +530,11 @@ class TargetDevice:
         return itl
 
 
-def _for_each(begin: Sequence[Callable[[Callable[[], None]], None]], done: Callable[[], None]) -> None:
-    """Begin all, each with what it calls back, and call back after the last."""
-    waiting = len(begin) + 1
-
-    def one_done() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if waiting == 0:
-            done()
-
-    for each in begin:
-        each(one_done)
-    one_done()
+def _reset(server: DeviceServer) -> None:
+    """Reset a logical unit that this node alone exports."""
+    if server.unit.cluster is None:
+        server.reset()
+        server.establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED)
 
 
 def _look(server: DeviceServer, nexus: str) -> Steps:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from twisted.internet import task
 from twisted.logger import Logger
 
+from csvd.all_done import for_each
 from csvd.iscsi.access import OPEN, Access
 from csvd.iscsi.connection import TargetConnection
 from csvd.iscsi.keepalive import KEEPALIVE, Keepalive
@@ -418,17 +419,7 @@ class TargetService:
             numbers = [n for n, server in servers.items() if server.unit.identity.naa == naa]
             luns = {spelling for number in numbers for spelling in lun_spellings(number)}
             aborts.append(partial(served.node.abort_tasks, luns, nexuses))
-        waiting = len(aborts) + 1
-
-        def one_done() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                done()
-
-        for abort in aborts:
-            abort(one_done)
-        one_done()
+        for_each(aborts, done)
 
     def _executor_of(self, engine: TargetConnection) -> Executor:
         assert engine.session is not None
