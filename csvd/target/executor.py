@@ -15,11 +15,11 @@ from csvd.scsi.procedure import Procedure
 from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.reservation_guard import CONFLICT
 from csvd.scsi.task_set import SIMPLE, TaskSet
-from csvd.storage.disk import FENCED, Buffer, Disk, StorageError
+from csvd.storage.disk import Buffer, Disk, StorageError
 from csvd.target.express import Express
 from csvd.target.file_segments import SEGMENT_BYTES
 from csvd.target.statistics import Row, TargetStatistics
-from csvd.target.steps import AGAIN, FAULT, StepRunner
+from csvd.target.steps import AGAIN, FAULT, StepRunner, kept_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -345,12 +345,8 @@ class Executor:
     def _waits_again(self, connection: ServerConnection, task: Task, transfer: Transfer, failure: Failure) -> bool:
         """Whether a transfer of a clustered logical unit did not come to its disk because this node may not act now:
         then its command waits at the gate, as if it had just come."""
-        cluster = transfer.logical_unit.cluster
-        error = failure.value
-        if cluster is None or not isinstance(error, StorageError) or error.errno != FENCED or task.aborted:
+        if task.aborted or not kept_off(transfer.logical_unit, failure):
             return False
-        if cluster.gate.admits():
-            cluster.elsewhere.stalled()
         self._execute_again(connection, task)
         return True
 

@@ -222,13 +222,8 @@ class StepRunner:
 
     def _is_too_late(self, run: _Run, request: Any, value: Any) -> bool:
         """Whether a step did not come to the disk of a clustered logical unit, for this node may not act now."""
-        if not isinstance(value, Failure) or not isinstance(request, _OF_THE_DISK) or request.unit.cluster is None:
+        if not isinstance(value, Failure) or not isinstance(request, _OF_THE_DISK) or not kept_off(request.unit, value):
             return False
-        error = value.value
-        if not isinstance(error, StorageError) or error.errno != FENCED:
-            return False
-        if request.unit.cluster.gate.admits():
-            request.unit.cluster.elsewhere.stalled()
         self._put_off(run, request)
         return True
 
@@ -311,6 +306,17 @@ class _Run:
         self.is_background = False
         self.answer_is_due = False
         self.is_over = False
+
+
+def kept_off(unit: LogicalUnit, failure: Failure) -> bool:
+    """Whether something did not come to the disk of a clustered logical unit, for this node may not act now. Where the
+    gate knows nothing of that, it is told."""
+    error = failure.value
+    if unit.cluster is None or not isinstance(error, StorageError) or error.errno != FENCED:
+        return False
+    if unit.cluster.gate.admits():
+        unit.cluster.elsewhere.stalled()
+    return True
 
 
 def _claims(claims: Sequence[Claim]) -> Claims | Holding:
