@@ -135,12 +135,11 @@ class DeviceServer:
             Whether what was written before must be made durable now: the write cache went off, or writes are refused.
         """
         before = {page: self.mode.current(page) for page in values}
-        was_cached, was_writable = not self.write_through, not self.write_protected
         self.mode.change(values, saved=saved)
-        self._mode_changed()
+        must_flush = self._mode_changed()
         if before != values:
             self.establish(Asc.MODE_PARAMETERS_CHANGED, except_nexus=by_nexus)
-        return (was_cached and self.write_through) or (was_writable and self.write_protected)
+        return must_flush
 
     def take_mode(self, current: Mapping[str, str], saved: Mapping[str, str]) -> tuple[bool, bool]:
         """Take over mode parameters that the nodes of a clustered logical unit agree on.
@@ -148,18 +147,18 @@ class DeviceServer:
         Returns:
             Whether current values are others now; and what `change_mode` returns.
         """
-        was_cached, was_writable = not self.write_through, not self.write_protected
         before = [self.mode.current(page) for page in self.mode.pages]
         self.mode.take(current, saved)
-        self._mode_changed()
-        changed = before != [self.mode.current(page) for page in self.mode.pages]
-        return changed, (was_cached and self.write_through) or (was_writable and self.write_protected)
+        must_flush = self._mode_changed()
+        return before != [self.mode.current(page) for page in self.mode.pages], must_flush
 
-    def _mode_changed(self) -> None:
-        """Copies of what is asked at every command, one attribute near."""
+    def _mode_changed(self) -> bool:
+        """Copies of what is asked at every command, one attribute near. Returns what `change_mode` does."""
+        was_cached, was_writable = not self.write_through, not self.write_protected
         self.write_protected = self.unit.read_only or self.mode.software_write_protect
         self.write_through = not self.mode.write_cache
         self.descriptor_sense = self.mode.descriptor_sense
+        return (was_cached and self.write_through) or (was_writable and self.write_protected)
 
     def reset(self) -> None:
         """A reset of the logical unit: what commands had set goes back (SAM-5 6.3.2, SPC-4 7.5.1, SPC-2 5.5)."""
