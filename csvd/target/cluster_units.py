@@ -56,7 +56,6 @@ class ClusterUnits:
     Args:
         number_of: the number of a member, by its id; 0 for one that is not known.
         prefix: no other node, and no other run of this one, has it.
-        resized: told of a logical unit whose disk another node has given another size.
 
     Attributes:
         may_attach: whether this node knows who may use them, after it was away; until then all commands wait. Call
@@ -72,12 +71,10 @@ class ClusterUnits:
         *,
         number_of: Callable[[str], int],
         prefix: str,
-        resized: Callable[[bytes], None] = lambda naa: None,
     ) -> None:
         self._coordination = coordination
         self._clock = clock
         self._number_of = number_of
-        self._resized = resized
         self._units: dict[str, ClusterUnit] = {}
         self._disks: dict[GatedDisk, set[LogicalUnit]] = {}
         self._numbers: dict[str, int] = {}
@@ -338,9 +335,6 @@ class ClusterUnits:
                 return {"running": self._holds.running()}
             case "held":
                 self._holds.only(params["holds"])
-            case "resized":
-                if params["naa"] in self._units:
-                    self._resized(bytes.fromhex(params["naa"]))
         return {}
 
     async def _take_over(self, naa: str, params: Json) -> None:
@@ -392,10 +386,6 @@ class ClusterUnits:
     def holding(self, claims: Sequence[Claim]) -> ClusterHold:
         """See `csvd.scsi.cluster_unit.Elsewhere`."""
         return self._holds.hold(claims)
-
-    def tell_resized(self, naa: bytes) -> None:
-        """This node has given the disk of a logical unit another size: have the others look."""
-        self._holds.ask("resized", {"naa": naa.hex()}, lambda answer: None)
 
 
 class _UnitGate:

@@ -143,7 +143,6 @@ class UnitService:
             "keep": self._keep_value,
             "reset": self._reset,
             "clear": self._clear,
-            "resized": self._resized,
             "hold": self._hold,
             "unhold": self._unhold,
         }
@@ -422,11 +421,6 @@ class UnitService:
     async def _clear(self, _node: str, params: Json) -> Json:
         by = decode_registrant(params["by"])
         return await self._change(params, lambda record: (*record.cleared(by), {}))
-
-    async def _resized(self, node: str, params: Json) -> Json:
-        naa, _ = self._unit(params)
-        await self._its_office().push(SERVICE, "resized", {"naa": naa}, excluding=(node,))
-        return {}
 
     # Holds
 

@@ -27,7 +27,6 @@ METHODS = (
     "keep",
     "reset",
     "clear",
-    "resized",
     "hold",
     "unhold",
     "nothing",
