@@ -102,7 +102,7 @@ def pack_superblock(superblock: Superblock) -> bytes:
     """
     if len(superblock.name.encode()) > LONGEST_NAME_BYTES:
         raise AreaError(f"the name of a disk has {LONGEST_NAME_BYTES} bytes at most", where=superblock.name)
-    return _sealed(
+    return sealed(
         _SUPERBLOCK.build(
             _PLACES | {"uuid": superblock.uuid.bytes, "name": superblock.name, "size_bytes": superblock.size_bytes}
         )
@@ -115,7 +115,7 @@ def parse_superblock(block: bytes, where: str) -> Superblock | None:
     Raises:
         AreaError: it is sound, and of a format that this program does not know.
     """
-    if not _is_sound(block, _SUPERBLOCK_MAGIC):
+    if not is_sound(block, _SUPERBLOCK_MAGIC):
         return None
     version = _HEAD.parse(block).version
     found = _parsed(_SUPERBLOCK, block) if version == VERSION else None
@@ -141,7 +141,7 @@ def pack_owner(owner: OwnerBlock, uuid: UUID) -> bytes:
     """
     if len(owner.node.encode()) > LONGEST_NAME_BYTES:
         raise AreaError(f"the id of a node has {LONGEST_NAME_BYTES} bytes at most", where=owner.node)
-    return _sealed(
+    return sealed(
         _OWNER.build(
             {
                 "number": owner.number,
@@ -160,7 +160,7 @@ def parse_owner(block: bytes, uuid: UUID, where: str) -> OwnerBlock:
     Raises:
         AreaError: it is damaged, or that of another area: who may act is not known, and so nobody may.
     """
-    found = _parsed(_OWNER, block) if _is_sound(block, _OWNER_MAGIC) else None
+    found = _parsed(_OWNER, block) if is_sound(block, _OWNER_MAGIC) else None
     if found is None or found.uuid != uuid.bytes or found.is_released > 1:
         raise AreaError(
             "the owner block of the disk is damaged",
@@ -171,13 +171,14 @@ def parse_owner(block: bytes, uuid: UUID, where: str) -> OwnerBlock:
     return OwnerBlock(found.epoch, found.node, found.number, bool(found.is_released))
 
 
-def _sealed(content: bytes) -> bytes:
+def sealed(content: bytes) -> bytes:
     """A block of it, with the CRC-32C of the rest in the last four bytes of its first sector."""
     body = content.ljust(_CHECKED_BYTES, b"\0")
     return (body + crc32c.crc32c(body).to_bytes(4, "big")).ljust(BLOCK_BYTES, b"\0")
 
 
-def _is_sound(block: bytes, magic: bytes) -> bool:
+def is_sound(block: bytes, magic: bytes) -> bool:
+    """Whether a block is one of this kind, as it was sealed."""
     sum_ = int.from_bytes(block[_CHECKED_BYTES:SECTOR_BYTES], "big")
     return block.startswith(magic) and crc32c.crc32c(block[:_CHECKED_BYTES]) == sum_
 

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import crc32c
 import xxhash
 from construct import Bytes, Const, ConstructError, Int32ub, Int64ub, Struct
 
 from csvd.shared_disk import RecordSlot
 from csvd.storage.cluster_disk.errors import AreaError
-from csvd.storage.cluster_disk.layout import BLOCK_BYTES, SECTOR_BYTES, SLOT_BYTES, VERSION
+from csvd.storage.cluster_disk.layout import BLOCK_BYTES, SLOT_BYTES, VERSION, is_sound, sealed
 
 MOST_DATA_BYTES: Final = SLOT_BYTES - BLOCK_BYTES
 
 _MAGIC: Final = b"csvdrecs"
-_CHECKED_BYTES: Final = SECTOR_BYTES - 4
 
 _HEADER: Final = Struct(
     "magic" / Const(_MAGIC),
@@ -68,7 +66,7 @@ def pack_slot(slot: RecordSlot, uuid: UUID) -> bytes:
     """
     if len(slot.data) > MOST_DATA_BYTES:
         raise AreaError(f"{len(slot.data)} bytes of records are too many", why=f"a slot has {MOST_DATA_BYTES}")
-    content = _HEADER.build(
+    header = _HEADER.build(
         {
             "length_bytes": len(slot.data),
             "uuid": uuid.bytes,
@@ -76,14 +74,13 @@ def pack_slot(slot: RecordSlot, uuid: UUID) -> bytes:
             "sequence": slot.sequence,
             "digest": xxhash.xxh3_128_digest(slot.data),
         }
-    ).ljust(_CHECKED_BYTES, b"\0")
-    header = (content + crc32c.crc32c(content).to_bytes(4, "big")).ljust(BLOCK_BYTES, b"\0")
-    return header + slot.data + bytes(-len(slot.data) % BLOCK_BYTES)
+    )
+    return sealed(header) + slot.data + bytes(-len(slot.data) % BLOCK_BYTES)
 
 
 def parse_header(block: bytes, uuid: UUID) -> Header | None:
     """Read the header of a slot; None for one that was never written in this area, or whose write was torn."""
-    if crc32c.crc32c(block[:_CHECKED_BYTES]) != int.from_bytes(block[_CHECKED_BYTES:SECTOR_BYTES], "big"):
+    if not is_sound(block, _MAGIC):
         return None
     try:
         found = _HEADER.parse(block)

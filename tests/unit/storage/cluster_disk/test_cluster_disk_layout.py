@@ -132,7 +132,7 @@ def test_any_damaged_byte_is_found() -> None:
 
 def sealed(block: bytes, at: int, value: bytes) -> bytes:
     """A block with other bytes somewhere, and the sum that goes with them."""
-    return layout._sealed((block[:at] + value + block[at + len(value) :])[: layout._CHECKED_BYTES])
+    return layout.sealed((block[:at] + value + block[at + len(value) :])[: layout._CHECKED_BYTES])
 
 
 @pytest.mark.parametrize(
