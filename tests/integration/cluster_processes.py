@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from csvd.cluster.at_once import make_members
 from tests.integration.namespaces import Host
+from tests.members_at_once import make_members
 
 _ROOT = Path(__file__).resolve().parents[2]
 _cluster_numbers = itertools.count(1)

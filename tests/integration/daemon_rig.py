@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from csvd.api.client import ClientError, ControlClient
-from csvd.cluster.at_once import make_members
+from tests.members_at_once import make_members
 
 ROOT = Path(__file__).parents[2]
 TARGET = "iqn.2026-11.org.csvd:test"

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from OpenSSL import SSL
 
-from csvd.cluster.at_once import make_members
 from csvd.cluster.framing import Kind, Purpose, encode_hello, frame_header
 from csvd.cluster.tls import node_context
 from tests.bad_peers import strangers
 from tests.bad_peers.strangers import Stranger
 from tests.integration.cluster_processes import ClusterProcesses, running_cluster, wait_until
+from tests.members_at_once import make_members
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from csvd.api.client import AnswerBad, AnswerNotFound, AnswerRefused, ClientError, NoDaemon
-from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import TARGET, Daemons, coordinator_of, eventually, free_ports, is_alive
+from tests.members_at_once import make_members
 
 GUEST = {"memory_bytes": 1 << 22, "pages_per_s": 100}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from csvd.cluster.assembly import open_node
-from csvd.cluster.at_once import make_members
 from csvd.cluster.names import text_of_address
 from csvd.migration.destination import MigrationDestination
 from csvd.migration.outgoing import Surroundings
@@ -17,6 +16,7 @@ from csvd.vm.handover import GuestHost
 from csvd.vm.ownership import NodeGuests
 from csvd.vm.process import GuestProcess
 from csvd.vm.spec import GuestSpec
+from tests.members_at_once import make_members
 from tests.unit.migration.real_reactor import run_scenario, sleep, threads_of, until
 
 NAMES = ("node1", "node2", "node3")

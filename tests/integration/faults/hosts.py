@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from csvd.cluster.at_once import make_members
 from tests.integration.daemon_rig import DaemonNode, Daemons, coordinator_of, eventually
 from tests.integration.namespaces import Host, World
 from tests.integration.node_load import NodeLoad
 from tests.integration.shared_target import SHARED_TARGET, all_live, disk_coordinator, share
+from tests.members_at_once import make_members
 
 CLUSTER_PORT = 7000
 PORTAL_PORT = 3260

@@ -11,13 +11,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from csvd.cluster.assembly import ClusterNode, open_node
-from csvd.cluster.at_once import make_members
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.journal import JOURNAL_NAME
 from csvd.cluster.names import address_of_text, text_of_address
 from csvd.cluster.reactor import Reactor
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
+from tests.members_at_once import make_members
 
 
 def node_at(directory: Path, name: str = "n1") -> ClusterNode:
