@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
 from csvd.api.bodies import body_of
 from csvd.api.interfaces import SharedDisks
 from csvd.api.routes import Answer, Request, Route
-
-FORCE: Final = "force"
 
 
 class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

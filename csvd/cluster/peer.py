@@ -195,12 +195,6 @@ class PeerNetwork:
         """Whether there is a link to a peer, and what ended the last one or the last try."""
         return peer in self._links, self._troubles.get(peer, "")
 
-    def drop_link(self, peer: str, reason: str) -> None:
-        """End the link to a peer; it is made again."""
-        link = self._links.get(peer)
-        if link is not None:
-            link.drop(reason)
-
     def serve(self, method: str, handler: Handler) -> None:
         """Answer a method that peers call."""
         self._calls.serve(method, handler)

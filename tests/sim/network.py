@@ -150,12 +150,6 @@ class SimNetwork:
         """Whether there is a link to a peer, and what ended the last one."""
         return peer in self._links, self._troubles.get(peer, "")
 
-    def drop_link(self, peer: str, reason: str) -> None:
-        """End the link to a peer; it is made again."""
-        link = self._links.get(peer)
-        if link is not None:
-            self.drop(link, reason)
-
     def serve(self, method: str, handler: Handler) -> None:
         """Answer a method that peers call."""
         self._calls.serve(method, self._watched(handler) if method == PROMISE else handler)
