@@ -41,10 +41,11 @@ class MemberRoutes:
         )
 
     async def _list(self, request: Request) -> Answer:
-        return Answer(200, {"nodes": [self._face(member) for member in self._cluster.register.members.values()]})
+        status = self._cluster.status()
+        return Answer(200, {"nodes": [_face(member, status) for member in self._cluster.register.members.values()]})
 
     async def _show(self, request: Request) -> Answer:
-        return Answer(200, self._face(self._named(request)))
+        return Answer(200, _face(self._named(request), self._cluster.status()))
 
     async def _set(self, request: Request) -> Answer:
         body = body_of(request, SetNode)
@@ -55,7 +56,8 @@ class MemberRoutes:
             changes["is_draining"] = body.is_draining
         member = self._named(request)
         await self._submit({"op": "member_set", "id": member.id, **changes})
-        return Answer(200, self._face(self._cluster.register.members.get(member.id, member)))
+        now = self._cluster.register.members.get(member.id, member)
+        return Answer(200, _face(now, self._cluster.status()))
 
     async def _evict(self, request: Request) -> Answer:
         member = self._named(request)
@@ -79,13 +81,15 @@ class MemberRoutes:
             raise NotFound(f"there is no node {name[:63]} in the cluster", hint="csvd node ls")
         return found
 
-    def _face(self, member: Member) -> Json:
-        links = {one["node"]: one for one in self._cluster.status()["members"]}
-        link = links.get(member.id, {"address": member.address, "link": "down", "trouble": ""})
-        return {
-            **member.to_json(),
-            "address": link["address"],
-            "link": link["link"],
-            "trouble": link["trouble"],
-            "is_coordinator": self._cluster.status()["coordinator"] == member.id,
-        }
+
+def _face(member: Member, status: Json) -> Json:
+    """A node, with what the status of the one that is asked says of it."""
+    unknown = {"address": member.address, "link": "down", "trouble": ""}
+    link = next((one for one in status["members"] if one["node"] == member.id), unknown)
+    return {
+        **member.to_json(),
+        "address": link["address"],
+        "link": link["link"],
+        "trouble": link["trouble"],
+        "is_coordinator": status["coordinator"] == member.id,
+    }
