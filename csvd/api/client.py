@@ -226,26 +226,24 @@ class ControlClient:
 
     def nodes(self) -> list[Json]:
         """The nodes of the cluster."""
-        nodes: list[Json] = self.request("GET", "/v1/nodes")["nodes"]
-        return nodes
+        return list(self.request("GET", "/v1/nodes")["nodes"])
 
     def node(self, node: str) -> Json:
         """One node of the cluster, by its id or its name."""
-        return self.request("GET", f"/v1/nodes/{quote(node, safe='')}")
+        return self.request("GET", _node(node))
 
     def set_node(self, node: str, changes: Mapping[str, Any]) -> Json:
         """Change a node: `name`, `is_draining`."""
-        return self.request("PATCH", f"/v1/nodes/{quote(node, safe='')}", body=dict(changes))
+        return self.request("PATCH", _node(node), body=dict(changes))
 
     def evict_node(self, node: str, *, force: bool = False) -> Json:
         """Take a node out of the cluster for good."""
         query = {"force": "true"} if force else None
-        return self.request("DELETE", f"/v1/nodes/{quote(node, safe='')}", query=query)
+        return self.request("DELETE", _node(node), query=query)
 
     def tokens(self) -> list[Json]:
         """The join tokens that can be used now, without their secrets."""
-        tokens: list[Json] = self.request("GET", "/v1/tokens")["tokens"]
-        return tokens
+        return list(self.request("GET", "/v1/tokens")["tokens"])
 
     def create_token(self, *, life_s: int | None = None, is_witness: bool = False) -> Json:
         """Make a join token; the answer has its secret text."""
@@ -256,7 +254,7 @@ class ControlClient:
 
     def revoke_token(self, token: str) -> Json:
         """Revoke a join token, by its id or how that begins."""
-        return self.request("DELETE", f"/v1/tokens/{quote(token, safe='')}")
+        return self.request("DELETE", _path("tokens", token))
 
     def create_guest(self, name: str, spec: Mapping[str, Any], *, node: str | None = None) -> Json:
         """Make a guest and start it, on ``node`` or on the node that is asked."""
@@ -307,7 +305,7 @@ class ControlClient:
 
     def disk(self, name: str) -> Json:
         """One shared disk."""
-        return self.request("GET", f"/v1/disks/{quote(name, safe='')}")
+        return self.request("GET", _disk(name))
 
     def add_disk(self, name: str, url: str, *, create_bytes: int | None, adopt: bool, force: bool) -> Json:
         """Share another disk."""
@@ -318,16 +316,16 @@ class ControlClient:
 
     def remove_disk(self, name: str) -> Json:
         """Share a disk no more."""
-        return self.request("DELETE", f"/v1/disks/{quote(name, safe='')}")
+        return self.request("DELETE", _disk(name))
 
     def move_coordinator(self, disk: str, node: str) -> Json:
         """Have another node coordinate a disk."""
-        return self.request("POST", f"/v1/disks/{quote(disk, safe='')}/coordinator", body={"node": node})
+        return self.request("POST", _disk(disk, "coordinator"), body={"node": node})
 
     def fence(self, node: str, *, force: bool, is_powered_off: bool) -> Json:
         """Keep a node off all shared disks."""
         body = {"force": force, "is_powered_off": is_powered_off}
-        return self.request("POST", f"/v1/nodes/{quote(node, safe='')}/fence", body=body, timeout_s=VERIFY_TIMEOUT_S)
+        return self.request("POST", _node(node, "fence"), body=body, timeout_s=VERIFY_TIMEOUT_S)
 
     def request(
         self,
@@ -405,8 +403,20 @@ class ControlClient:
 
 
 def _guest(name: str, *rest: str) -> str:
-    return "/".join(("/v1/guests", quote(name, safe=""), *rest))
+    return _path("guests", name, *rest)
 
 
 def _target(name: str, *rest: str) -> str:
-    return "/".join(("/v1/targets", quote(name, safe=""), *(quote(part, safe="") for part in rest)))
+    return _path("targets", name, *rest)
+
+
+def _node(name: str, *rest: str) -> str:
+    return _path("nodes", name, *rest)
+
+
+def _disk(name: str, *rest: str) -> str:
+    return _path("disks", name, *rest)
+
+
+def _path(*parts: str) -> str:
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
