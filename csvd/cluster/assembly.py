@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -32,14 +32,12 @@ from csvd.cluster.state_directory import StateDirectory
 from csvd.cluster.timeouts import Timeouts
 from csvd.errors import ConfigError
 
-_BOOTTIME: Final = time.CLOCK_BOOTTIME
-
 T = TypeVar("T")
 
 
 def boottime_s() -> float:
     """Seconds since the host was started, those in which it slept included."""
-    return time.clock_gettime(_BOOTTIME)
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def now_ms() -> int:
@@ -163,8 +161,9 @@ def _identity(directory: Path, node: str) -> NodeIdentity | None:
             where=str(directory),
             hint="a node keeps the name that it joined by; csvd node rename changes the one that is shown",
         )
-    if identity.certificate.not_valid_after_utc.timestamp() <= time.time():
-        return certify_again(directory, identity, now_s=time.time())
+    now_s = time.time()
+    if identity.expires_at_s <= now_s:
+        return certify_again(directory, identity, now_s=now_s)
     return identity
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as _load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -35,15 +36,14 @@ DATA_KEY_BYTES: Final = 32
 _ORGANIZATION: Final = "csvd"
 
 
-def fingerprint(key: Ed25519PublicKey) -> str:
+def fingerprint(key: CertificatePublicKeyTypes) -> str:
     """The SHA-256 of a key's SubjectPublicKeyInfo, in hexadecimal."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def certificate_fingerprint(certificate: x509.Certificate) -> str:
     """The fingerprint of the key of a certificate of any kind."""
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
+    return fingerprint(certificate.public_key())
 
 
 def common_name(certificate: x509.Certificate) -> str:
