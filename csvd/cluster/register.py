@@ -196,6 +196,10 @@ class Register:
         """A copy of the table of shared disks by name, sorted."""
         return dict(sorted(self._disks.records.items()))
 
+    def disk(self, name: str) -> DiskRecord | None:
+        """One shared disk, or None."""
+        return self._disks.records.get(name)
+
     def apply(self, command: object, key: object = None) -> Answer:
         """Carry out one command; never raises.
 

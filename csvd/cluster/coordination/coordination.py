@@ -176,7 +176,7 @@ class NodeCoordination:
         Raises:
             ClusterError: it can not be, or is not proven yet.
         """
-        record = self._membership.register.disks.get(disk)
+        record = self._membership.register.disk(disk)
         if record is None:
             raise ClusterError(f"there is no disk {disk} in the cluster")
         if not record.coordinator:
@@ -198,7 +198,7 @@ class NodeCoordination:
         if self._is_stopped:
             return
         disks = register.disks
-        me = register.members.get(self.node)
+        me = register.member(self.node)
         if me is None or me.is_witness:
             disks = {}
         gone = [part for name, part in self._parts.items() if not _is_same(disks.get(name), part.record)]
@@ -299,7 +299,7 @@ class NodeCoordination:
         checked(params, incarnation=int)
         published = _published(params.get("published"))
         office = await self._office(params)
-        member = self._membership.register.members.get(peer)
+        member = self._membership.register.member(peer)
         if office is None or member is None or not await office.in_grace(HOLD_S):
             return _not_here(office)
         answer = await office.sessions.opened(peer, member.number, params["incarnation"], published)

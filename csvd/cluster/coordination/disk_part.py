@@ -128,7 +128,7 @@ class DiskPart:
     def register_changed(self, register: Register) -> None:
         """The register has changed: one that takes an office which another has claimed gives up. One that acts goes on
         until its successor asks it to stop, or its lease is out: it can not renew it any more."""
-        record = register.disks.get(self.name)
+        record = register.disk(self.name)
         office = self.office
         if office is not None and office.step != ACTING and (record is None or record.epoch > office.epoch):
             office.end("another node has claimed the disk")
@@ -147,7 +147,7 @@ class DiskPart:
 
     async def is_gone(self, node: str) -> bool:
         """Whether the disk shows that a node's process is gone, by a look that does no harm."""
-        member = self._membership.register.members.get(node)
+        member = self._membership.register.member(node)
         disk = self.shared_disk
         if disk is None or member is None or disk.fence_kind != FILE_LOCK or node == self._membership.node:
             return False
@@ -162,7 +162,7 @@ class DiskPart:
         Raises:
             CsvdError: it was not claimed.
         """
-        disk, me = self.shared_disk, self._membership.register.members.get(self._membership.node)
+        disk, me = self.shared_disk, self._membership.register.member(self._membership.node)
         if disk is None or self._is_closed or me is None:
             raise ClusterError("this node does not have the disk", where=self.name, why=self.trouble)
         if self._is_claiming:
@@ -198,7 +198,7 @@ class DiskPart:
             office = self.office
             if office is not None and office.epoch == epoch:
                 return office
-            record = self._membership.register.disks.get(self.name)
+            record = self._membership.register.disk(self.name)
             if record is None or record.coordinator != self._membership.node or record.epoch > epoch:
                 return None
             if not await self.bell.wait(timeout_s):

@@ -241,7 +241,7 @@ class NodeSession:
     async def _step(self) -> float:
         """Do what is next; gives how long to wait after it, unless something changes."""
         record = self._record()
-        member = self._membership.register.members.get(self._membership.node)
+        member = self._membership.register.member(self._membership.node)
         if record is None or not record.coordinator or member is None or member.is_witness:
             return UNLINKED_S
         if self._is_leaving:
@@ -445,7 +445,7 @@ class NodeSession:
     # How
 
     def _record(self) -> DiskRecord | None:
-        return self._membership.register.disks.get(self._disk)
+        return self._membership.register.disk(self._disk)
 
     def _asked_in(self) -> tuple[str, str, int] | None:
         """The session in which an ask may be sent: its id, the coordinator, the epoch."""

@@ -84,7 +84,7 @@ class Placing:
         Raises:
             ClusterError: it can not be.
         """
-        record = self._membership.register.disks.get(disk)
+        record = self._membership.register.disk(disk)
         if record is None:
             raise ClusterError(f"there is no disk {disk} in the cluster")
         params = {"disk": disk, "epoch": record.epoch, "is_pinned": True}
