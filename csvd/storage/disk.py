@@ -212,6 +212,12 @@ class ComparingDisk(Protocol):
         nothing was written, if it does not; of any other failure it is unknown whether it was written."""
 
 
+def differs(url: str, offset_bytes: int) -> StorageError:
+    """The error of a block that is not what it was compared with."""
+    why = "the block is not what it was compared with"
+    return StorageError("compare and write", DIFFERS, where=url, offset_bytes=offset_bytes, why=why)
+
+
 def check_range(operation: str, url: str, size_bytes: int, offset_bytes: int, length_bytes: int) -> StorageError | None:
     """The error of a range that is not within a disk of this size, None for one that is."""
     if 0 <= offset_bytes <= offset_bytes + length_bytes <= size_bytes:

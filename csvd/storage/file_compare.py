@@ -9,7 +9,7 @@ from mmap import mmap
 from typing import Final
 
 from csvd.storage import file_locks
-from csvd.storage.disk import DIFFERS, StorageError
+from csvd.storage.disk import StorageError, differs
 from csvd.storage.ranges import read_range, write_range
 
 _TRIES: Final = 100
@@ -34,8 +34,7 @@ def compare_and_write(fd: int, offset_bytes: int, expected: bytes, new: bytes, u
         with mmap(-1, len(new)) as memory, memoryview(memory) as block:
             read_range(fd, block, offset_bytes, url)
             if block != expected:
-                why = "the block is not what it was compared with"
-                raise StorageError("compare and write", DIFFERS, where=url, offset_bytes=offset_bytes, why=why)
+                raise differs(url, offset_bytes)
             block[:] = new
             write_range(fd, (block,), offset_bytes, url)
     finally:

@@ -13,7 +13,7 @@ from csvd.shared_disk import PERSISTENT_RESERVATION
 from csvd.storage.device.fence import DeviceFence
 from csvd.storage.device.scsi_generic import Ioctl
 from csvd.storage.device.unit import DeviceUnit
-from csvd.storage.disk import DIFFERS, DiskCapabilities, StorageError
+from csvd.storage.disk import DiskCapabilities, differs
 from csvd.storage.file import FileDisk
 from csvd.storage.iscsi.errors import storage_error
 from csvd.storage.pool import DiskPool
@@ -50,11 +50,7 @@ class DeviceDisk(FileDisk):
         try:
             await self._unit.compare_and_write(offset_bytes // size, expected[:size], new[:size])
         except Miscompare as error:
-            why = "the block is not what it was compared with"
-            number = DIFFERS
-            raise StorageError(
-                "compare and write", number, where=self.url, offset_bytes=offset_bytes, why=why
-            ) from error
+            raise differs(self.url, offset_bytes) from error
         except InitiatorError as error:
             raise storage_error("compare and write", error, where=self.url, offset_bytes=offset_bytes) from error
 

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.shared_disk import PERSISTENT_RESERVATION, FenceProof
-from csvd.storage.disk import DIFFERS, MAX_RUNS, Buffer, StorageError, check_range
+from csvd.storage.disk import MAX_RUNS, Buffer, StorageError, check_range, differs
 from csvd.storage.iscsi.calls import Calls
 from csvd.storage.iscsi.description import DPOFUA, Description, mode_of
 from csvd.storage.iscsi.errors import storage_error
@@ -169,10 +169,7 @@ class IscsiDisk:
         try:
             await self._unit.compare_and_write(offset_bytes // self._block_bytes, expected, new)
         except Miscompare as error:
-            number, why = DIFFERS, "the block is not what it was compared with"
-            raise StorageError(
-                "compare and write", number, where=self.url, offset_bytes=offset_bytes, why=why
-            ) from error
+            raise differs(self.url, offset_bytes) from error
         except UnsupportedCommand as error:
             why = "the target has no COMPARE AND WRITE, by which nodes share a disk"
             raise StorageError("compare and write", errno.EOPNOTSUPP, where=self.url, why=why) from error
