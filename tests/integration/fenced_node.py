@@ -124,15 +124,20 @@ def on_lines(reactor: Any, take: Any) -> None:
 async def live_as_writer(node: Node) -> None:
     watchdog = Watchdog()
     go: Deferred[None] = Deferred()
+    is_leaving = False
 
     def take(words: list[str]) -> None:
+        nonlocal is_leaving
         match words:
             case ["go"]:
                 go.callback(None)
+            case ["ok", _] if is_leaving:
+                pass  # It answers a heartbeat from before.
             case ["ok", sent]:
                 node.lease_until_s = float(sent) + LEASE_S
                 watchdog.arm(node.lease_until_s + GRACE_S)
             case ["leave"]:
+                is_leaving = True
                 node.lease_until_s = 0.0
 
     def beat() -> None:
