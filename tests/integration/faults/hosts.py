@@ -37,6 +37,8 @@ class HostCluster:
         self.world = World(count)
         self.daemons = Daemons()
         self.loads: list[NodeLoad] = []
+        self.epochs: list[int] = []
+        """Of the system disk, in the order in which a test has seen them: one before and one after each takeover."""
         try:
             self.nodes = [self._made(number) for number in range(1, count + 1)]
             self.states = {node.name: node.folder / "state" for node in self.nodes}
