@@ -266,6 +266,13 @@ def _check_lun_keys(keys: Keys, name: str) -> None:
     for key in keys:
         if key in _NOT_OF_LUNS:
             raise BadRequest(f"{key} can not be given here", where=name, why=_NOT_OF_LUNS[key])
+    if keys.get("direct") is False:
+        raise BadRequest(
+            "a disk of the cluster is never served through the page cache",
+            where=name,
+            why="what another host has written is not in the cache of this one",
+            hint="leave out --cached; --local makes a target of one node",
+        )
 
 
 def _without_defaults(keys: Keys) -> Keys:

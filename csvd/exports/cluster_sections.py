@@ -15,6 +15,7 @@ from csvd.exports.build import access_of, settings_of
 from csvd.exports.catalogue import SECRET_KEYS, Keys, TargetRecord
 from csvd.exports.sealing import Sealing
 from csvd.scsi.logical_unit import Identity
+from csvd.storage.open import kind_of
 
 _WHERE: Final = "the cluster"
 _FOLDER: Final = "/sealed"
@@ -92,7 +93,13 @@ def section_of(name: str, record: TargetRecord, sealing: Sealing) -> tuple[Targe
         **opened.table(record.keys),
         "name": name,
         "lun": [
-            {**opened.table(lun.keys), "number": int(number), "serial": lun.serial, "naa": lun.naa}
+            {
+                **opened.table(lun.keys),
+                **_past_the_cache(lun.keys.get("disk")),
+                "number": int(number),
+                "serial": lun.serial,
+                "naa": lun.naa,
+            }
             for number, lun in sorted(record.luns.items(), key=lambda item: int(item[0]))
         ],
         "acl": [{**opened.table(keys, initiator), "initiator": initiator} for initiator, keys in record.acl.items()],
@@ -108,6 +115,12 @@ def section_of(name: str, record: TargetRecord, sealing: Sealing) -> tuple[Targe
     except ConfigError as error:
         raise BadRequest(error.what, where=f"{name}: {error.where}", why=error.why, hint=error.hint) from error
     return section, opened.secrets
+
+
+def _past_the_cache(disk: object) -> Keys:
+    """How a disk is opened where other hosts have it, too: what they have written is not in the page cache of this
+    one. Other kinds of disks than files and block devices have none."""
+    return {"direct": True} if isinstance(disk, str) and kind_of(disk) == "file" else {}
 
 
 def _check_whole(section: TargetSection, read: Callable[[Path], bytes]) -> None:

@@ -27,6 +27,12 @@ from csvd.storage.ranges import can_punch, can_zero
 _BLKPBSZGET: Final = 0x127B
 _LARGEST_PHYSICAL_BLOCK_BYTES: Final = 4096
 
+_NOT_DIRECT: Final = "direct I/O is not possible"
+_USE_THE_CACHE: Final = (
+    "O_DIRECT is a must where other hosts have this disk; else it can be served through the page cache"
+)
+"""Told of a cluster's disk, too: a node alone (`--local`) can serve it so, and several hosts must not."""
+
 _NO_NAMELESS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 """What O_TMPFILE gives on file systems without it."""
 
@@ -172,8 +178,8 @@ def _check_kind(path: str, mode: int) -> None:
         raise ConfigError("is neither a regular file nor a block device", where=path)
 
 
-def _config_error(path: str, error: OSError, what: str) -> ConfigError:
-    why, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), ""))
+def _config_error(path: str, error: OSError, what: str, hint: str = "") -> ConfigError:
+    why, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), hint))
     return ConfigError(what, where=path, why=why, hint=hint)
 
 
@@ -231,16 +237,23 @@ def _go_direct(fd: int, path: str, block_bytes: int) -> None:
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+    except OSError as error:
+        if store_of(fd) is Store.MEMORY:
+            # Before Linux 6.6 tmpfs refuses, and since then it takes the flag and changes nothing: the page cache is
+            # where its files are, and no other host has them.
+            return
+        raise _config_error(path, error, _NOT_DIRECT, _USE_THE_CACHE) from error
+    try:
         unit_bytes = direct_unit_bytes(fd)
     except OSError as error:
-        raise _config_error(path, error, "direct I/O is not possible") from error
+        raise _config_error(path, error, _NOT_DIRECT) from error
     if unit_bytes is None:
-        raise ConfigError("direct I/O is not possible", where=path, hint="serve it through the page cache")
+        raise ConfigError(_NOT_DIRECT, where=path, hint=_USE_THE_CACHE)
     if block_bytes % unit_bytes:
         raise ConfigError(
             f"direct I/O goes by {unit_bytes} bytes there",
             where=path,
-            hint=f"use blocks of {unit_bytes} bytes, or serve it through the page cache",
+            hint=f"use blocks of {unit_bytes} bytes; {_USE_THE_CACHE}",
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -71,6 +73,48 @@ def test_what_is_made_through_one_node_is_reached_through_another_and_outlives_t
     eventually(lambda: all_told(coordinator) if disk_of(coordinator) else None)
     url = f"iscsi://{portals[coordinator.name]}/{SHARED_TARGET}/0?initiator={HOST}2"
     assert eventually(lambda: initiator("info", url).returncode == 0 or None)
+
+
+def ways_to(node: DaemonNode, path: Path) -> set[bool]:
+    """Whether a daemon has a file open past the page cache, as the kernel tells, for each descriptor."""
+    process = Path(f"/proc/{node.process.pid}")
+    found = set()
+    for descriptor in process.joinpath("fd").iterdir():
+        if os.path.realpath(descriptor) == str(path):
+            flags = re.search(r"flags:\s+([0-7]+)", process.joinpath("fdinfo", descriptor.name).read_text())
+            assert flags is not None
+            found.add(bool(int(flags[1], 8) & os.O_DIRECT))
+    return found
+
+
+def test_no_node_has_a_disk_of_the_cluster_in_its_page_cache(nodes: list[DaemonNode], tmp_path: Path) -> None:
+    one, two, _ = nodes
+    one.asked("target", "create", SHARED_TARGET)
+    disk = tmp_path / "a.img"
+    one.asked("lun", "add", str(disk), "--create", "8M")
+    for node in nodes:
+        assert ways_to(node, disk) == {True}, node.name
+        assert ways_to(node, tmp_path / "system.img") == {True}, node.name
+    assert json.loads(two.asked("lun", "show", "0", "--json"))["direct"] is True
+    refused = two.csvd("lun", "add", str(tmp_path / "b.img"), "--create", "8M", "--cached")
+    assert refused.returncode == 1
+    assert "never served through the page cache" in refused.stderr
+    assert not (tmp_path / "b.img").exists()
+    portals = eventually(lambda: all_told(two))
+
+    async def write_and_read(reactor: Any) -> None:
+        async with (
+            connect(f"iscsi://{portals['node1']}/{SHARED_TARGET}/0", reactor=reactor) as first,
+            connect(f"iscsi://{portals['node2']}/{SHARED_TARGET}/0", reactor=reactor) as second,
+        ):
+            for word in (b"old", b"new"):
+                await first.write(7, word.ljust(512))
+                # One block of 512 bytes, at no multiple of a page.
+                assert await second.read(7, 1) == word.ljust(512)
+            await second.compare_and_write(7, b"new".ljust(512), b"won".ljust(512))
+            assert await first.read(7, 1) == b"won".ljust(512)
+
+    run(write_and_read, time_limit_s=60.0)
 
 
 def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinator(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from csvd.errors import ConfigError
 from csvd.storage.cluster_disk.disk import ClusterDisk
 from csvd.storage.cluster_disk.formatting import format_disk, read_superblock
 from csvd.storage.cluster_disk.layout import BLOCK_BYTES
@@ -64,14 +63,8 @@ async def create_cluster_disk(
 
 
 async def _open(url: str, pool: DiskPool, how: dict[str, Any], create_bytes: int | None = None) -> Disk:
-    """Open the disk past the page cache where that can be: what another host has written is not in it."""
+    """Open the disk past the page cache, where its kind has one: what another host has written is not in it."""
     if create_bytes is not None:
-        # Made with the cache in any case, so that a file system which can do nothing else leaves no half of a disk.
+        # Made with the cache, so that a file system which can do nothing else leaves no half of a disk.
         await (await open_disk(url, pool=pool, create_bytes=create_bytes, block_bytes=BLOCK_BYTES, **how)).close()
-    if kind_of(url) != "file":
-        return await open_disk(url, pool=pool, block_bytes=BLOCK_BYTES, **how)
-    try:
-        return await open_disk(url, pool=pool, block_bytes=BLOCK_BYTES, direct=True, **how)
-    except ConfigError:
-        # It says what is wrong with the disk itself, too.
-        return await open_disk(url, pool=pool, block_bytes=BLOCK_BYTES, **how)
+    return await open_disk(url, pool=pool, block_bytes=BLOCK_BYTES, direct=kind_of(url) == "file", **how)

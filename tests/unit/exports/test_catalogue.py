@@ -84,6 +84,15 @@ def test_a_logical_unit_gets_its_identity_once_and_keeps_it() -> None:
     assert (section.lun[0].serial, section.lun[0].naa) == ("mine", naa_of("mine"))
 
 
+def test_files_and_devices_are_opened_past_the_page_cache_and_what_has_none_as_it_is() -> None:
+    one = Kept(CreateTarget(ONE))
+    for disk in ("/srv/a.img", "file:///srv/b.img", "/dev/sdb", "iscsi://192.0.2.9/iqn.2026-11.org:x/0", "rbd:p/i"):
+        one(AddLun(ONE, {"disk": disk}))
+    one.targets[ONE].luns["0"].keys["direct"] = False  # as an older csvd may have kept it
+    section, _ = section_of(ONE, one.targets[ONE], SEALING)
+    assert [lun.direct for lun in section.lun] == [True, True, True, False, False]
+
+
 def test_one_disk_is_one_logical_unit_whichever_targets_export_it() -> None:
     one = Kept(CreateTarget(ONE), CreateTarget(TWO), a_lun())
     record = one(AddLun(TWO, {"disk": "/srv/a.img"}, 7))
@@ -144,6 +153,7 @@ def test_the_last_entry_of_an_access_list_leaves_nobody() -> None:
         (a_lun(disk_secret_file="/etc/shadow"), "disk_secret_file can not be given"),
         (a_lun(disk_initiator_name=HOST), "disk_initiator_name can not be given"),
         (a_lun(frob=1), "frob"),
+        (a_lun(direct=False), "never served through the page cache"),
         (AddLun(ONE, {"disk": "/srv/b.img"}, -1), "number"),
         (AddLun(ONE, {"disk": "/srv/b.img"}, 16384), "number"),
         (AddLun(ONE), "disk"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from mmap import mmap
@@ -139,6 +140,51 @@ def test_blocks_smaller_than_the_unit_are_refused(
     monkeypatch.setattr("csvd.storage.open_file.direct_unit_bytes", lambda fd: None)
     with pytest.raises(ConfigError, match="direct I/O is not possible"):
         inline.open(str(path), block_bytes=4096, direct=True)
+
+
+def refuse_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the file system refuse O_DIRECT."""
+    real = fcntl.fcntl
+
+    def refuse(fd: int, command: int, flags: int = 0) -> int:
+        if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, command, flags)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+
+def test_a_file_system_that_has_no_direct_io_is_refused_in_one_line(
+    path: Path, inline: InlinePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_direct(monkeypatch)
+    with pytest.raises(ConfigError, match=r"direct I/O is not possible.*O_DIRECT is a must"):
+        inline.open(str(path), direct=True)
+
+
+def test_memory_of_this_host_is_its_page_cache_whether_tmpfs_takes_the_flag_or_not(
+    inline: InlinePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_direct(monkeypatch)
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(MIB)
+        disk = inline.open(file.name, direct=True)
+        inline.settle(disk.write_from((b"m" * 512,), 512))
+        buffer = bytearray(512)
+        inline.settle(disk.read_into(memoryview(buffer), 512))
+        assert buffer == b"m" * 512
+        assert isinstance(disk, FileDisk)
+        os.close(disk.fileno())
+
+
+def test_nothing_is_read_ahead_into_a_cache_that_nobody_looks_into(
+    inline: InlinePool, disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: asked.append(arguments[0]))
+    inline.settle(disk.prefetch(0, MIB))
+    inline.clock.run()
+    assert not asked
 
 
 def test_a_transfer_of_no_whole_unit_fails_and_writes_nothing(inline: InlinePool, disk: FileDisk, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -284,14 +285,8 @@ def test_a_format_that_was_interrupted_leaves_no_area() -> None:
 # Over files
 
 
-@pytest.fixture(params=["direct", "cached"])
-def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "cached":
-
-        def refuse(*_: object) -> None:
-            raise ConfigError("direct I/O is not possible")
-
-        monkeypatch.setattr("csvd.storage.open_file._go_direct", refuse)
+@pytest.fixture
+def path(tmp_path: Path) -> str:
     return str(tmp_path / "shared.img")
 
 
@@ -319,6 +314,22 @@ def on_files(path: str, body: Callable[[Callable[[], Any]], Coroutine[Deferred[A
             await pool.stop()
 
     run_in_reactor(main)
+
+
+def test_a_shared_disk_is_never_read_through_the_page_cache(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(opener: Callable[[], Any]) -> None:
+        shared = await opener()
+        assert isinstance(shared.disk, FileDisk)
+        assert fcntl.fcntl(shared.disk.fileno(), fcntl.F_GETFL) & os.O_DIRECT
+
+        def refuse(*_: object) -> None:
+            raise ConfigError("direct I/O is not possible")
+
+        monkeypatch.setattr("csvd.storage.open_file._go_direct", refuse)
+        with pytest.raises(ConfigError, match="direct I/O"):
+            await opener()
+
+    on_files(path, body)
 
 
 def test_nodes_share_a_file(path: str) -> None:
