@@ -10,6 +10,7 @@ from uuid import uuid4
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
+from csvd.api.members import named_in
 from csvd.cluster.assembly import ClusterNode
 from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.membership import Tell, Watchdog
@@ -188,7 +189,7 @@ class NodeCluster:
         Raises:
             CsvdError: it is not.
         """
-        return await self.coordination.move(disk, node)
+        return await self.coordination.move(disk, named_in(self.cluster.members, node).id)
 
     async def fence(self, node: str, *, force: bool, is_vouched_for: bool) -> Json:
         """Have a node fenced on every shared disk; gives the proofs by disk.
@@ -196,8 +197,7 @@ class NodeCluster:
         Raises:
             CsvdError: it is not proven on each of them.
         """
-        if node not in self.cluster.members:
-            raise NoSuchDisk(f"there is no node {node} in the cluster")
+        node = named_in(self.cluster.members, node).id
         proofs = {}
         for disk in self.cluster.register.disks:
             told = await self.coordination.fence(disk, node, force=force, is_vouched_for=is_vouched_for)

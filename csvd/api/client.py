@@ -18,6 +18,8 @@ from csvd.errors import CsvdError
 MAX_ANSWER_BYTES: Final = 64 << 20
 DEFAULT_TIMEOUT_S: Final = 30.0
 VERIFY_TIMEOUT_S: Final = 600.0
+FENCE_TIMEOUT_S: Final = 600.0
+"""A proof of each disk is waited for, one after the other."""
 CHANGE_TIMEOUT_S: Final = 600.0
 """To allocate all blocks of a large file takes its time."""
 
@@ -325,7 +327,7 @@ class ControlClient:
     def fence(self, node: str, *, force: bool, is_powered_off: bool) -> Json:
         """Keep a node off all shared disks."""
         body = {"force": force, "is_powered_off": is_powered_off}
-        return self.request("POST", _node(node, "fence"), body=body, timeout_s=VERIFY_TIMEOUT_S)
+        return self.request("POST", _node(node, "fence"), body=body, timeout_s=FENCE_TIMEOUT_S)
 
     def request(
         self,

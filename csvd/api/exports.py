@@ -8,9 +8,8 @@ from csvd.api.bodies import Keys, Named, Nothing, Resize, body_of
 from csvd.api.errors import BadRequest
 from csvd.api.interfaces import Exports
 from csvd.api.peers import Peers
-from csvd.api.routes import Answer, Request, Route
+from csvd.api.routes import FORCE, Answer, Request, Route, is_forced
 
-FORCE = "force"
 GRACE = "grace_s"
 SCOPE = "scope"
 NODE = "node"
@@ -84,10 +83,8 @@ class ExportRoutes:
         return Answer(200, await self._exports.set_target(request.names["target"], body.keys))
 
     async def _remove_target(self, request: Request) -> Answer:
-        force = request.query.get(FORCE, "")
-        if force not in ("", "true"):
-            raise BadRequest(f"force is {force[:20]!r}", where=request.path, hint="force=true, or nothing")
-        return Answer(200, await self._exports.remove_target(request.names["target"], force=bool(force)))
+        force = is_forced(request)
+        return Answer(200, await self._exports.remove_target(request.names["target"], force=force))
 
     async def _all_luns(self, request: Request) -> Answer:
         return Answer(200, {"luns": self._exports.luns()})

@@ -13,6 +13,7 @@ from csvd.api.errors import NotFound, Refused, Unavailable
 from csvd.api.events import EventRing
 from csvd.api.guest_list import list_guests
 from csvd.api.interfaces import Cluster, Guests, Json, Migration, Migrations
+from csvd.api.members import named_in
 from csvd.api.peers import FORWARD_TIMEOUT_S, Peers
 from csvd.api.routes import Answer, Request, Route
 from csvd.cluster.errors import ClusterError, CommandRefused
@@ -88,8 +89,8 @@ class GuestRoutes:
             raise ConfigError(f"{body.name[:80]!r} is not the name of a guest", hint=f"a name is {GUEST_NAME_RULE}")
         spec = GuestSpec.from_json(body.spec)
         node = self._cluster.node if body.node is None else body.node
+        node = self._host(node)
         if node != self._cluster.node:
-            self._check_member(node)
             return await self._peers.ask(node, request)
         with self._needing_coordinator():
             guest = await self._guests.create(body.name, spec)
@@ -142,8 +143,7 @@ class GuestRoutes:
     # Migrations
 
     async def _migrate(self, request: Request) -> Answer:
-        to = body_of(request, MigrateGuest).to
-        self._check_member(to)
+        to = self._host(body_of(request, MigrateGuest).to)
 
         async def here(name: str) -> Answer:
             migration = self._migrations.start(name, to, self._policy)
@@ -204,10 +204,21 @@ class GuestRoutes:
 
     # Where
 
-    def _check_member(self, node: str) -> None:
-        members = [member["node"] for member in self._cluster.status()["members"]]
-        if node not in members:
-            raise NotFound(f"there is no node {node[:80]!r} in the cluster", hint=f"nodes: {', '.join(members)}")
+    def _host(self, name: str) -> str:
+        """The id of the node that is to run a guest.
+
+        Raises:
+            NotFound: there is no such node.
+            Refused: it takes none.
+        """
+        member = named_in(self._cluster.register.members, name)
+        if member.is_witness:
+            raise Refused(f"node {member.name} is a witness, which runs no guests")
+        if member.is_draining:
+            raise Refused(
+                f"node {member.name} is being drained, and takes no guests", hint=f"csvd node undrain {member.name}"
+            )
+        return member.id
 
     async def _at_owner(self, request: Request, here: Here, *, timeout_s: float = FORWARD_TIMEOUT_S) -> Answer:
         """Have the owner of the guest answer: ``here`` when it is this node."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from csvd.api.bodies import SetNode, body_of
 from csvd.api.errors import NotFound, Refused
 from csvd.api.interfaces import Json, Membership
-from csvd.api.routes import Answer, Request, Route
-from csvd.cluster.register_members import Member
+from csvd.api.routes import FORCE, Answer, Request, Route, is_forced
+from csvd.cluster.register_members import Member, member_named
 
-FORCE: Final = "force"
 COMMAND_TIMEOUT_S: Final = 15.0
 
 
@@ -60,9 +59,10 @@ class MemberRoutes:
         return Answer(200, _face(now, self._cluster.status()))
 
     async def _evict(self, request: Request) -> Answer:
+        force = is_forced(request)
         member = self._named(request)
         owned = [name for name, guest in self._cluster.register.guests.items() if guest.owner == member.id]
-        if owned and request.query.get(FORCE) != "true":
+        if owned and not force:
             raise Refused(
                 f"node {member.name} has guests: {', '.join(owned)}",
                 hint="migrate them first; with --force they stay in the register, with an owner that is gone",
@@ -74,12 +74,16 @@ class MemberRoutes:
         await self._cluster.submit(command, timeout_s=COMMAND_TIMEOUT_S)
 
     def _named(self, request: Request) -> Member:
-        name = request.names["node"]
-        members = self._cluster.register.members
-        found = members.get(name) or next((member for member in members.values() if member.name == name), None)
-        if found is None:
-            raise NotFound(f"there is no node {name[:63]} in the cluster", hint="csvd node ls")
-        return found
+        return named_in(self._cluster.register.members, request.names["node"])
+
+
+def named_in(members: Mapping[str, Member], name: str) -> Member:
+    """The node that is meant by an id or a name. Raises NotFound."""
+    found = member_named(members, name)
+    if found is None:
+        known = ", ".join(member.name for member in members.values())
+        raise NotFound(f"there is no node {name[:63]!r} in the cluster", hint=f"nodes: {known}")
+    return found
 
 
 def _face(member: Member, status: Json) -> Json:

@@ -15,6 +15,9 @@ from csvd.errors import CsvdError
 
 Json = dict[str, Any]
 
+FORCE: Final = "force"
+"""Of the query of what people should mean twice."""
+
 _PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -83,6 +86,14 @@ class Route:
             elif part != want:
                 return None
         return names
+
+
+def is_forced(request: Request) -> bool:
+    """Whether the query says ``force=true``. Raises BadRequest for any other word: nobody is to guess what it means."""
+    force = request.query.get(FORCE, "")
+    if force not in ("", "true"):
+        raise BadRequest(f"force is {force[:20]!r}", where=request.path, hint="force=true, or nothing")
+    return bool(force)
 
 
 def fault(path: str) -> Answer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import print_json, table, tell
 from csvd.cli.rights_options import chap_keys, chap_options, chosen, target_option
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def add(
     keys = {"luns": list(luns), "networks": list(networks), "chap": chap_keys(chap)}
     name = chosen(client, target)
     entry = client.add_acl(name, initiator, {key: value for key, value in keys.items() if value})
-    if as_json:
-        print_json(entry)
-    else:
-        click.echo(plain(f"{entry['initiator']} may log in to {name}"))
+    tell(entry, f"{entry['initiator']} may log in to {name}", as_json=as_json)
 
 
 @acl.command("set")
@@ -93,10 +90,7 @@ def set_(
         raise click.UsageError("nothing to change: name an option")
     name = chosen(client, target)
     entry = client.set_acl(name, initiator, keys)
-    if as_json:
-        print_json(entry)
-    else:
-        click.echo(plain(f"what holds for {entry['initiator']} at {name} is changed"))
+    tell(entry, f"what holds for {entry['initiator']} at {name} is changed", as_json=as_json)
 
 
 @acl.command("ls")
@@ -144,7 +138,4 @@ def rm(client: ControlClient, as_json: bool, initiator: str, target: str | None)
     """
     name = chosen(client, target)
     entry = client.remove_acl(name, initiator)
-    if as_json:
-        print_json(entry)
-    else:
-        click.echo(plain(f"{entry['initiator']} may no longer log in to {name}"))
+    tell(entry, f"{entry['initiator']} may no longer log in to {name}", as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import print_json, table, tell
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -53,7 +53,4 @@ def move(client: ControlClient, as_json: bool, disk: str, node: str) -> None:
       csvd coordinator move system node2
     """
     moved = client.move_coordinator(disk, node)
-    if as_json:
-        print_json(moved)
-    else:
-        click.echo(plain(f"{node} coordinates {disk}, epoch {moved['epoch']}"))
+    tell(moved, f"{node} coordinates {disk}, epoch {moved['epoch']}", as_json=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from csvd.cli.options import SIZE, asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import plain, print_json, table, tell
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -41,11 +41,8 @@ def add(
     if adopt and (force or create_bytes is not None):
         raise click.UsageError("--adopt takes the disk as it is: it goes with neither --create nor --force.")
     added = client.add_disk(name, url, create_bytes=create_bytes, adopt=adopt, force=force)
-    if as_json:
-        print_json(added)
-    else:
-        what = "the system disk" if added["is_system"] else "a shared disk"
-        click.echo(plain(f"{name} is {what} of the cluster: {added['url']}"))
+    what = "the system disk" if added["is_system"] else "a shared disk"
+    tell(added, f"{name} is {what} of the cluster: {added['url']}", as_json=as_json)
 
 
 @disk.command("ls")
@@ -150,7 +147,4 @@ def remove(client: ControlClient, as_json: bool, name: str) -> None:
       csvd disk remove data
     """
     removed = client.remove_disk(name)
-    if as_json:
-        print_json(removed)
-    else:
-        click.echo(plain(f"{name} is no disk of the cluster any more; what is on it stays"))
+    tell(removed, f"{name} is no disk of the cluster any more; what is on it stays", as_json=as_json)

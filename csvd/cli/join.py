@@ -12,7 +12,7 @@ import click
 
 from csvd.cli.founding_options import FoundingChoice, chosen_node, founding_options
 from csvd.cli.options import json_option
-from csvd.cli.output import print_json
+from csvd.cli.output import tell
 from csvd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,11 +51,10 @@ def join(token_file: str | None, choice: FoundingChoice, as_json: bool) -> None:
                 chosen.founder, token, reactor=reactor, wall_s=time.time, timeouts=Timeouts(connect_s=5.0)
             )
         )
-    if as_json:
-        print_json({"cluster": identity.cluster, "node": identity.node, "address": chosen.founder.address})
-        return
-    click.echo(
-        f"this node is {identity.node} of cluster {identity.cluster}, which finds it at {chosen.founder.address}"
+    tell(
+        {"cluster": identity.cluster, "node": identity.node, "address": chosen.founder.address},
+        f"this node is {identity.node} of cluster {identity.cluster}, which finds it at {chosen.founder.address}",
+        as_json=as_json,
     )
     click.echo(chosen.next_steps())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from csvd.cli.options import SIZE, asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import plain, print_json, table, tell
 from csvd.cli.rights_options import chosen, target_option
 from csvd.cli.unit_options import keys_of, unit_options
 from csvd.config.values import format_size
@@ -122,10 +122,7 @@ def rm(client: ControlClient, as_json: bool, number: int, target: str | None) ->
 
 
 def _tell(face: dict[str, Any], verb: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(face)
-    else:
-        click.echo(plain(f"LUN {face['number']} of {face['target']} {verb}: {face['disk']}"))
+    tell(face, f"LUN {face['number']} of {face['target']} {verb}: {face['disk']}", as_json=as_json)
 
 
 @lun.command("ls")

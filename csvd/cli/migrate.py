@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import print_json
+from csvd.cli.output import print_json, tell
 from csvd.cli.progress import ProgressBar, report_lines
 from csvd.errors import CsvdError
 
@@ -40,10 +40,7 @@ def migrate(client: ControlClient, as_json: bool, name: str, to: str, detach: bo
     """
     progress = client.migrate(name, to)
     if detach:
-        if as_json:
-            print_json(progress)
-        else:
-            click.echo(f"guest {name} is on its way to {to}")
+        tell(progress, f"guest {name} is on its way to {to}", as_json=as_json)
         return
     progress = watch(client, name, progress)
     report = progress["report"]

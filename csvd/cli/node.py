@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import plain, print_json, table, tell
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -80,7 +80,7 @@ def rename(client: ControlClient, as_json: bool, name: str, new_name: str) -> No
     Examples:
       csvd node rename node2 rack1-left
     """
-    _tell(client.set_node(name, {"name": new_name}), as_json, f"node {name} is called {new_name} now")
+    tell(client.set_node(name, {"name": new_name}), f"node {name} is called {new_name} now", as_json=as_json)
 
 
 @node.command()
@@ -96,7 +96,7 @@ def evict(client: ControlClient, as_json: bool, name: str, force: bool) -> None:
     Examples:
       csvd node evict node2
     """
-    _tell(client.evict_node(name, force=force), as_json, f"node {name} is not of the cluster any more")
+    tell(client.evict_node(name, force=force), f"node {name} is not of the cluster any more", as_json=as_json)
 
 
 @node.command()
@@ -109,7 +109,7 @@ def drain(client: ControlClient, as_json: bool, name: str) -> None:
     Examples:
       csvd node drain node2
     """
-    _tell(client.set_node(name, {"is_draining": True}), as_json, f"node {name} is being drained")
+    tell(client.set_node(name, {"is_draining": True}), f"node {name} is being drained", as_json=as_json)
 
 
 @node.command()
@@ -122,14 +122,7 @@ def undrain(client: ControlClient, as_json: bool, name: str) -> None:
     Examples:
       csvd node undrain node2
     """
-    _tell(client.set_node(name, {"is_draining": False}), as_json, f"node {name} is not drained any more")
-
-
-def _tell(answer: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(plain(text))
+    tell(client.set_node(name, {"is_draining": False}), f"node {name} is not drained any more", as_json=as_json)
 
 
 def _role(one: dict[str, Any]) -> str:

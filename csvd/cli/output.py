@@ -17,6 +17,14 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def tell(answer: Any, sentence: str, *, as_json: bool) -> None:
+    """Print what a command has done: what the daemon answered as JSON, or a sentence for people."""
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(plain(sentence))
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Lines of columns as wide as they need to be; numbers at the right, all else at the left."""
     cells = [[_cell(value) for value in row] for row in rows]

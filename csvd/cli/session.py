@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import print_json, table, tell
 from csvd.cli.rights_options import chosen, target_option
 
 if TYPE_CHECKING:
@@ -91,8 +91,5 @@ def drop(client: ControlClient, as_json: bool, tsih: int, target: str | None, gr
       csvd session drop 3 --node node2
     """
     gone = client.drop_session(chosen(client, target), tsih, grace_s=grace_s, node=node)
-    if as_json:
-        print_json(gone)
-    else:
-        what = f"is asked to log out within {grace_s} s" if grace_s else "is dropped"
-        click.echo(plain(f"the session {tsih} of {gone['initiator']} {what}"))
+    what = f"is asked to log out within {grace_s} s" if grace_s else "is dropped"
+    tell(gone, f"the session {tsih} of {gone['initiator']} {what}", as_json=as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import plain, print_json, table, tell
 from csvd.cli.rights_options import chap_keys, chap_options
 from csvd.config.targets import ACCESS_STATES
 
@@ -70,7 +70,7 @@ def create(
     keys = _keys(alias, portals, tag, initiators, networks, queue_depth, access_state, redirect, chap)
     made = client.create_target(name, keys, scope="node" if is_local else "")
     where = ", ".join(made["addresses"])
-    _tell(made, f"target {made['name']} is served at {where or 'no portal yet'}", as_json=as_json)
+    tell(made, f"target {made['name']} is served at {where or 'no portal yet'}", as_json=as_json)
 
 
 @target.command("set")
@@ -129,7 +129,7 @@ def set_(
     if not keys:
         raise click.UsageError("nothing to change: name an option")
     changed = client.set_target(name, keys)
-    _tell(changed, f"target {changed['name']} is changed", as_json=as_json)
+    tell(changed, f"target {changed['name']} is changed", as_json=as_json)
 
 
 def _keys(
@@ -157,13 +157,6 @@ def _keys(
     return {key: value for key, value in keys.items() if value is not None}
 
 
-def _tell(face: dict[str, Any], sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(face)
-    else:
-        click.echo(plain(sentence))
-
-
 @target.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="End the sessions that it has.")
@@ -177,7 +170,7 @@ def rm(client: ControlClient, as_json: bool, name: str, force: bool) -> None:
       csvd target rm iqn.2026-11.org.example:backup --force
     """
     gone = client.remove_target(name, force=force)
-    _tell(gone, f"target {gone['name']} is removed", as_json=as_json)
+    tell(gone, f"target {gone['name']} is removed", as_json=as_json)
 
 
 @target.command("ls")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from csvd.cli.options import asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import print_json, table, tell
 
 if TYPE_CHECKING:
     from csvd.api.client import ControlClient
@@ -81,10 +81,7 @@ def revoke(client: ControlClient, as_json: bool, token_id: str) -> None:
       csvd token revoke 5a0c3e1f9b27
     """
     removed = client.revoke_token(token_id)
-    if as_json:
-        print_json(removed)
-    else:
-        click.echo(plain(f"token {removed['id'][:_SHOWN_DIGITS]} is revoked"))
+    tell(removed, f"token {removed['id'][:_SHOWN_DIGITS]} is revoked", as_json=as_json)
 
 
 def _left(record: dict[str, Any]) -> str:

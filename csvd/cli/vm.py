@@ -9,7 +9,7 @@ import click
 
 from csvd.cli.migrate import migrate
 from csvd.cli.options import SIZE, asks_daemon
-from csvd.cli.output import plain, print_json, table
+from csvd.cli.output import plain, print_json, table, tell
 from csvd.cli.progress import progress_line, report_lines
 from csvd.cli.status import GUEST_HEADER, guest_row
 from csvd.config.values import format_size
@@ -174,10 +174,7 @@ def resume(client: ControlClient, as_json: bool, name: str) -> None:
 
 
 def _tell(guest: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(guest)
-    else:
-        click.echo(f"guest {guest['name']} is {guest['state']} on {guest['owner']}")
+    tell(guest, f"guest {guest['name']} is {guest['state']} on {guest['owner']}", as_json=as_json)
 
 
 @vm.command()
@@ -191,10 +188,7 @@ def rm(client: ControlClient, as_json: bool, name: str) -> None:
       csvd vm rm web
     """
     gone = client.remove_guest(name)
-    if as_json:
-        print_json(gone)
-    else:
-        click.echo(f"guest {gone['name']} is removed")
+    tell(gone, f"guest {gone['name']} is removed", as_json=as_json)
 
 
 @vm.command()
@@ -230,7 +224,4 @@ def cancel(client: ControlClient, as_json: bool, name: str) -> None:
       csvd vm cancel web
     """
     progress = client.cancel_migration(name)
-    if as_json:
-        print_json(progress)
-    else:
-        click.echo(f"the migration of guest {name} to {progress['destination']} is being called off")
+    tell(progress, f"the migration of guest {name} to {progress['destination']} is being called off", as_json=as_json)

@@ -71,6 +71,15 @@ class Member:
         }
 
 
+def member_named(members: Mapping[str, Member], name: str) -> Member | None:
+    """The member that a person means by an id, or by the name that it is shown by; None where there is none.
+
+    Args:
+        members: by id; nobody is called by another's id.
+    """
+    return members.get(name) or next((member for member in members.values() if member.name == name), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A right to join once: the fingerprint of the token's own key, and until when (seconds since 1970)."""

@@ -28,9 +28,7 @@ _BLKPBSZGET: Final = 0x127B
 _LARGEST_PHYSICAL_BLOCK_BYTES: Final = 4096
 
 _NOT_DIRECT: Final = "direct I/O is not possible"
-_USE_THE_CACHE: Final = (
-    "O_DIRECT is a must where other hosts have this disk; else it can be served through the page cache"
-)
+_USE_THE_CACHE: Final = "where no other host has this disk it can do without O_DIRECT, through the page cache"
 """Told of a cluster's disk, too: a node alone (`--local`) can serve it so, and several hosts must not."""
 
 _NO_NAMELESS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)

@@ -32,6 +32,32 @@ def test_a_guest_is_made_on_the_node_that_is_named() -> None:
     assert cluster[3].guests.asked == ["create g"]
 
 
+def test_no_guest_is_sent_to_a_node_that_is_drained_and_names_do_for_ids() -> None:
+    cluster = SmallCluster().with_guest()
+    cluster.apply(op="member_set", id="node2", name="left")
+    cluster.apply(op="member_set", id="node3", is_draining=True)
+    for asked in (
+        cluster[1].ask("POST", "/v1/guests/g/migrations", {"to": "node3"}),
+        cluster[1].ask("POST", "/v1/guests", {"name": "h", "spec": SPEC, "node": "node3"}),
+        cluster[3].ask("POST", "/v1/guests", {"name": "h", "spec": SPEC}),
+    ):
+        assert asked.status == 409
+        assert asked.body["error"]["what"] == "node node3 is being drained, and takes no guests"
+        assert asked.body["error"]["hint"] == "csvd node undrain node3"
+    assert cluster[3].guests.asked == []
+    assert cluster[1].ask("POST", "/v1/guests/g/migrations", {"to": "left"}).body["destination"] == "node2"
+
+
+def test_a_witness_runs_no_guests() -> None:
+    cluster = SmallCluster().with_guest()
+    token = {"id": "a" * 64, "expires_at_s": 10, "is_witness": True, "at_s": 1}
+    join = {"token": "a" * 64, "id": "node4", "address": "h:4", "fingerprint": "b" * 64, "at_s": 1}
+    cluster.apply(op="token_add", **token)
+    cluster.apply(op="member_join", **join)
+    refused = cluster[1].ask("POST", "/v1/guests/g/migrations", {"to": "node4"})
+    assert (refused.status, refused.body["error"]["what"]) == (409, "node node4 is a witness, which runs no guests")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "what"),
     [

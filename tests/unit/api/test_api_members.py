@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 from twisted.internet.defer import Deferred
 
 from csvd.api.events import EventRing
@@ -102,6 +103,22 @@ def test_a_node_with_guests_is_evicted_by_force_only() -> None:
     assert refused.status == 409
     assert "has guests: vm" in refused.body["error"]["what"]
     assert stage.ask("DELETE", "/v1/nodes/n2", query={"force": "true"}).body["guests"] == ["vm"]
+
+
+@pytest.mark.parametrize("word", ["1", "yes", "True", "false"])
+def test_a_node_is_not_evicted_by_a_word_that_nobody_knows(word: str) -> None:
+    stage = Stage()
+    refused = stage.ask("DELETE", "/v1/nodes/n2", query={"force": word})
+    assert refused.status == 400
+    assert f"force is '{word}'" in refused.body["error"]["what"]
+    assert list(stage.cluster.register.members) == ["n1", "n2"]
+
+
+def test_a_node_that_there_is_not_is_answered_by_the_names_that_there_are() -> None:
+    stage = Stage()
+    stage.ask("PATCH", "/v1/nodes/n1", {"name": "x"})
+    missing = stage.ask("GET", "/v1/nodes/n9").body["error"]
+    assert (missing["what"], missing["hint"]) == ("there is no node 'n9' in the cluster", "nodes: x, n2")
 
 
 def test_a_node_that_joins_and_is_made_a_voter_is_told() -> None:

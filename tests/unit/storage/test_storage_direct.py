@@ -158,7 +158,7 @@ def test_a_file_system_that_has_no_direct_io_is_refused_in_one_line(
     path: Path, inline: InlinePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_direct(monkeypatch)
-    with pytest.raises(ConfigError, match=r"direct I/O is not possible.*O_DIRECT is a must"):
+    with pytest.raises(ConfigError, match=r"direct I/O is not possible.*no other host has this disk"):
         inline.open(str(path), direct=True)
 
 
