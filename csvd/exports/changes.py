@@ -9,7 +9,6 @@ conflict: nobody can say which is meant, so the start ends with an error that na
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from csvd.config.load import Source
+from csvd.durable_file import replace_file
 from csvd.errors import ConfigError
 from csvd.iscsi.names import normalize
 
@@ -95,23 +95,9 @@ def write_changes(directory: Path, changes: Changes) -> None:
         ConfigError: it can not be written; the file that was there is as it was.
     """
     path = directory / FILE_NAME
-    temporary = directory / f"{FILE_NAME}.new"
     data = msgspec.json.format(msgspec.json.encode(changes), indent=2) + b"\n"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, path)
-        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, data)
     except OSError as error:
         raise ConfigError("can not be written", where=str(path), why=error.strerror or str(error)) from error
 

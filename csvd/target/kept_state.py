@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from crc32c import crc32c
 from twisted.internet.defer import Deferred
 
+from csvd.durable_file import replace_in
 from csvd.errors import ConfigError
 from csvd.scsi.logical_unit import LogicalUnit
 from csvd.storage.disk import StorageError
@@ -181,28 +182,13 @@ class _Record:
             else:
                 values[change.name] = change.value
         try:
-            self._replace(_encode(self._naa, values))
+            replace_in(self._directory, self._path.name, _encode(self._naa, values))
         except OSError as error:
             failure = StorageError("keep", error.errno or errno.EIO, where=str(self._path))
             for change in changes:
                 change.error = failure
         else:
             self._values = values
-
-    def _replace(self, content: bytes) -> None:
-        """Put a new file in the place of the old one: after a crash it is one or the other."""
-        temporary = f"{self._path.name}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=self._directory)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, self._path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        os.fsync(self._directory)
 
 
 def _encode(naa: str, values: dict[str, Any]) -> bytes:

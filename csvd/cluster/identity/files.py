@@ -23,6 +23,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from csvd import durable_file
 from csvd.cluster.identity.certificate import (
     DATA_KEY_BYTES,
     Authority,
@@ -101,7 +102,6 @@ def certify_again(cluster_directory: Path, identity: NodeIdentity, *, now_s: flo
     certificate = identity.authority.certify(identity.node, identity.key.public_key(), now_s=now_s)
     directory = cluster_directory / IDENTITY_FOLDER
     write_file(directory / _NODE_PEM, certificate_pem(certificate))
-    sync_directory(directory)
     return NodeIdentity(identity.authority, certificate, identity.key, identity.data_key)
 
 
@@ -111,7 +111,6 @@ def store_renewal(cluster_directory: Path, identity: NodeIdentity) -> None:
     # The key last: `load_renewal` takes only a whole pair.
     write_file(directory / (_NODE_PEM + _NEW), certificate_pem(identity.certificate))
     write_file(directory / (_NODE_KEY + _NEW), key_pem(identity.key))
-    sync_directory(directory)
 
 
 def load_renewal(cluster_directory: Path, identity: NodeIdentity) -> NodeIdentity | None:
@@ -149,7 +148,6 @@ def new_directory(cluster_directory: Path) -> Iterator[Path]:
     directory = cluster_directory / (IDENTITY_FOLDER + _NEW)
     make_directory(directory)
     yield directory
-    sync_directory(directory)
     try:
         os.rename(directory, target)
     except OSError as error:
@@ -172,25 +170,13 @@ def make_directory(directory: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 in place of the one that had its name, in one step; its content is durable.
-
-    Its name is durable when its directory has been synced, as `new_directory` and `store_renewal` do.
+    """Write a file of mode 0600 in place of the one that had its name, in one step; it is durable.
 
     Raises:
         ConfigError: it can not be written.
     """
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            done = 0
-            while done < len(data):
-                done += os.write(descriptor, data[done:])
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(unfinished, path)
+        durable_file.replace_file(path, data)
     except OSError as error:
         raise _failed(path, "can not be written", error) from error
 
@@ -262,11 +248,7 @@ def sync_directory(directory: Path) -> None:
         ConfigError: the disk refused.
     """
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        durable_file.sync_directory(directory)
     except OSError as error:
         raise _failed(directory, "can not be made durable", error) from error
 

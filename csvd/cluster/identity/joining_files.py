@@ -57,7 +57,6 @@ def joining_key(cluster_directory: Path) -> Ed25519PrivateKey:
     make_directory(directory)
     key = Ed25519PrivateKey.generate()
     write_file(directory / _KEY, key_pem(key))
-    sync_directory(directory)
     return key
 
 
@@ -71,7 +70,6 @@ def store_joined(cluster_directory: Path, identity: NodeIdentity, members: First
     for name, data in identity_files(identity).items():
         write_file(directory / name, data)
     write_file(directory / _FIRST_MEMBERS, msgspec.json.encode(members))
-    sync_directory(directory)
     try:
         os.rename(directory, cluster_directory / IDENTITY_FOLDER)
     except OSError as error:

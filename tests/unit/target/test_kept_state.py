@@ -233,7 +233,7 @@ def test_a_file_of_a_later_version_says_so(tmp_path: Path) -> None:
 
 def test_a_torn_new_file_beside_the_good_one_does_not_matter(tmp_path: Path) -> None:
     path = keep(tmp_path, a=1)
-    path.with_name(path.name + ".new").write_bytes(b"half")
+    path.with_name(f".{path.name}.part").write_bytes(b"half")
     assert kept_after_restart(tmp_path) == {"a": 1}
 
 

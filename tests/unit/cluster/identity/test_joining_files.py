@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,11 +58,11 @@ def test_a_crash_at_any_point_can_be_repeated(tmp_path: Path, monkeypatch: pytes
     left = [number]
     rename = os.rename
 
-    def crashing(*arguments: str) -> None:
+    def crashing(*arguments: str, **options: Any) -> None:
         if left[0] == 0:
             raise Crash
         left[0] -= 1
-        rename(*arguments)
+        rename(*arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "rename", crashing)
