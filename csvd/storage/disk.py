@@ -27,6 +27,9 @@ DIFFERS: Final = error_numbers.EILSEQ
 COMPARED_BYTES: Final = 512
 """What can be compared and written in one step, whatever the sectors of the disk are."""
 
+COMPARED_BLOCK_BYTES: Final = 4096
+"""The block that has them, whatever the pages of the host are."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 
@@ -200,8 +203,8 @@ class FencingDisk(Protocol):
 class ComparingDisk(Protocol):
     """A disk that compares and writes a block in one step, among all hosts that use it.
 
-    A block is 4096 bytes, at a multiple of that, of which only the first `COMPARED_BYTES` may be other than 0. It is
-    written by this alone.
+    A block is `COMPARED_BLOCK_BYTES`, at a multiple of that, of which only the first `COMPARED_BYTES` may be other than
+    0. It is written by this alone.
     """
 
     def read_compared(self, offset_bytes: int) -> Deferred[bytes]:

@@ -17,7 +17,15 @@ from twisted.python.failure import Failure
 from csvd.shared_disk import FenceProof
 from csvd.storage.calm import Calm
 from csvd.storage.direct import BounceBuffers, read_direct, write_direct
-from csvd.storage.disk import FENCED, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import (
+    COMPARED_BLOCK_BYTES,
+    FENCED,
+    MAX_RUNS,
+    Buffer,
+    DiskCapabilities,
+    StorageError,
+    check_range,
+)
 from csvd.storage.file_compare import compare_and_write
 from csvd.storage.file_fence import FileFence
 from csvd.storage.file_jobs import FileJob, WriteJob, adjoining_writes
@@ -394,7 +402,7 @@ class FileDisk:
 
     def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
         """Fires with a block; see `ComparingDisk`."""
-        block = bytearray(PAGESIZE)
+        block = bytearray(COMPARED_BLOCK_BYTES)
         return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
 
     def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:

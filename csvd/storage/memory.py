@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from mmap import PAGESIZE, mmap
+from mmap import mmap
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from csvd.errors import ConfigError
-from csvd.storage.disk import DIFFERS, MAX_RUNS, Buffer, DiskCapabilities, StorageError, check_range
+from csvd.storage.disk import (
+    COMPARED_BLOCK_BYTES,
+    DIFFERS,
+    MAX_RUNS,
+    Buffer,
+    DiskCapabilities,
+    StorageError,
+    check_range,
+)
 
 
 class MemoryDisk:
@@ -110,7 +118,7 @@ class MemoryDisk:
 
     def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
         """Fires with a block; see `ComparingDisk`."""
-        block = bytearray(PAGESIZE)
+        block = bytearray(COMPARED_BLOCK_BYTES)
         return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
 
     def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:

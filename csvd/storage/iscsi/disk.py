@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from csvd.shared_disk import PERSISTENT_RESERVATION, FenceProof
-from csvd.storage.disk import MAX_RUNS, Buffer, StorageError, check_range, differs
+from csvd.storage.disk import COMPARED_BLOCK_BYTES, MAX_RUNS, Buffer, StorageError, check_range, differs
 from csvd.storage.iscsi.calls import Calls
 from csvd.storage.iscsi.description import DPOFUA, Description, mode_of
 from csvd.storage.iscsi.errors import storage_error
@@ -24,7 +24,6 @@ from initiator.scsi.sense import Sense
 T = TypeVar("T")
 
 _ZEROS_BYTES: Final = 1 << 20
-_COMPARED_BLOCK_BYTES: Final = 4096
 _PREFETCH_16: Final = 0x90
 _IMMEDIATE: Final = 0x02
 
@@ -153,7 +152,7 @@ class IscsiDisk:
 
     def read_compared(self, offset_bytes: int) -> Deferred[bytes]:
         """Fires with a block; see `ComparingDisk`."""
-        block = bytearray(_COMPARED_BLOCK_BYTES)
+        block = bytearray(COMPARED_BLOCK_BYTES)
         return self.read_into(memoryview(block), offset_bytes).addCallback(lambda _: bytes(block))
 
     def compare_and_write(self, offset_bytes: int, expected: bytes, new: bytes) -> Deferred[None]:

@@ -640,3 +640,10 @@ def test_of_durable_writes_that_adjoin_none_is_told_before_the_flush(
     inline.clock.run()
     assert outcomes == [None] * 4
     assert calls.names == ["pwritev", "fdatasync"]
+
+
+def test_a_block_that_is_compared_is_no_page(
+    inline: InlinePool, disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("csvd.storage.file.PAGESIZE", 1 << 16, raising=False)
+    assert inline.settle(disk.read_compared(4096)) == bytes(4096)

@@ -32,6 +32,11 @@ def test_what_is_written_is_read_back_at_once() -> None:
     done(disk.flush())
 
 
+def test_a_block_that_is_compared_is_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csvd.storage.memory.PAGESIZE", 1 << 16, raising=False)
+    assert outcomes_of(MemoryDisk(1 << 20).read_compared(4096)) == [bytes(4096)]
+
+
 @pytest.mark.parametrize("operation", ["unmap", "write_zeroes"])
 def test_zeros(operation: str) -> None:
     disk = MemoryDisk(4096)
