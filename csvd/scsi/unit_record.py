@@ -123,7 +123,12 @@ class UnitRecord:
         kept = self.reservations
         reservations = replace(kept, generation=0) if kept.aptpl else State()
         record = replace(
-            self._next(), power=self.power + 1, reservations=reservations, legacy_holder=None, current=self.saved
+            self._next(),
+            power=self.power + 1,
+            reservations=reservations,
+            legacy_holder=None,
+            legacy_node="",
+            current=self.saved,
         )
         return record, Effect(POWER_ON, record.version)
 
