@@ -142,6 +142,9 @@ class Router:
     def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
         done()
 
+    def release_elsewhere(self, nexus: str, done: Callable[[], None]) -> None:
+        done()
+
     def sees_every_lun(self, nexus: str) -> bool:
         return self.sees_all
 

@@ -7,6 +7,7 @@ command, and payload is passed on as memoryviews.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from csvd.iscsi.codes import (
@@ -385,16 +386,25 @@ class FullFeature:
             tasks = [task for task in session.tasks.values() if task.connection in leaving]
             if session.target is not None:  # what lost connections have left behind counts, too
                 tasks += [task for task in session.target.leaving if task.session is session]
-            whole = reason == LogoutReason.CLOSE_SESSION
-
-            def closed() -> None:
-                self._logout_is_under_way = False
-                # A connection that has joined meanwhile belongs to the session that ends.
-                gone = list(session.connections.values()) if whole else leaving
-                self._logout_response(tag, LogoutResponse.CLOSED, gone)
-
             self._logout_is_under_way = True
-            abort(tasks, closed)
+            abort(tasks, partial(self._leave, tag, leaving, whole=reason == LogoutReason.CLOSE_SESSION))
+
+    def _leave(self, tag: int, leaving: list[TargetConnection], *, whole: bool) -> None:
+        """Nothing is under way any more for connections that leave. With the last one the nexus ends, and the answer
+        says that to other nodes, too: who hears of it may look there at once."""
+        session = self._session
+        whole = whole or not [each for each in session.connections.values() if each not in leaving]
+
+        def closed() -> None:
+            self._logout_is_under_way = False
+            # A connection that has joined meanwhile belongs to the session that ends.
+            gone = list(session.connections.values()) if whole else leaving
+            self._logout_response(tag, LogoutResponse.CLOSED, gone)
+
+        if whole and session.target is not None and session.target.sessions.get(session.tsih) is session:
+            session.target.router.release_elsewhere(session.nexus, closed)
+        else:
+            closed()
 
     def _logout_response(self, tag: int, response: LogoutResponse, leaving: list[TargetConnection]) -> None:
         connection, session = self._connection, self._session

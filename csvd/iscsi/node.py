@@ -47,6 +47,10 @@ class TaskRouter(Protocol):
     def clear_elsewhere(self, luns: Collection[int], nexus: str, done: Callable[[], None]) -> None:
         """The same for CLEAR TASK SET."""
 
+    def release_elsewhere(self, nexus: str, done: Callable[[], None]) -> None:
+        """Have the other nodes know that an I_T nexus has given up what it had reserved without registering; calls back
+        when they do, at once where it had nothing, and in any case before an initiator would give up."""
+
     def commands_cleared(self, lun: int, nexuses: Iterable[str]) -> bool: ...
     def tasks_terminated(self, nexus: str, luns: Iterable[int]) -> None: ...
     def luns_of(self, nexus: str, lun: int) -> Collection[int]: ...
@@ -155,6 +159,8 @@ class TargetNode:
         self.sessions[session.tsih] = session
         level = parameters.iscsi_protocol_level
         self.router.nexus_opened(session.nexus, initiator_name, isid, portal_group_tag, level)
+        # What the port had reserved by the session before is not the new one's.
+        session.begin_after(partial(self.router.release_elsewhere, session.nexus))
         return session
 
     def joinable(self, initiator_name: str, isid: bytes, tsih: int, cid: int, portal_group_tag: int) -> Session:

@@ -173,7 +173,8 @@ class Session:
         self.r2t_bytes = 0
         self.predecessors = 0
         """Tasks of an earlier session of this initiator port, or of a connection that is gone, that a disk still works
-        on: nothing is executed before they have ended, or an old write could land on a new one."""
+        on: nothing is executed before they have ended, or an old write could land on a new one. What else must be over
+        first counts, too: see `begin_after`."""
         self.behind_predecessors: list[Task] = []
         self.next_transfer_tag = 1
         name = target.name if target else ""
@@ -286,6 +287,11 @@ class Session:
         self.predecessors += len(predecessors)
         for task in predecessors:
             task.on_end += (self._one_predecessor_ended,)
+
+    def begin_after(self, work: Callable[[Callable[[], None]], None]) -> None:
+        """Execute nothing before some work is over, which calls back then."""
+        self.predecessors += 1
+        work(self._one_predecessor_ended)
 
     def _one_predecessor_ended(self) -> None:
         self.predecessors -= 1

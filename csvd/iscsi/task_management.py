@@ -186,8 +186,10 @@ class TaskManagement:
 
     def _i_t_nexus_reset(self, request: _Request) -> None:
         session = self._session
-        self._target.router.i_t_nexus_reset(session.nexus)
-        self._abort(request, list(session.tasks.values()))
+        router = self._target.router
+        router.i_t_nexus_reset(session.nexus)
+        released = partial(router.release_elsewhere, session.nexus)
+        self._abort(request, list(session.tasks.values()), elsewhere=released)
 
     def _task_reassign(self, request: _Request) -> None:
         self._respond(request, TaskManagementResponse.TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED)

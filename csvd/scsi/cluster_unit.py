@@ -6,8 +6,10 @@ change, and takes over the records that it pushes. So a `ClusterUnit` fulfils `R
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from csvd.scsi import unit_record
@@ -50,6 +52,9 @@ class Elsewhere(Protocol):
     def holding(self, claims: Sequence[Claim]) -> Holding:
         """The claims of a command, of which some must hold on all nodes."""
 
+    def bounded(self, done: Callable[[], None]) -> Callable[[], None]:
+        """What calls back once: when it is called, or when an initiator that waits for it would soon give up."""
+
     def ended(self) -> None:
         """A target exports something no more."""
 
@@ -91,6 +96,10 @@ class ClusterUnit(Listeners):
         self.legacy_holder: Registrant | None = None
         self.is_open = False
         self._units: dict[LogicalUnit, None] = {}
+        self._reserving: Counter[Registrant] = Counter()
+        """RESERVE(6) that the coordinator has not answered; that its command was aborted does not take it back."""
+        self._ending: dict[Registrant, list[Callable[[], None]]] = {}
+        """Nexuses that are lost, until the coordinator knows that their RESERVE(6) is over, and who waits for that."""
 
     # Who serves it
 
@@ -152,16 +161,47 @@ class ClusterUnit(Listeners):
 
     def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
         """See `ReservationStore.reserve_unit`."""
-        yield from self._ask("reserve", {"who": list(who)})
+        if who in self._ending:
+            # It was of an earlier nexus between these ports. Its end must not come behind this one's beginning.
+            yield Answer(lambda answered: self._ending[who].append(partial(answered, None)))
+        yield from self._ask("reserve", {"who": list(who)}, partial(self._reserves, who))
 
     def release_unit(self, who: Registrant) -> Generator[Request, Any, None]:
         """See `ReservationStore.release_unit`."""
         yield from self._ask("release", {"who": list(who)})
 
-    def end_legacy(self, who: Registrant | None = None) -> None:
-        """See `ReservationStore.end_legacy`. A reset ends it at the coordinator by itself."""
-        if who is not None and self.legacy_holder == who:
-            self._ask_for("end legacy", {"who": list(who)})
+    def end_legacy(self, who: Registrant | None = None, done: Callable[[], None] | None = None) -> None:
+        """See `ReservationStore.end_legacy`. A reset ends it at the coordinator by itself.
+
+        Args:
+            done: called when no node refuses anything by it any more; at once where nothing is held; and in any case
+                before an initiator that waits for that would give up: then the coordinator hears of it later, for it
+                is told until it has heard.
+        """
+        done = done or _nothing
+        if who is None or not (who == self.legacy_holder or who in self._reserving or who in self._ending):
+            done()
+            return
+        begins = who not in self._ending
+        self._ending.setdefault(who, []).append(self.elsewhere.bounded(done))
+        if begins:
+            self._tell_end(who)
+
+    def _tell_end(self, who: Registrant) -> None:
+        """Tell the coordinator that a nexus is lost. What it still reserves must have been answered before, or its
+        reservation would come behind its end."""
+        if who in self._ending and who not in self._reserving:
+            self._ask_for("end legacy", {"who": list(who)}, partial(self._end_is_known, who))
+
+    def _end_is_known(self, who: Registrant) -> None:
+        for done in self._ending.pop(who):
+            done()
+
+    def _reserves(self, who: Registrant, is_under_way: bool) -> None:
+        self._reserving[who] += 1 if is_under_way else -1
+        if not self._reserving[who]:
+            del self._reserving[who]
+            self._tell_end(who)
 
     # What else commands change
 
@@ -181,9 +221,27 @@ class ClusterUnit(Listeners):
         """CLEAR TASK SET on all nodes."""
         self._ask_for("clear", {"by": list(by)}, done)
 
-    def _ask(self, method: str, params: Json) -> Generator[Request, Any, Json]:
+    def _ask(
+        self, method: str, params: Json, under_way: Callable[[bool], None] | None = None
+    ) -> Generator[Request, Any, Json]:
+        """Steps that ask the coordinator.
+
+        Args:
+            under_way: told when that begins and ends, also where the command is aborted between.
+        """
         asked = {"naa": self.naa.hex(), **params}
-        answer = yield Answer(lambda answered: self.elsewhere.ask(method, asked, answered))
+
+        def ask(answered: Callable[[Any], None]) -> None:
+            def ended(answer: Any) -> None:
+                if under_way is not None:
+                    under_way(False)
+                answered(answer)
+
+            if under_way is not None:
+                under_way(True)
+            self.elsewhere.ask(method, asked, ended)
+
+        answer = yield Answer(ask)
         if answer.get("conflict"):
             raise ReservationConflict("another nexus has reserved it, or is registered")
         if answer.get("condition"):
@@ -282,6 +340,10 @@ def _difference(before: UnitRecord, after: UnitRecord) -> list[Effect]:
     if before.resets != after.resets:
         effects.append(Effect(RESET, after.version))
     return effects
+
+
+def _nothing() -> None:
+    return None
 
 
 def not_in_time() -> CheckCondition:

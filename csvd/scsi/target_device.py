@@ -420,6 +420,12 @@ class TargetDevice:
         who = self.nexuses[nexus].registrant
         for_each([partial(cluster.clear, who) for cluster in self._clusters(luns)], done)
 
+    def release_elsewhere(self, nexus: str, done: Callable[[], None]) -> None:
+        """Have the other nodes know that an open I_T nexus, or an earlier one between its ports, has given up what
+        RESERVE(6) had reserved for it; calls back when they do, see `ClusterUnit.end_legacy`."""
+        who = self.nexuses[nexus].registrant
+        for_each([partial(cluster.end_legacy, who) for cluster in self._clusters(None)], done)
+
     def _clusters(self, luns: Collection[int] | None) -> list[ClusterUnit]:
         servers = (self._routes[lun] for lun in (self._routes if luns is None else luns) if lun in self._routes)
         return list(dict.fromkeys(server.unit.cluster for server in servers if server.unit.cluster is not None))

@@ -33,6 +33,9 @@ from csvd.target.unit_service import PUBLISHED, SERVICE
 
 ASK_TIMEOUT_S: Final = 120.0
 """How long a command waits for the coordinator: longer than initiators wait for a command."""
+ANSWER_S: Final = 10.0
+"""How long who logs out waits for the coordinator: longer than it takes to have another one, and a node fenced; shorter
+than initiators wait (15 s of open-iscsi)."""
 AGAIN_S: Final = 0.5
 STALLED_S: Final = 1.0
 
@@ -382,6 +385,17 @@ class ClusterUnits:
 
         asking = Deferred.fromCoroutine(session.ask(SERVICE, method, params, timeout_s=ASK_TIMEOUT_S))
         asking.addCallbacks(answered, failed)
+
+    def bounded(self, done: Callable[[], None]) -> Callable[[], None]:
+        """See `csvd.scsi.cluster_unit.Elsewhere`."""
+        timer = self._clock.callLater(ANSWER_S, done)
+
+        def called() -> None:
+            if timer.active():
+                timer.cancel()
+                done()
+
+        return called
 
     def holding(self, claims: Sequence[Claim]) -> ClusterHold:
         """See `csvd.scsi.cluster_unit.Elsewhere`."""

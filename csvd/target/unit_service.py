@@ -401,6 +401,8 @@ class UnitService:
 
     async def _end_legacy(self, _node: str, params: Json) -> Json:
         who = decode_registrant(params["who"])
+        if params["naa"] not in self._units:
+            return {}  # asked for until it is done, and nobody reserves what was forgotten
         return await self._change(params, lambda record: (*record.legacy_ended(who), {}))
 
     async def _legacy_ends(self, naa: str, who: Any) -> None:
