@@ -25,6 +25,9 @@ from csvd.target.unit_service import SERVICE
 HOLD_TIMEOUT_S: Final = 600.0
 """Asked anew after that, as long as the command waits."""
 AGAIN_S: Final = 0.5
+MOST_ASKED: Final = 32
+"""Holds of this node that are asked for at once. Each may wait for the end of an earlier one of the same node: the news
+of that must find a way past them (see `csvd.cluster.coordination.asks.MAXIMUM_AT_ONCE`)."""
 REMEMBERED: Final = 4096
 """Holds that have ended: an answer that comes after the news of its end must not bring one back."""
 
@@ -87,6 +90,9 @@ class ClusterHolds:
         self._others: dict[str, dict[str, _Claimed]] = {}
         """By the name of the hold and the NAA designator of the logical unit."""
         self._ended: dict[str, None] = {}
+        self._turns: dict[str, ClusterHold] = {}
+        self._asked = 0
+        self._is_asking = False
 
     def hold(self, claims: Sequence[Claim]) -> ClusterHold:
         """The claims of a command, some of which are to hold on all nodes."""
@@ -101,10 +107,35 @@ class ClusterHolds:
         self._own[name] = hold
         return name
 
+    def ask_for(self, name: str, hold: ClusterHold) -> None:
+        """Ask the coordinator for a hold, when few enough others are asked for."""
+        self._turns[name] = hold
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        if self._is_asking:
+            return  # Where there is nobody to ask, the answer is there at once.
+        self._is_asking = True
+        while self._turns and self._asked < MOST_ASKED:
+            name = next(iter(self._turns))
+            hold = self._turns.pop(name)
+            self._asked += 1
+            self.ask("hold", {"hold": name, "ranges": hold.ranges}, partial(self._answered, name, hold))
+        self._is_asking = False
+
+    def _answered(self, name: str, hold: ClusterHold, answer: Json | None) -> None:
+        self._asked -= 1
+        hold.answered(name, answer)
+        self._ask_next()
+
     def forget(self, name: str) -> None:
-        """It is over; the coordinator learns of it."""
+        """It is over; the coordinator learns of it, where it was asked."""
         self._own.pop(name, None)
-        self.ask("unhold", {"hold": name}, lambda answer: None if answer is not None else self.later(self.forget, name))
+        if self._turns.pop(name, None) is None:
+            self._unhold(name)
+
+    def _unhold(self, name: str) -> None:
+        self.ask("unhold", {"hold": name}, lambda answer: None if answer is not None else self.later(self._unhold, name))
 
     def later(self, what: Callable[..., None], *args: Any) -> None:
         """Try once more, in a while."""
@@ -173,6 +204,18 @@ class ClusterHolds:
                 hold.unclaim()
         return running
 
+    def lapsed(self) -> None:
+        """The session is over: the coordinator ends the holds of this node, and nothing runs here that would have to
+        respect those of others.
+
+        What was granted and does not run yet is void. Were it kept, what the coordinator tells this node on its coming
+        back would wait for it, and the answer by which it is given up would wait for the session.
+        """
+        self.only(())
+        for hold in list(self._own.values()):
+            if not hold.is_running:
+                hold.unclaim()
+
     def only(self, names: Sequence[str]) -> None:
         """No other holds of other nodes are in force."""
         for name in self._others.keys() - set(names):
@@ -199,10 +242,14 @@ class ClusterHold:
 
     def _ask(self) -> None:
         name = self._name = self._holds.new_name(self)
-        self._holds.ask("hold", {"hold": name, "ranges": self.ranges}, partial(self._answered, name))
+        self._holds.ask_for(name, self)
 
-    def _answered(self, name: str, answer: Json | None) -> None:
+    def answered(self, name: str, answer: Json | None) -> None:
+        """The coordinator has granted it, or not; None where it is not known."""
         if name != self._name:
+            # It was given up meanwhile. The news of that may have come before the coordinator knew of the hold.
+            if answer is None or answer["granted"]:
+                self._holds.forget(name)
             return
         if answer is not None and answer["granted"] and self._held is not None and self._held.is_had:
             self.is_running = True

@@ -215,12 +215,11 @@ class ClusterUnits:
             await self._leave(disk)
 
     def _detach(self) -> None:
-        """What this node knows may be old by now: it asks when it is back. Of what others hold, too: nothing runs here
-        that would have to respect it."""
+        """What this node knows may be old by now: it asks when it is back."""
         self._attached.clear()
         self._sync += 1
         self._shut()
-        self._holds.only(())
+        self._holds.lapsed()
 
     async def _leave(self, disk: GatedDisk) -> None:
         raw = disk.ungated
@@ -331,7 +330,12 @@ class ClusterUnits:
             case "record":
                 await self._take_over(params["naa"], params)
             case "hold":
-                return await self._holds.take(params)
+                sync = self._sync
+                await self._holds.take(params)
+                if sync != self._sync:
+                    # It was given up here, for the session is over: what was under way then may be so yet.
+                    for disk in list(self._disks):
+                        await disk.settled()
             case "unhold":
                 self._holds.release(params["hold"])
             case "holds":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable
 
 import pytest
 
@@ -150,6 +151,48 @@ def test_a_node_that_lapses_in_the_middle_of_a_compare_and_write_does_not_write(
     assert answered(swap)
     assert swap.status == CHECK_CONDITION, "it miscompares"
     assert data_of(b.read(4)) == block(9)
+
+
+def test_a_hold_that_was_being_granted_when_the_lease_ran_out_stands_in_nobodys_way(room: Cluster) -> None:
+    """On coming back a node has to acknowledge the holds of others before it has its session, by which alone it would
+    learn that its own is void: it was killed by its watchdog for waiting."""
+    a, b, c = room.host("n2", "a"), room.host("n3", "b"), room.host("n1", "c")
+    b.node.disk.is_slow = True
+    written = b.write(4, 7)
+    swap = a.compare_and_write(4, block(7), block(8))
+    assert a.node.unit.locks.held, "it is granted here, and not at n3 yet"
+    room.does(room.loopback.lapse("n2"))
+    naa = a.node.unit.identity.naa.hex()
+    push = {"hold": "n1/1-1", "node": "n1", "ranges": [[naa, 4 * BLOCK_BYTES, BLOCK_BYTES]]}
+    acknowledged = room.begins(a.node.units._pushed("hold", push))
+    assert fired(acknowledged)
+    room.does(nothing_of(a.node.units._pushed("unhold", push)))
+    b.node.disk.let_go()
+    room.run()
+    room.does(room.loopback.declare_gone("n2"))
+    other = c.compare_and_write(4, block(7), block(9))
+    assert answered(written)
+    assert other.status == GOOD
+    room.does(room.loopback.come_back("n2"))
+    room.passes(1.0)
+    assert swap.status == CHECK_CONDITION, "it miscompares"
+
+
+def test_a_hold_is_not_acknowledged_while_a_write_of_before_the_lapse_is_under_way(room: Cluster) -> None:
+    a, b = room.host("n1", "a"), room.host("n2", "b")
+    b.node.disk.is_slow = True
+    b.write(4, 7)
+    swap = a.compare_and_write(4, block(0), block(1))
+    lapsing = room.begins(room.loopback.lapse("n2"))
+    assert not answered(swap), "the write may land yet"
+    b.node.disk.let_go()
+    room.run()
+    assert fired(lapsing)
+    assert swap.status == CHECK_CONDITION, "it miscompares"
+
+
+async def nothing_of(work: Awaitable[object]) -> None:
+    await work
 
 
 @pytest.mark.parametrize("seed", range(20))
