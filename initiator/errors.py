@@ -92,6 +92,8 @@ class DifferentDisk(InitiatorError):
 class SessionClosed(InitiatorError):
     """The call was made on a session that this side has closed, or that ended: nothing was sent."""
 
+    outcome_unknown = False
+
 
 class CommandAborted(InitiatorError):
     """The command was ended by a task management function that this side asked for."""

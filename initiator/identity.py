@@ -35,8 +35,11 @@ class Identity:
         name.
 
         Raises:
+            ConnectFailed: it does not say now what it is; it did before.
             DiskChanged: it is not.
         """
+        if self.designator and not found.designator:
+            raise ConnectFailed("the disk at the LUN does not say which it is now", where=where, why=f"it was {self}")
         same_name = (self.designator, self.block_bytes) == (found.designator, found.block_bytes)
         if not same_name or (not self.designator and self.block_count != found.block_count):
             raise DiskChanged("another disk stands behind the LUN now", where=where, why=f"it was {self}, is {found}")

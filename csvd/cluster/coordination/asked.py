@@ -1,12 +1,13 @@
 """The asks that come to a coordinator: each is carried out once in an office, and answered again when it is repeated.
 
 The answer to an ask that was kept together with its change is known to the next coordinator, too. A node says with
-each ask up to which number it has its answers: those are forgotten.
+each ask which others of it have no answer yet: the answers to all before it that are not among them are forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -23,6 +24,36 @@ MAXIMUM_OF_A_NODE: Final = 256
 """Asks of one node that are under way, or whose answers are remembered."""
 
 _log = Logger()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a node has said of its asks.
+
+    Attributes:
+        newest: the highest number that came.
+        waiting: those up to it to which the node has no answer yet; to all others it has, or waits no longer.
+    """
+
+    incarnation: int
+    newest: int = 0
+    waiting: frozenset[int] = frozenset()
+
+    def hear(self, number: int, waiting: frozenset[int]) -> None:
+        """An ask came, with those that had no answer when it was sent."""
+        if number > self.newest:
+            self.waiting = frozenset(n for n in waiting if self.newest < n < number) | (self.waiting & waiting)
+            self.waiting |= {number}
+            self.newest = number
+        else:
+            # It was sent again, or has overtaken others: of later ones it may not know.
+            self.waiting = frozenset(n for n in self.waiting if n >= number or n in waiting)
+
+    def is_done_with(self, key: AskKey) -> bool:
+        """Whether the node asks this no more."""
+        if key.incarnation != self.incarnation:
+            return key.incarnation < self.incarnation
+        return key.number <= self.newest and key.number not in self.waiting
 
 
 class Asked:
@@ -43,21 +74,27 @@ class Asked:
         self._services = services
         self._is_live = is_live
         self._outcomes: dict[str, dict[AskKey, Outcome]] = {}
-        self._oldest: dict[str, tuple[int, int]] = {}
-        """By node: the incarnation and the number of the first ask that it may yet ask again."""
+        self._heard: dict[str, _Heard] = {}
 
-    async def ask(self, key: AskKey, oldest: int, service: str, method: str, params: Json) -> Json:
+    async def ask(self, key: AskKey, waiting: frozenset[int], service: str, method: str, params: Json) -> Json:
         """Carry out an ask, or wait for it.
+
+        Args:
+            waiting: the numbers to which the node had no answer yet when it sent this.
 
         Returns:
             `{"answer": …}`, `{"error": …}`, or `{"again": why, "is_begun": bool}` where the next office is to be asked.
         """
         outcomes = self._outcomes.setdefault(key.node, {})
-        first = self._oldest[key.node] = max(self._oldest.get(key.node, (0, 0)), (key.incarnation, oldest))
-        for old in [one for one in outcomes if (one.incarnation, one.number) < first]:
+        heard = self._heard.get(key.node)
+        if heard is None or heard.incarnation < key.incarnation:
+            heard = self._heard[key.node] = _Heard(key.incarnation)
+        if not heard.is_done_with(key):
+            heard.hear(key.number, waiting)
+        for old in [one for one in outcomes if heard.is_done_with(one)]:
             if outcomes[old].value is not None:
                 del outcomes[old]
-        if (key.incarnation, key.number) < first:
+        if heard.is_done_with(key):
             return {"again": "it came late: nobody waits for it any more", "is_begun": True}
         outcome = outcomes.get(key)
         if outcome is None:
@@ -80,11 +117,11 @@ class Asked:
         if key is None:
             raise ValueError("an answer is kept within an ask only")
         # Not what is merely unknown to this office: of an answer that the one before has kept, the ask may yet come.
-        first = self._oldest.get(key.node, (0, 0))
+        heard = self._heard[key.node]
         changes: dict[str, Any] = {}
         for text in self._records.table(ANSWERS):
             kept = _parsed(text)
-            if kept.node == key.node and (kept.incarnation, kept.number) < first:
+            if kept.node == key.node and heard.is_done_with(kept):
                 changes[text] = None
         changes[_text_of(key)] = answer
         return changes

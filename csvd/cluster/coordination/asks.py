@@ -1,8 +1,8 @@
 """A node's asks: sent to the coordinator that the session is with, and again to the next one, until they are answered.
 
 An ask has a number. A coordinator answers a number that it has answered, or is at, without beginning anew; and the
-answer that was kept with a change is known to the next coordinator. The first number that has no answer yet is sent
-along, so that coordinators know what they may forget.
+answer that was kept with a change is known to the next coordinator. The numbers that have no answer yet are sent along,
+so that coordinators know what they may forget: an ask that waits for long must not have them remember all later ones.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Asks:
             "session": session_id,
             "incarnation": self._incarnation,
             "number": number,
-            "oldest": next(iter(self._under_way)),
+            "waiting": list(self._under_way),
             "service": service,
             "method": method,
             "params": params,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from csvd.cluster.bell import spawn
 from csvd.cluster.coordination.asking import AskKey
-from csvd.cluster.coordination.asks import ASK
+from csvd.cluster.coordination.asks import ASK, MAXIMUM_AT_ONCE
 from csvd.cluster.coordination.disk_part import DiskPart
 from csvd.cluster.coordination.faces import DiskSession, Json, MakeService
 from csvd.cluster.coordination.lease import Voter
@@ -337,14 +337,15 @@ class NodeCoordination:
         return await office.sessions.left(peer, params["session"])
 
     async def _ask(self, peer: str, params: Json) -> Json:
-        checked(params, session=str, incarnation=int, number=int, oldest=int, service=str, method=str, params=dict)
+        checked(params, session=str, incarnation=int, number=int, service=str, method=str, params=dict)
+        waiting = _numbers(params.get("waiting"))
         office = await self._office(params)
         if office is None or not await office.acting(HOLD_S):
             return _not_here(office)
         if not office.sessions.is_known(peer, params["session"]):
             return {"again": "the coordinator does not know the session"}
         key = AskKey(peer, params["incarnation"], params["number"])
-        return await office.asked.ask(key, params["oldest"], params["service"], params["method"], params["params"])
+        return await office.asked.ask(key, waiting, params["service"], params["method"], params["params"])
 
     async def _pushed(self, peer: str, params: Json) -> Json:
         checked(params, epoch=int, session=str, number=int, oldest=int, service=str, method=str, params=dict)
@@ -364,6 +365,17 @@ def _not_here(office: HeldOffice | None) -> Json:
 def _while_live(office: HeldOffice, answer: Json) -> Json:
     """An answer may give a lease, or tell of an act: it is said only while this node may."""
     return answer if office.lease.is_live else {"again": "the office has ended"}
+
+
+def _numbers(value: object) -> frozenset[int]:
+    """The numbers of asks, as they came from the node.
+
+    Raises:
+        ClusterError: they are none, or too many.
+    """
+    if not isinstance(value, list) or len(value) > MAXIMUM_AT_ONCE or any(type(one) is not int for one in value):
+        raise ClusterError("a call of coordination is malformed", where="waiting")
+    return frozenset(value)
 
 
 def _published(value: object) -> Json:

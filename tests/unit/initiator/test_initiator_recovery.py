@@ -18,6 +18,7 @@ from initiator.errors import (
     TimedOut,
 )
 from initiator.events import LoggedInAgain, LoginFailed, RoadEnded, SessionGone, TargetSays, UnitAttention
+from initiator.identity import Identity
 from initiator.scsi import cdb
 from initiator.session import Session
 from tests.unit.initiator.recovery_script import ATTENTION, Outage
@@ -549,3 +550,11 @@ def test_the_state_can_be_read() -> None:
     outage.start()
     assert "logging in, 1 tries calls=1 waiting=1" in repr(outage.road)
     assert State.LOGGING_IN.value in repr(outage.road)
+
+
+def test_a_disk_that_does_not_say_which_it_is_while_its_target_starts_is_asked_at_the_next_login() -> None:
+    was = Identity("naa.60000000000000000000000000000001", 512, 8)
+    with pytest.raises(ConnectFailed):
+        was.check(Identity("", 512, 8), "here")
+    with pytest.raises(DiskChanged):
+        was.check(Identity("naa.60000000000000000000000000000002", 512, 8), "here")

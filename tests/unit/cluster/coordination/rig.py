@@ -37,6 +37,14 @@ class Counting(counting.Counting):
     def __init__(self) -> None:
         super().__init__()
         self.begins = 0
+        self.stuck: Deferred[None] | None = None
+        """What the method "wait" waits for."""
+
+    async def asked(self, node: str, method: str, params: Json) -> Json:
+        if method == "wait" and self.stuck is not None:
+            await self.stuck
+            return {}
+        return await super().asked(node, method, params)
 
     async def begin(self, office: Office) -> None:
         await super().begin(office)

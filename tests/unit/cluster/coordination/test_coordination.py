@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from typing import cast
 
@@ -10,6 +11,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from csvd.cluster.coordination.asked import _Heard
 from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.coordination.faces import Json
 from csvd.cluster.coordination.promises import Promises
@@ -233,22 +235,66 @@ def test_answers_that_were_kept_outlive_a_later_ask_that_comes_first_after_a_tak
     assert first is not None
     asker = next(name for name in rig.names if name != first.node)
 
-    def ask(number: int, oldest: int) -> list[object]:
+    def ask(number: int, *waiting: int) -> list[object]:
         acting = rig.run_until_acting()
         assert acting.office is not None
-        return rig.wait(acting.office.asked.ask(AskKey(asker, 7, number), oldest, "counting", "add", {}))
+        return rig.wait(acting.office.asked.ask(AskKey(asker, 7, number), frozenset(waiting), "counting", "add", {}))
 
     assert ask(1, 1) == [{"answer": {"value": 1}}]
-    assert ask(2, 1) == [{"answer": {"value": 2}}]
+    assert ask(2, 1, 2) == [{"answer": {"value": 2}}]
     first.crash()
     rig.leader = asker
     rig.run_until_acting(but=first.node)
-    assert ask(3, 1) == [{"answer": {"value": 3}}]
-    assert ask(1, 1) == [{"answer": {"value": 1}}]
-    assert ask(2, 1) == [{"answer": {"value": 2}}]
+    assert ask(3, 1, 2, 3) == [{"answer": {"value": 3}}]
+    assert ask(1, 1, 2, 3) == [{"answer": {"value": 1}}]
+    assert ask(2, 1, 2, 3) == [{"answer": {"value": 2}}]
     assert ask(4, 4) == [{"answer": {"value": 4}}]
     assert kept_answers(rig) == [f"{asker}/7/4"]
-    assert ask(2, 1) == [{"again": "it came late: nobody waits for it any more", "is_begun": True}]
+    assert ask(2, 1, 2) == [{"again": "it came late: nobody waits for it any more", "is_begun": True}]
+
+
+def test_an_ask_that_waits_for_long_does_not_have_the_answers_of_all_later_ones_remembered() -> None:
+    """With 256 that were remembered for it nothing was carried out any more, not even what it waited for."""
+    rig = begun()
+    acting = rig.acting()
+    assert acting is not None
+    assert acting.office is not None
+    node = next(name for name in rig.names if name != acting.node)
+    acting.counting.stuck = Deferred()
+    stuck = rig.ask(node, "wait", timeout_s=600.0)
+    for number in range(1, 301):
+        assert rig.wait(rig.nodes[node].session.ask("counting", "add", {}, timeout_s=5.0)) == [{"value": number}]
+    assert len(kept_answers(rig)) == 1
+    assert not stuck
+    acting.counting.stuck.callback(None)
+    rig.run(0.1)
+    assert stuck == [{}]
+
+
+def test_what_a_node_is_done_with_is_carried_out_no_more_in_whatever_order_its_asks_come() -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        heard = _Heard(1)
+        waiting: set[int] = set()
+        sent: list[tuple[int, frozenset[int]]] = []
+        for number in range(1, 30):
+            waiting.add(number)
+            sent.append((number, frozenset(waiting)))
+            waiting -= {n for n in waiting if chance.random() < 0.3}
+            again = chance.choice([*waiting, None]) if waiting else None
+            if again is not None:
+                sent.append((again, frozenset(waiting)))
+        for at in range(len(sent) - 1):
+            if chance.random() < 0.3:
+                sent[at], sent[at + 1] = sent[at + 1], sent[at]
+        heards = []
+        for number, told in sent:
+            if not heard.is_done_with(AskKey("n", 1, number)):
+                heard.hear(number, told)
+                heards.append((number, told))
+            for n in range(1, 30):
+                is_done = any(n < number and n not in told for number, told in heards)
+                assert heard.is_done_with(AskKey("n", 1, n)) == is_done
 
 
 def test_asks_of_a_node_that_is_cut_off_do_not_wake_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
