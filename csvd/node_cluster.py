@@ -27,6 +27,8 @@ from csvd.watchdog import NoWatchdog
 from csvd.watchdog import Watchdog as KernelWatchdog
 
 SUBMIT_S: Final = 10.0
+WATCHDOG: Final = "watchdog"
+"""The kind of events that tell of it."""
 
 Json = dict[str, Any]
 
@@ -82,11 +84,17 @@ class NodeCluster:
     """
 
     def __init__(self, node: ClusterNode, reactor: Any, *, tell: Tell, disk_login: DiskLogin) -> None:
+        def told(kind: str, text: str, subject: str) -> None:
+            """Events of the cluster are in the log, too: it is there yet when the process is not."""
+            log = _log.error if kind == WATCHDOG else _log.info
+            log("{kind}: {text}", kind=kind, text=text)
+            tell(kind, text, subject)
+
         self.node = node
         self.cluster = cluster = node.cluster
         self._pool = DiskPool(reactor)
         self._disk_login = disk_login
-        self._watchdog = _watchdog(tell)
+        self._watchdog = _watchdog(told)
         self.coordination = NodeCoordination(
             cluster,
             files=cluster.files,
@@ -97,7 +105,7 @@ class NodeCluster:
             timeouts=cluster.timeouts,
             open_disk=self._open,
             watchdog=self._watchdog,
-            tell=tell,
+            tell=told,
         )
 
     async def start(self) -> None:
@@ -244,6 +252,5 @@ def _watchdog(tell: Tell) -> Watchdog:
     try:
         return KernelWatchdog()
     except NoWatchdog as error:
-        _log.warn("nothing ends this process where it does not let go of shared disks in time: {error}", error=error)
-        tell("watchdog", f"there is no watchdog: {error}", "")
+        tell(WATCHDOG, f"nothing ends this process where it does not let go of shared disks in time: {error}", "")
         return Unwatched()

@@ -135,7 +135,9 @@ class ClusterHolds:
             self._unhold(name)
 
     def _unhold(self, name: str) -> None:
-        self.ask("unhold", {"hold": name}, lambda answer: None if answer is not None else self.later(self._unhold, name))
+        self.ask(
+            "unhold", {"hold": name}, lambda answer: None if answer is not None else self.later(self._unhold, name)
+        )
 
     def later(self, what: Callable[..., None], *args: Any) -> None:
         """Try once more, in a while."""

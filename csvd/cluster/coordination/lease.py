@@ -11,6 +11,7 @@ another, for a majority has the later one in its log before it counts (Raft's th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
 
 PROMISE: Final = "office.promise"
+UNANSWERED: Final = 4
+"""Heartbeats to one voter that have no answer yet: one that answers later than the next is due renews the lease, too."""
 
 
 class Voter:
@@ -71,7 +74,7 @@ class CoordinatorLease:
         self._timeouts = timeouts
         self._lapsed = lapsed
         self._answered_s: dict[str, float] = {}
-        self._under_way: set[str] = set()
+        self._under_way: Counter[str] = Counter()
         self._promised = Bell(clock)
         self._timer: DelayedCall | None = None
         self._unlink: Callable[[], None] = lambda: None
@@ -126,22 +129,23 @@ class CoordinatorLease:
         self._check_lapse()
 
     def _speak_to(self, voter: str) -> None:
-        if self._is_over or voter in self._under_way or voter not in self._membership.voters:
+        if self._is_over or self._under_way[voter] >= UNANSWERED or voter not in self._membership.voters:
             return
         if self._membership.is_linked(voter):
-            self._under_way.add(voter)
+            self._under_way[voter] += 1
             spawn(self._ask(voter), "a coordinator's heartbeat")
 
     async def _ask(self, voter: str) -> None:
         sent_s = self._boottime()
         params = {"disk": self._disk, "epoch": self._epoch}
-        timeout_s = self._timeouts.coordinator_heartbeat_s * 2
+        # An answer that is later than that renews nothing.
+        timeout_s = self._timeouts.coordinator_lease_s
         try:
             answer = await self._membership.call(voter, PROMISE, params, timeout_s=timeout_s)
         except ClusterError:
             return
         finally:
-            self._under_way.discard(voter)
+            self._under_way[voter] -= 1
         promised, voters = answer.get("promised"), self._membership.voters
         if type(promised) is not int or self._is_over:
             return

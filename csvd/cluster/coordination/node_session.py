@@ -39,6 +39,8 @@ CALL_S: Final = 2.5
 RETRY_S: Final = 0.03
 UNLINKED_S: Final = 0.5
 FAILED_S: Final = 0.5
+WARNED_AFTER: Final = 0.5
+"""Of the time that a node has to let go of a disk, before it says that it has not."""
 
 
 async def _nothing() -> None:
@@ -92,6 +94,8 @@ class NodeSession:
         self._input = PushInput()
         self._published: dict[str, Any] = {}
         self._is_publishing = False
+        self._beats = 0
+        self._at = ""
         self._is_closed = False
         self._asks = Asks(disk, membership=membership, incarnation=incarnation, clock=clock, session=self._asked_in)
         self.is_needed: Callable[[], bool] = lambda: False
@@ -248,9 +252,9 @@ class NodeSession:
             return RETRY_S
         if self._id is not None and record.epoch != self._epoch:
             wait_s = await self._reclaim(record)
-            if self._id is not None and record.epoch != self._epoch and self._is_beat_due():
+            if self._id is not None and record.epoch != self._epoch and self._is_beat_due() and not self._beats:
                 # Until the next coordinator is ready, the one before may act, and renew the lease.
-                await self._beat()
+                spawn(self._send_beat(self._id, []), "a node's heartbeat")
             return wait_s
         if self._id is not None:
             return await self._beat()
@@ -280,15 +284,18 @@ class NodeSession:
                 self._begin_leaving()
 
     async def _join(self, record: DiskRecord, number: int, session: str) -> float:
-        self._watch.arm(self._disk, self._boottime() + self._timeouts.node_lease_s + self._timeouts.release_s)
+        give_up_s = self._boottime() + self._timeouts.node_lease_s
+        self._watch.arm(self._disk, give_up_s + self._timeouts.release_s)
         await self.join(number)
         for gate in list(self._gates):
             if gate not in self._open_gates:
                 self._open_gates.append(gate)
                 await gate.open()
-        while not self._is_closed and self._record() == record:
+        # Not for longer: what was joined is left again before the watchdog bites.
+        while not self._is_closed and self._record() == record and self._boottime() < give_up_s:
             sent_s = self._boottime()
-            answer = await self._call(record, JOINED, session=session)
+            timeout_s = min(CALL_S, give_up_s - sent_s)
+            answer = await self._call(record, JOINED, timeout_s=timeout_s, session=session)
             if answer.get("ok") is True and not self._is_closed:
                 self._id, self._coordinator, self._epoch = session, record.coordinator, record.epoch
                 if not self._extend(sent_s):
@@ -324,32 +331,49 @@ class NodeSession:
         return RETRY_S
 
     async def _beat(self) -> float:
+        """Renew the lease. Where the answer is slow to come the next is sent, and either renews it from its sending."""
         if not self._membership.is_linked(self._coordinator):
             self.trouble = f"there is no link to the coordinator, {self._coordinator}"
             return UNLINKED_S
-        session, sent_s = self._id, self._boottime()
-        sent = {"disk": self._disk, "epoch": self._epoch, "session": session}
+        session, record = self._id, self._record()
+        assert session is not None
+        answered: list[Json] = []
+        spawn(self._send_beat(session, answered), "a node's heartbeat")
+        next_s = self._clock.seconds() + self._timeouts.node_heartbeat_s
+        while not answered and self._id == session and self._record() == record:
+            if not await self._bell.wait(next_s - self._clock.seconds()):
+                break
+        if not answered or self._id != session:
+            return 0
+        if answered[0].get("ok") is True:
+            return 0 if self._is_publishing else self._timeouts.node_heartbeat_s
+        return RETRY_S
+
+    async def _send_beat(self, session: str, answered: list[Json]) -> None:
+        """Send one heartbeat; what comes of it is added to `answered`."""
+        epoch, sent_s = self._epoch, self._boottime()
+        sent = {"disk": self._disk, "epoch": epoch, "session": session}
         is_publishing, self._is_publishing = self._is_publishing, False
         if is_publishing:
             sent["published"] = self._published
         answer: Json = {}
+        self._beats += 1
         try:
-            answer = await self._membership.call(
-                self._coordinator, BEAT, sent, timeout_s=self._timeouts.node_heartbeat_s
-            )
+            answer = await self._membership.call(self._coordinator, BEAT, sent, timeout_s=self._timeouts.node_lease_s)
+        except ClusterError as error:
+            self.trouble = str(error)
         finally:
-            self._is_publishing = self._is_publishing or (is_publishing and "ok" not in answer)
-        if self._id != session:
-            return 0
-        if answer.get("ok") is True:
+            self._beats -= 1
+        self._is_publishing = self._is_publishing or (is_publishing and "ok" not in answer)
+        if self._id == session and answer.get("ok") is True:
             self._extend(sent_s)
             self.trouble = ""
-            return 0 if self._is_publishing else self._timeouts.node_heartbeat_s
-        if "lost" in answer:
+        elif self._id == session and self._epoch == epoch and "lost" in answer:
             self._end(FENCED, str(answer["lost"]))
-        return RETRY_S
+        answered.append(answer)
+        self._bell.ring()
 
-    async def _call(self, record: DiskRecord, method: str, **fields: Any) -> Json:
+    async def _call(self, record: DiskRecord, method: str, *, timeout_s: float = CALL_S, **fields: Any) -> Json:
         """Ask the coordinator of a record; {"again": why} where it does not answer."""
         if not self._membership.is_linked(record.coordinator):
             why = f"there is no link to the coordinator, {record.coordinator}"
@@ -359,7 +383,7 @@ class NodeSession:
         if method == OPEN:
             params["incarnation"] = self._incarnation
         try:
-            answer = await self._membership.call(record.coordinator, method, params, timeout_s=CALL_S)
+            answer = await self._membership.call(record.coordinator, method, params, timeout_s=timeout_s)
         except ClusterError as error:
             self.trouble = str(error)
             return {"again": str(error)}
@@ -405,21 +429,34 @@ class NodeSession:
 
     async def _leave(self) -> None:
         """End what is under way, and leave the disk; the watchdog bites where that takes too long."""
+        warning = self._clock.callLater(self._timeouts.release_s * WARNED_AFTER, self._still_leaving)
         try:
             await self._leave_now()
         finally:
+            if warning.active():
+                warning.cancel()
             self._is_leaving = False
             self._bell.ring()
 
+    def _still_leaving(self) -> None:
+        """Say why, before the watchdog bites: nothing can be said after that."""
+        deadline_s = self._watch.deadlines.get(self._disk)
+        left = "" if deadline_s is None else f"; the kernel ends this process in {deadline_s - self._boottime():.1f} s"
+        text = f"{self._membership.node} has not let go of {self._disk} yet, for it waits for {self._at}{left}"
+        self._tell("watchdog", text, self._disk)
+
     async def _leave_now(self) -> None:
+        self._at = "the end of what is under way at its logical units"
         gates, self._open_gates = self._open_gates, []
         closing = [spawn(gate.close(), "the closing of a gate") for gate in gates]
         for one in closing:
             await one
         while self._is_joined and self._shared_disk is not None:
+            self._at = "the last write of its own office"
             await self.own_is_over()
             if self.is_needed():
                 break
+            self._at = "the disk itself to be left"
             try:
                 await self._shared_disk.leave()
                 self._is_joined = False

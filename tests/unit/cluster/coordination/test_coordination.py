@@ -168,6 +168,74 @@ def test_a_write_that_does_not_end_keeps_the_disk_joined_and_the_watchdog_armed(
     assert node.watchdog.deadline_s is None
 
 
+def test_a_node_that_is_not_let_in_leaves_the_disk_again_before_the_watchdog_bites(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it is told on coming is not answered, so that its session does not begin: it was killed for that."""
+    rig = begun()
+    acting = rig.acting()
+    assert acting is not None
+    node = rig.nodes[next(name for name in rig.names if name != acting.node)]
+    rig.isolate(node.node)
+    rig.run_until(lambda: node.session.state == "lapsed" and not node.session.is_joined)
+    stuck: list[Deferred[None]] = []
+
+    async def pushed(method: str, params: Json) -> Json:
+        if params["value"] == -1:
+            stuck.append(Deferred())
+            await stuck[-1]
+        return {}
+
+    def come(name: str) -> None:
+        assert acting.counting.office is not None
+        rig.run_now(acting.counting.office.push("counting", "is", {"value": -1}, to=name))
+
+    monkeypatch.setattr(acting.counting, "node_come", come)
+    monkeypatch.setitem(node.session._handlers, "counting", pushed)
+    rig.heal()
+    joined = 0
+    for _ in range(20_000):
+        was_joined = node.session.is_joined
+        rig.clock.advance(0.001)
+        joined += node.session.is_joined and not was_joined
+        assert node.watchdog.deadline_s is None or rig.clock.seconds() < node.watchdog.deadline_s, rig.story()
+    assert stuck
+    assert joined > 1, "it tries again"
+    assert node.session.state == "lapsed"
+    monkeypatch.setattr(acting.counting, "node_come", lambda name: None)
+    rig.run_until_all_live()
+
+
+def test_heartbeats_that_are_answered_late_renew_the_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a loaded machine an answer may take longer than the time from one heartbeat to the next."""
+    rig = begun(2)
+    acting = rig.run_until_acting()
+    began_s, epoch = rig.clock.seconds(), acting.office.epoch if acting.office is not None else 0
+    rig.delay_s = 0.7
+    rig.run(30.0)
+    assert [node.session.state for node in rig.nodes.values()] == ["live", "live"], rig.story()
+    assert not [event for node in rig.nodes.values() for event in node.events if float(event.split()[0]) > began_s]
+    assert acting.office is not None
+    assert acting.office.epoch == epoch
+
+
+def test_a_node_that_can_not_let_go_says_why_before_the_watchdog_bites() -> None:
+    rig = begun()
+    acting = rig.acting()
+    assert acting is not None
+    node = rig.nodes[next(name for name in rig.names if name != acting.node)]
+    node.gate.held = Deferred()
+    rig.isolate(node.node)
+    rig.run_until(lambda: node.session.state == "lapsed")
+    assert node.watchdog.deadline_s is not None
+    rig.run(node.watchdog.deadline_s - rig.clock.seconds() - 0.1)
+    told = [event for event in node.events if " watchdog: " in event]
+    assert len(told) == 1
+    assert (
+        "waits for the end of what is under way at its logical units; the kernel ends this process in 1.0 s" in told[0]
+    )
+
+
 def test_without_a_fence_a_successor_waits_for_the_lease() -> None:
     rig = begun(fence_kind=NO_FENCE)
     first = rig.acting()
