@@ -26,7 +26,7 @@ from csvd.cluster.timeouts import CLOCK_DRIFT, Timeouts
 
 PROMISE: Final = "office.promise"
 UNANSWERED: Final = 4
-"""Heartbeats to one voter that have no answer yet: one that answers later than the next is due renews the lease, too."""
+"""Heartbeats to one voter that may have no answer yet: one whose answer comes late renews the lease, too."""
 
 
 class Voter:

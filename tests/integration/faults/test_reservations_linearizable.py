@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.daemon_rig import DaemonNode, eventually
+from tests.integration.daemon_rig import DaemonNode
 from tests.integration.faults.hosts import HostCluster, host_cluster
 from tests.linearizability.checker import check
 from tests.linearizability.history import FOR_EVER, Operation, Outcome
@@ -85,12 +85,14 @@ def go_on(clients: list[Client]) -> None:
     """Wait until each has had so many more answers. One that only hears that its session is gone gets none: a client
     whose initiator had ended for good once told of 295 calls of unknown outcome, and nobody saw why."""
     goals = [client.answers + MORE for client in clients]
-    try:
-        eventually(lambda: all(each.answers >= goal for each, goal in zip(clients, goals, strict=True)) or None, 60)
-    finally:
-        for client, goal in zip(clients, goals, strict=True):
-            if client.answers < goal:
-                print(client.name, client.answers, "of", goal, client.lines[-3:])
+
+    def late() -> list[Client]:
+        return [client for client, goal in zip(clients, goals, strict=True) if client.answers < goal]
+
+    deadline_s = time.monotonic() + 60
+    while late():
+        assert time.monotonic() < deadline_s, [client.lines[-3:] for client in late()]
+        time.sleep(0.02)
 
 
 @pytest.mark.timeout(240)
