@@ -12,12 +12,13 @@ from twisted.logger import Logger
 
 from initiator.engine.requests import GOOD, Buffer, Command
 from initiator.errors import AttentionPending, CommandFailed, IllegalRequest, MalformedAnswer, ResidualMismatch
-from initiator.failures import failure_of, passes
+from initiator.failures import TASK_ABORTED, failure_of, passes
 from initiator.multipath_options import PathStatus
 from initiator.reservations import Reservations
 from initiator.road import Road, begin, deadline_of, submit
 from initiator.scsi import answers, cdb, inquiry, log, mode, operation_codes, sense, target_ports
 from initiator.scsi import lun as luns
+from initiator.scsi.idempotence import is_idempotent
 from initiator.scsi.inquiry import Inquiry, SupportedPages, VpdPage
 from initiator.scsi.log import LogPage
 from initiator.scsi.mode import ModePage, ModeParameters, PageControl
@@ -360,7 +361,9 @@ class LogicalUnit:
                 attentions += 1
                 if attentions <= UNIT_ATTENTIONS:
                     continue
-            if not passes(failure) or reactor.seconds() + backoff_s >= deadline_s:
+            # A task that another nexus has ended is over, and a reset by it says nothing of this command.
+            is_over = failure.status == TASK_ABORTED and is_idempotent(cdb_bytes)
+            if not (passes(failure) or is_over) or reactor.seconds() + backoff_s >= deadline_s:
                 raise failure
             await deferLater(reactor, backoff_s, lambda: None)
             backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)

@@ -260,7 +260,9 @@ class TargetNode:
             task for task in self.all_tasks() if task.lun in luns and (nexuses is None or task.session.nexus in nexuses)
         ]
         for task in tasks:
-            task.abort_is_told = self.router.aborted_status(task.lun)
+            # Who has aborted it before has settled that: one of the nexus that asks for a reset is not answered.
+            if not task.aborted:
+                task.abort_is_told = self.router.aborted_status(task.lun)
         abort(tasks, done)
 
     def all_tasks(self) -> list[Task]:

@@ -254,8 +254,9 @@ class TaskManagement:
         if elsewhere is None:
             abort(tasks, done)
         else:
-            # At once: the tasks of others must not wait for those of this node.
-            for_each([elsewhere, partial(abort, tasks)], done)
+            # Both at once: the tasks of others must not wait for those of this node. But these first, or they would be
+            # found as tasks of others when the word comes back.
+            for_each([partial(abort, tasks), elsewhere], done)
 
     def _respond(self, request: _Request, response: TaskManagementResponse, information: bytes = bytes(3)) -> None:
         connection = self._connection

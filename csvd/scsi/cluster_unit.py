@@ -313,7 +313,10 @@ class ClusterUnit(Listeners):
                 self._establish(Asc.BUS_DEVICE_RESET_FUNCTION_OCCURRED, None)
                 due.aborts_all = True
             case unit_record.CLEAR:
-                self._establish(Asc.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, effect.by)
+                for server in self.servers:
+                    # With TAS the commands are answered instead (SAM-5 5.3.1).
+                    if not server.mode.task_aborted_status:
+                        server.establish_but(Asc.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, effect.by)
                 due.aborts_all = True
 
     def _establish(self, asc: Asc, by: Registrant | None) -> None:

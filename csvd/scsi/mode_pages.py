@@ -141,15 +141,17 @@ def _caching(unit: LogicalUnit) -> bytes:
     return CACHING.build({"wce_and_rcd": WCE if unit.write_cache else 0})
 
 
-def _control(_unit: LogicalUnit) -> bytes:
+def _control(unit: LogicalUnit) -> bytes:
     # One task set for all nexuses (TST 0); simple commands run in any order; no log parameters to save (GLTSD).
     # QERR 0, the only one: a command that fails leaves the others alone.
+    # TAS where several nodes export it: hosts reset it to be sure of what they have left behind at another node (a
+    # proof that is theirs alone), and the commands of others that wait there must not leave them to their time-outs.
     return CONTROL.build(
         {
             "tst_d_sense_and_gltsd": _GLTSD,
             "queue_algorithm_modifier_and_qerr": _UNRESTRICTED_REORDERING,
             "ua_intlck_ctrl_and_swp": 0,
-            "ato_tas_and_autoload": 0,
+            "ato_tas_and_autoload": TAS if unit.is_clustered else 0,
         }
     )
 

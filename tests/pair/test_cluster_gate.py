@@ -9,6 +9,8 @@ from csvd.storage.disk import StorageError
 from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, answered, block, data_of, fired
 
 WE_RO = 5
+TASK_ABORTED = 0x40
+RESET_OCCURRED = (0x6, 0x29, 0x03)
 
 
 @pytest.fixture
@@ -111,6 +113,37 @@ def test_task_management_works_on_commands_that_wait_at_the_gate(room: Cluster) 
     assert not answered(one) or one.error
     assert not answered(other) or other.error
     assert room.bytes_of_all._memory[:1024] == bytes(1024)
+
+
+def test_a_reset_by_another_host_answers_what_waits_at_the_gate(room: Cluster) -> None:
+    """Hosts of several paths reset a unit to be sure of their own stale writes; others must not wait for a time-out."""
+    a, b, c = room.host("n2", "a"), room.host("n2", "b"), room.host("n1", "c")
+    room.does(room.loopback.lapse("n2"))
+    own, others = a.write(0, 1), b.write(1, 2)
+    reset = a.manage(TaskManagementFunction.LOGICAL_UNIT_RESET)
+    assert reset.tag in a.initiator.outstanding, "the other nodes have not heard of it"
+    assert answered(others)
+    assert others.status == TASK_ABORTED
+    room.does(room.loopback.come_back("n2"))
+    assert reset.tag not in a.initiator.outstanding
+    assert own.error is not None
+    assert [host.ready() for host in (a, b, c)] == [[RESET_OCCURRED]] * 3
+    assert room.bytes_of_all._memory[:1024] == bytes(1024)
+
+
+def test_what_waits_at_the_gate_of_a_node_is_answered_when_it_hears_of_a_reset(room: Cluster) -> None:
+    a, b = room.host("n1", "a"), room.host("n2", "b")
+    room.does(room.loopback.lapse("n2"))
+    waiting = b.write(1, 2)
+    reset = a.manage(TaskManagementFunction.LOGICAL_UNIT_RESET)
+    assert reset.tag in a.initiator.outstanding
+    room.does(room.loopback.declare_gone("n2"))
+    assert reset.tag not in a.initiator.outstanding, "what is gone writes nothing"
+    room.does(room.loopback.come_back("n2"))
+    assert answered(waiting)
+    assert waiting.status == TASK_ABORTED
+    assert b.ready() == [RESET_OCCURRED]
+    assert room.bytes_of_all._memory[512:1024] == bytes(512)
 
 
 def test_what_waited_at_the_gate_meets_the_reservations_of_afterwards(room: Cluster) -> None:

@@ -11,6 +11,7 @@ from csvd.iscsi.codes import TaskManagementFunction
 from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, answered, block, statuses
 
 WE, WE_RO, EA_RO = 1, 5, 6
+TASK_ABORTED = 0x40
 REGISTRATIONS_PREEMPTED = (0x6, 0x2A, 0x05)
 RESERVATIONS_PREEMPTED = (0x6, 0x2A, 0x03)
 RESERVATIONS_RELEASED = (0x6, 0x2A, 0x04)
@@ -114,7 +115,7 @@ def test_preempt_and_abort_ends_the_tasks_of_the_preempted_on_all_nodes(room: Cl
     room.run()
     assert preempting.status == GOOD
     assert answered(preempting)
-    assert not answered(written), "it is aborted: nobody answers it"
+    assert statuses([written]) == [TASK_ABORTED], "TAS is set where several nodes export a logical unit"
 
 
 @pytest.mark.parametrize("node", ["n1", "n2"])
@@ -302,5 +303,26 @@ def test_a_reset_through_one_node_ends_the_tasks_of_all(room: Cluster) -> None:
     b.node.disk.let_go()
     room.run()
     assert reset.tag not in a.initiator.outstanding
-    assert not answered(written)
+    assert statuses([written]) == [TASK_ABORTED]
     assert a.ready() == b.ready() == [RESET_OCCURRED]
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_clearing_the_task_set_answers_the_tasks_of_others_and_not_its_own(room: Cluster, node: str) -> None:
+    a, b, c = room.host(node, "a"), room.host("n2", "b"), room.host("n3", "c")
+    own = None
+    for host in (b, c):
+        host.node.disk.is_slow = True
+    one, other = b.write(0, 1), c.write(1, 2)
+    if node == "n2":
+        own = a.write(2, 3)
+    clear = a.manage(TaskManagementFunction.CLEAR_TASK_SET)
+    assert clear.tag in a.initiator.outstanding
+    for host in (b, c):
+        host.node.disk.let_go()
+    room.run()
+    assert clear.tag not in a.initiator.outstanding
+    assert statuses([one, other]) == [TASK_ABORTED] * 2
+    if own is not None:
+        assert not answered(own), "it has cleared that itself"
+    assert [host.ready() for host in (a, b, c)] == [[], [], []], "they were told by the status"

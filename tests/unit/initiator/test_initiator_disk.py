@@ -9,7 +9,14 @@ from twisted.internet.task import Clock
 
 from initiator.disk import Disk
 from initiator.engine.requests import Command
-from initiator.errors import CommandFailed, InitiatorError, MalformedAnswer, ResidualMismatch, SessionLost
+from initiator.errors import (
+    CommandAbortedByTarget,
+    CommandFailed,
+    InitiatorError,
+    MalformedAnswer,
+    ResidualMismatch,
+    SessionLost,
+)
 from initiator.options import SessionOptions
 from initiator.road import Finished
 from initiator.scsi.answers import Capacity
@@ -17,7 +24,7 @@ from initiator.scsi.inquiry import BlockLimits, RawPage
 from initiator.unit import UNIT_ATTENTIONS
 from tests.unit.initiator.session_script import Outcome
 
-BUSY, TASK_SET_FULL, RESERVATION_CONFLICT, CHECK_CONDITION = 0x08, 0x28, 0x18, 0x02
+BUSY, TASK_SET_FULL, TASK_ABORTED, RESERVATION_CONFLICT, CHECK_CONDITION = 0x08, 0x28, 0x40, 0x18, 0x02
 MIB = 1 << 20
 
 
@@ -221,6 +228,19 @@ def test_a_device_that_stays_busy_fails_before_the_deadline() -> None:
     assert isinstance(outcome.result, CommandFailed)
     assert outcome.result.status == BUSY
     assert session.deadlines == pytest.approx([3.0] * len(session.deadlines)), "one deadline for the whole call"
+
+
+def test_a_command_that_another_host_has_ended_is_sent_again_where_that_does_no_harm() -> None:
+    answers: list[Any] = [(TASK_ABORTED, b"")]
+    disk, session = disk_on(lambda command: answers.pop(0) if answers else bytes(command.length))
+    outcome = Outcome(disk.read(0, 1))
+    session.reactor.advance(0.05)
+    assert outcome.result == bytes(512)
+    assert len(session.commands) == 2
+    answers.append((TASK_ABORTED, b""))
+    failed = Outcome(disk.compare_and_write(0, bytes(512), bytes(512)))
+    assert isinstance(failed.result, CommandAbortedByTarget)
+    assert len(session.commands) == 3
 
 
 @pytest.mark.parametrize("answer", [(RESERVATION_CONFLICT, b""), (CHECK_CONDITION, fixed_sense(5, 0x24))])
