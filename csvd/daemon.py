@@ -34,7 +34,8 @@ from csvd.api.version import version
 from csvd.api.watch import Watch
 from csvd.cluster.assembly import ClusterNode, open_node
 from csvd.cluster.errors import ClusterError
-from csvd.config.load import Source
+from csvd.cluster.identity.files import has_identity
+from csvd.config.load import Source, check_may_be_clustered
 from csvd.config.schema import Config
 from csvd.errors import ConfigError
 from csvd.exports.administration import Administration
@@ -65,7 +66,6 @@ from csvd.workers.slot import Slot
 
 LOCK_NAME: Final = "daemon.lock"
 CLUSTER_FOLDER: Final = "cluster"
-NO_CLUSTER_WITH_WORKERS: Final = "node.workers is not 0, and the daemon itself serves the targets of the cluster"
 UNITS_FOLDER: Final = "units"
 """Where the state of logical units is kept over a restart."""
 WORKER_THREADS: Final = 8
@@ -176,7 +176,7 @@ class _Node:
         units = None
         if self._config.node.workers:
             workers = self._make_workers(descriptor, directory)
-            serving = JoinedServing(workers, obstacle=NO_CLUSTER_WITH_WORKERS)
+            serving = JoinedServing(workers)
         else:
             units = self._make_cluster_units(parts)
             serving = self._make_local(descriptor, directory, threads, units)
@@ -282,9 +282,12 @@ class _Node:
     def _make_cluster(self) -> ClusterNode:
         config = self._config
         section = config.cluster
+        directory = config.node.state_directory / CLUSTER_FOLDER
+        if has_identity(directory):
+            check_may_be_clustered(config, where=self._source.where)
         return open_node(
             node=config.node.name,
-            directory=config.node.state_directory / CLUSTER_FOLDER,
+            directory=directory,
             listen=parse_portal(section.listen),
             advertise=section.advertise or section.listen,
             reactor=self._reactor,

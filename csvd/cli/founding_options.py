@@ -95,7 +95,7 @@ def chosen_node(choice: FoundingChoice) -> ChosenNode:
         click.UsageError: there is neither a configuration nor a state directory, or both.
     """
     from csvd.cluster.founding import Founder
-    from csvd.config.load import load
+    from csvd.config.load import check_may_be_clustered, load
     from csvd.config.schema import DEFAULT_CLUSTER_ADDRESS
     from csvd.daemon import CLUSTER_FOLDER
 
@@ -103,6 +103,7 @@ def chosen_node(choice: FoundingChoice) -> ChosenNode:
         raise click.UsageError("give --config FILE or --state-directory DIR")
     if choice.config is not None:
         section = load(choice.config)
+        check_may_be_clustered(section, where=str(choice.config))
         node, state_directory = section.node.name, section.node.state_directory
         if choice.node not in (None, node):
             raise ConfigError(f"the configuration calls this node {node}", where=str(choice.config))

@@ -157,6 +157,29 @@ def _without_gone(found: Mapping[str, Any], report: Report) -> Mapping[str, Any]
     return kept
 
 
+def check_may_be_clustered(config: Config, *, where: str) -> None:
+    """Check that a node may be one of a cluster's as it is configured.
+
+    Args:
+        where: the configuration is from.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if config.node.workers and config.cluster.portals:
+        error = _served_by_the_daemon(config.node.workers)
+        raise ConfigError(f"node.workers {error.what}", where=where, why=error.why, hint=error.hint)
+
+
+def _served_by_the_daemon(workers: int) -> ConfigError:
+    """Why a node that serves the targets of a cluster has no workers."""
+    return ConfigError(
+        f"is {workers}, and this node serves the targets of its cluster",
+        why="the daemon itself has to serve them: it is what stops in time when the node's lease is out",
+        hint="set it to 0; or where this node is to serve targets of its own alone, set cluster.portals = []",
+    )
+
+
 class _Completion:
     """Puts in what depends on other keys, and checks what only together is right or wrong."""
 
@@ -220,7 +243,10 @@ class _Completion:
             cluster.timeouts.to_timeouts()
         except ConfigError as error:
             self._report("cluster.timeouts", error)
-        portals = cluster.portals or (join_address(split_address(listen)[0], DEFAULT_PORT),)
+        given: Sequence[str] | None = cluster.portals
+        if given and self._config.node.workers:
+            self._report("node.workers", _served_by_the_daemon(self._config.node.workers))
+        portals = (join_address(split_address(listen)[0], DEFAULT_PORT),) if given is None else given
         if len(portals) > GROUPS_PER_NODE:
             self._report("cluster.portals", ConfigError(f"are {len(portals)}, more than {GROUPS_PER_NODE}"))
         secret_file = cluster.disk_secret_file

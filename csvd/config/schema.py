@@ -65,7 +65,9 @@ class NodeSection:
             "Processes that serve the targets; with 0 the daemon does it itself. Each target is served by one of them, "
             "targets that have a disk in common by the same one, and logins at the portals are sent on to a port of "
             "its own (login status 0101h), which firewalls have to let through. Worth it with several targets that are "
-            "busy at once, on a host with two or more processors to spare.",
+            "busy at once, on a host with two or more processors to spare. The targets of a cluster are served by the "
+            "daemon itself: a node that serves them has 0 here, and one that is to have workers for targets of its own "
+            "has cluster.portals = [].",
             default=0,
             example="0",
         ),
@@ -184,10 +186,10 @@ class ClusterSection:
     portals: Annotated[
         Sequence[str],
         key(
-            list_of(PORTAL),
+            list_of(PORTAL, least=0),
             "Where this node serves the targets of the cluster to initiators: at most 15, each a path by itself, with "
             "a portal group tag that no other node has. On all addresses (0.0.0.0) the others tell initiators the host "
-            "of this node's address in the cluster.",
+            "of this node's address in the cluster. With [] it serves none of them, and its own targets alone.",
             default=None,
             default_words="port 3260 of the address that the other nodes reach this one at",
             example='["10.0.0.1:3260", "10.0.1.1:3260"]',

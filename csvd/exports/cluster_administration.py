@@ -196,6 +196,7 @@ class ClusterAdministration:
     def _section(self, name: str) -> TargetSection:
         section = self._targets.sections.get(name.lower())
         if section is None:
+            self._targets.check_serves(name[:250])
             raise NotFound("the cluster has no such target", where=name[:250])
         return section
 

@@ -38,7 +38,7 @@ class ClusterExports:
         on_members: calls back after each change of the register; gives what ends it.
         serving: serves the node's own targets, too.
         data_key: the cluster's key for secrets; None on a node of no cluster.
-        portals: where this node listens for the targets of the cluster.
+        portals: where this node listens for the targets of the cluster; with none it serves none of them.
         run: for what blocks.
         entropy: gives unpredictable bytes.
         tell: told what happened: a word, a sentence, whom it is about.
@@ -66,6 +66,7 @@ class ClusterExports:
         self._services: list[ExportsService] = []
         self._end: Callable[[], None] | None = None
         self._last_number: int | None = None
+        self._serves = bool(portals)
         sealing = Sealing(data_key, entropy)
 
         def make(disk: str, *, is_system: bool) -> Service | None:
@@ -90,9 +91,9 @@ class ClusterExports:
         self.administration = ClusterAdministration(self.targets, serving, sealing, run)
 
     def _number(self) -> int | None:
-        """This node's number; None while it is no member, and of a witness."""
+        """This node's number; None while it is no member, and of one that serves nothing."""
         member = self._members().get(self._node)
-        return None if member is None or member.is_witness else member.number
+        return None if member is None or member.is_witness or not self._serves else member.number
 
     def _host(self) -> str:
         member = self._members().get(self._node)

@@ -17,7 +17,7 @@ from csvd.api.errors import BadRequest, Refused
 from csvd.cluster.coordination.faces import LIVE, RECLAIMING, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
-from csvd.errors import ConfigError, CsvdError
+from csvd.errors import CsvdError
 from csvd.exports.catalogue import AddLun, SetLun, TargetRecord, edited
 from csvd.exports.cluster_sections import section_of
 from csvd.exports.coordinator import NAME
@@ -273,14 +273,23 @@ class ClusterTargets:
         """
         name, record, _ = edited(self._records, edit, lambda: "tried")
         assert record is not None
-        if self._number() is None:
-            raise Refused("this node serves nothing for the cluster", where=name)
+        self.check_serves(name)
         section, secrets = section_of(name, record, self._sealing)
         before = {lun.number for lun in self.sections[name].lun} if name in self.sections else set()
         luns = tuple(
             lun for lun in section.lun if lun.number not in before or lun.number == getattr(edit, "number", None)
         )
         await self._serving.try_for_cluster(replace(self._here(section), lun=luns), secrets)
+
+    def check_serves(self, name: str) -> None:
+        """Check that this node takes part in what the cluster exports; of one that does not nobody learns of it.
+
+        Raises:
+            Refused: it does not.
+        """
+        if self._number() is None:
+            hint = "ask a node that does: a witness, and one whose cluster.portals are [], do not"
+            raise Refused("this node serves nothing for the cluster", where=name, hint=hint)
 
     def _wanted_is_other(self) -> None:
         """What is to be served has changed."""
@@ -348,8 +357,6 @@ class ClusterTargets:
         """A target with the portal groups of this node."""
         number = self._number()
         assert number is not None
-        if not self._portals:
-            raise ConfigError("this node has no portals for the cluster", where="cluster.portals")
         return replace(section, portals=(), portal_group=groups_at(self._portals, number))
 
     async def _one_by_one(self, sections: Mapping[str, TargetSection], secrets: Mapping[str, bytes]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from twisted.internet.defer import DeferredLock
 
 from csvd.api.errors import Refused, Unavailable
 from csvd.config.targets import TargetSection, portal_groups
-from csvd.errors import ConfigError
 from csvd.exports.build import access_of, discovery_access_to
 from csvd.exports.serving import Plan, Serving
 from csvd.storage.open import place_of
@@ -29,15 +28,11 @@ class JoinedServing(Serving):
     Args:
         serving: serves all of it.
         tell_ports: has targets of the cluster tell of the ports of all nodes.
-        obstacle: why targets of the cluster can not be served here; empty where they can.
     """
 
-    def __init__(
-        self, serving: Serving, *, tell_ports: Callable[[ClusterPorts], None] | None = None, obstacle: str = ""
-    ) -> None:
+    def __init__(self, serving: Serving, *, tell_ports: Callable[[ClusterPorts], None] | None = None) -> None:
         self._serving = serving
         self._tell_ports = tell_ports
-        self._obstacle = obstacle
         self._turn = DeferredLock()
         self._own = Plan()
         self._clusters = Plan()
@@ -120,8 +115,6 @@ class JoinedServing(Serving):
             self._turn.release()
 
     def _check(self) -> None:
-        if self._obstacle:
-            raise ConfigError(self._obstacle)
         if not self._has_begun:
             raise Unavailable(_NOT_BEGUN)
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from initiator.client import connect, discover, login
 from initiator.errors import InitiatorError
-from tests.integration.daemon_rig import ROOT, TARGET, DaemonNode, Daemons, is_alive
+from tests.integration.daemon_rig import ROOT, TARGET, DaemonNode, Daemons, eventually, is_alive
 from tests.integration.test_serve_reservations import APTPL, EA_RO, Host
 from tests.integration.worker_rig import (
     OTHER,
@@ -328,6 +328,27 @@ def test_a_worker_that_is_started_by_hand_says_so() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("csvd worker 1: ")
+
+
+def test_a_node_of_a_cluster_has_no_workers_unless_it_serves_its_own_targets_alone(daemons: Daemons) -> None:
+    node = daemons.node()
+    text = node.config.read_text()
+    assert csvd_of(node, "init", "--cluster", "east").returncode == 0
+    node.config.write_text(text.replace("[node]\n", "[node]\nworkers = 2\n"))
+    node.start()
+    status, _, log = node.end_of_process()
+    assert status == 1
+    assert "node.workers is 2, and this node serves the targets of its cluster" in log[-1]
+    assert "cluster.portals = []" in log[-1]
+    node.config.write_text(node.config.read_text().replace("[cluster]\n", "[cluster]\nportals = []\n"))
+    node.start().ready()
+    assert [worker["state"] for worker in eventually(lambda: workers(node) or None)] == ["up", "up"]
+
+
+def csvd_of(node: DaemonNode, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that takes a node's configuration, while its daemon does not run."""
+    words = [sys.executable, "-m", "csvd", *arguments, "--config", str(node.config)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_disk_that_a_worker_can_not_open_ends_the_start_in_one_line(daemons: Daemons) -> None:

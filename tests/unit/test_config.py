@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csvd.cluster.timeouts import Timeouts
-from csvd.config.load import MAX_FILE_BYTES, ConfigProblems, load, parse
+from csvd.config.load import MAX_FILE_BYTES, ConfigProblems, check_may_be_clustered, load, parse
 from csvd.config.schema import Config, TimeoutsSection
 from csvd.config.secrets import read_secret_file
 from csvd.config.sections import REQUIRED, Key, Table, declarations
@@ -200,6 +200,10 @@ def test_an_unknown_key_is_a_problem_with_a_hint(text: str, key: str, hint: str)
             NODE.replace("\n", "\nworkers = 65\n", 1),
             "node.workers: is a whole number 65, not a whole number from 0 to 64",
         ),
+        (
+            NODE.replace("\n", "\nworkers = 2\n", 1) + '[cluster]\nportals = ["10.0.0.1"]\n',
+            "node.workers: is 2, and this node serves the targets of its cluster: the daemon itself has to serve them",
+        ),
         (NODE.replace("\n", "\nstate_directory = '${CREDENTIALS_DIRECTORY}/x'\n", 1), "has no CREDENTIALS_DIRECTORY"),
     ],
 )
@@ -207,6 +211,17 @@ def test_a_wrong_value_is_told_clearly(text: str, problem: str, monkeypatch: pyt
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     lines = problems(text)
     assert any(problem in line for line in lines), lines
+
+
+def test_workers_and_the_targets_of_a_cluster_do_not_go_together() -> None:
+    workers = NODE.replace("\n", "\nworkers = 2\n", 1)
+    with pytest.raises(ConfigError, match=r"^here: node\.workers is 2, .*cluster\.portals = \[\]"):
+        check_may_be_clustered(read(workers), where="here")
+    check_may_be_clustered(read(NODE), where="here")
+    apart = read(workers + "[cluster]\nportals = []\n")
+    assert apart.cluster.portals == ()
+    check_may_be_clustered(apart, where="here")
+    assert read(NODE).cluster.portals == ("127.0.0.1:3260",)
 
 
 def test_a_socket_path_of_107_bytes_is_taken() -> None:

@@ -59,6 +59,19 @@ def test_init_takes_the_node_from_its_configuration(tmp_path: Path) -> None:
     assert (other.returncode, other.stderr) == (1, f"csvd: {config}: the configuration calls this node n7\n")
 
 
+@pytest.mark.parametrize("command", ["init", "join"])
+def test_a_node_with_workers_is_not_made_one_of_a_cluster_that_it_can_not_serve(tmp_path: Path, command: str) -> None:
+    config = tmp_path / "csvd.toml"
+    config.write_text('[node]\nname = "n7"\nstate_directory = "state"\nworkers = 2\n')
+    words = ("init", "--cluster", "east") if command == "init" else ("join", "-")
+    said = csvd(*words, "--config", str(config), stdin=TOKEN.text())
+    assert said.returncode == 1
+    assert said.stderr.startswith(f"csvd: {config}: node.workers is 2, and this node serves the targets of its cluster")
+    assert "set it to 0" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [

@@ -139,7 +139,7 @@ class Exporting:
             on_members=stage.on_members,
             serving=self.joined,
             data_key=KEY,
-            portals=[f"0.0.0.0:{3260 + number}"],
+            portals=[] if name in stage.without_portals else [f"0.0.0.0:{3260 + number}"],
             clock=stage.clock,
             run=lambda job: succeed(job()),
             entropy=os.urandom,
@@ -155,7 +155,10 @@ class Exporting:
 class ExportingCluster:
     """All of them."""
 
-    def __init__(self, records: Mapping[str, Any] = {}, *, start: bool = True) -> None:
+    def __init__(
+        self, records: Mapping[str, Any] = {}, *, start: bool = True, without_portals: Sequence[str] = ()
+    ) -> None:
+        self.without_portals = without_portals
         self.clock = Clock()
         self._on_members: list[Callable[..., None]] = []
         self.loopback = Loopback(records=records)

@@ -104,6 +104,16 @@ def test_a_witness_serves_nothing_and_has_no_ports(cluster: ExportingCluster) ->
     assert cluster["n1"].states() == {17: OPTIMIZED, 33: OPTIMIZED, 49: OPTIMIZED}
 
 
+def test_a_node_without_portals_serves_nothing_and_that_is_no_trouble() -> None:
+    cluster = ExportingCluster(without_portals=["n3"])
+    a_target(cluster)
+    assert (cluster["n3"].serving.luns, cluster["n3"].targets.troubles) == ({}, {})
+    assert cluster["n1"].states() == {17: OPTIMIZED, 33: OPTIMIZED}
+    outcome = cluster.begin(cluster["n3"].exports.administration.add_lun(ONE, {"disk": "/srv/b.img"}))
+    assert "this node serves nothing for the cluster" in str(outcome[0].value)
+    cluster.stop()
+
+
 # Failures between keeping and telling
 
 
