@@ -20,7 +20,7 @@ from csvd.cluster.coordination.faces import DiskSession, Json
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.reactor import Clock
 from csvd.scsi.range_locks import Claim, Claims, RangeLocks
-from csvd.target.unit_service import SERVICE
+from csvd.target.unit_changes import SERVICE
 
 HOLD_TIMEOUT_S: Final = 600.0
 """Asked anew after that, as long as the command waits."""

@@ -29,7 +29,8 @@ from csvd.scsi.unit_record import Effect, UnitRecord
 from csvd.storage.disk import FencingDisk, StorageError
 from csvd.target.cluster_holds import ClusterHold, ClusterHolds
 from csvd.target.gated_disk import GatedDisk
-from csvd.target.unit_service import PUBLISHED, SERVICE
+from csvd.target.unit_changes import SERVICE
+from csvd.target.unit_service import PUBLISHED
 
 ASK_TIMEOUT_S: Final = 120.0
 """How long a command waits for the coordinator: longer than initiators wait for a command."""

@@ -2,8 +2,7 @@
 
 Of each logical unit, by its NAA designator, there is one record (`csvd.scsi.unit_record`). A node asks for a change;
 the coordinator makes the next record, keeps it on the disk, pushes it to all nodes, and answers when each of them
-refuses by it, or is gone. Changes of one logical unit are decided one after the other, but a later one does not wait
-for the pushes of an earlier one: these reach the nodes in their order.
+refuses by it, or is gone (see `unit_changes`).
 
 What must hold on all nodes for a command that claims a range for itself, such as COMPARE AND WRITE, is a *hold*: it is
 granted here in the order of asking, where ranges meet, and pushed to all nodes, where it is a claim like any other.
@@ -13,32 +12,29 @@ That these claims stand in one order on all nodes keeps them from waiting for on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from csvd.cluster.coordination.asking import CURRENT_ASK
 from csvd.cluster.coordination.faces import Json, Office, OfficeOver
-from csvd.cluster.errors import ClusterError, CommandRefused
-from csvd.scsi.range_locks import Claim, Claims, RangeLocks
+from csvd.cluster.errors import ClusterError
+from csvd.scsi.range_locks import Claim, Claims
 from csvd.scsi.reservation_codes import (
     SenselessCode,
     decode_action,
     decode_registrant,
-    encode_condition,
     encode_nexuses,
     encode_shared_state,
 )
-from csvd.scsi.reservations import ReservationConflict
-from csvd.scsi.sense import Asc, CheckCondition, illegal_request
 from csvd.scsi.unit_record import Effect, UnitRecord
+from csvd.target.unit_changes import RECORDS, SERVICE, CoordinatedUnit, Make
 
-SERVICE: Final = "units"
 PUBLISHED: Final = "units"
 """Under which a node tells which logical units it exports: the number of their power-on by NAA designator."""
-RECORDS: Final = f"{SERVICE}/"
 MOST_UNITS: Final = 256
 MOST_HOLDS: Final = 8192
 """Commands that claim ranges for themselves, of all nodes at once."""
@@ -66,27 +62,6 @@ class RawDisks(Protocol):
         Raises:
             CsvdError: not proven now.
         """
-
-
-@dataclass(slots=True, eq=False)
-class _Unit:
-    """A logical unit.
-
-    Args:
-        record: what is kept of it.
-        effects: those of changes that perhaps not all nodes have heard of.
-        nodes: which export it.
-        turn: of who changes it.
-        pushes: those under way.
-        locks: the holds.
-    """
-
-    record: UnitRecord = field(default_factory=UnitRecord)
-    effects: tuple[Effect, ...] = ()
-    nodes: set[str] = field(default_factory=set)
-    turn: DeferredLock = field(default_factory=DeferredLock)
-    pushes: dict[Deferred[Any], None] = field(default_factory=dict)
-    locks: RangeLocks = field(default_factory=RangeLocks)
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +103,7 @@ class UnitService:
     def __init__(self, disks: RawDisks | None = None) -> None:
         self._disks = disks
         self._office: Office | None = None
-        self._units: dict[str, _Unit] = {}
+        self._units: dict[str, CoordinatedUnit] = {}
         self._holds: dict[str, _Hold] = {}
         self._pushing_holds = DeferredSemaphore(MOST_HOLD_PUSHES)
         self._methods: dict[str, Callable[[str, Json], Awaitable[Json]]] = {
@@ -156,7 +131,7 @@ class UnitService:
             if key.startswith(RECORDS):
                 naa = key.removeprefix(RECORDS)
                 effects = tuple(Effect.of(each) for each in code["effects"])
-                self._units[naa] = _Unit(UnitRecord.of(code), effects)
+                self._units[naa] = CoordinatedUnit(naa, UnitRecord.of(code), effects)
         for node, published in office.nodes.items():
             self.node_come(node)
             powers = published.get(PUBLISHED)
@@ -164,7 +139,7 @@ class UnitService:
                 unit = self._units.get(naa)
                 if unit is not None and unit.record.power == power:
                     unit.nodes.add(node)
-        pushes = [Deferred.fromCoroutine(self._push(office, naa, unit)) for naa, unit in self._units.items()]
+        pushes = [Deferred.fromCoroutine(unit.push(office, unit.effects)) for unit in self._units.values()]
         for push in pushes:
             await push
         for naa, unit in self._units.items():
@@ -243,88 +218,21 @@ class UnitService:
 
     # Changes
 
-    def _unit(self, params: Json) -> tuple[str, _Unit]:
+    def _unit(self, params: Json) -> CoordinatedUnit:
         naa = params["naa"]
         unit = self._units.get(naa)
         if unit is None:
             raise UnitsRefused("no node exports such a logical unit", where=str(naa))
-        return naa, unit
+        return unit
 
-    async def _change(
-        self, params: Json, make: Callable[[UnitRecord], tuple[UnitRecord, Effect, Json]], *, answers: bool = True
-    ) -> Json:
-        """Make a change: `make` gives the next record, its effect and the answer."""
-        naa, unit = self._unit(params)
-        office = self._its_office()
-        await unit.turn.acquire()
-        try:
-            try:
-                record, effect, answer = make(unit.record)
-            except ReservationConflict:
-                return {"conflict": True}
-            except CheckCondition as condition:
-                return {"condition": encode_condition(condition)}
-            if record is unit.record:
-                pushing = None
-            else:
-                refusal = await self._keep(office, naa, unit, record, effect, answer if answers else None)
-                if refusal is not None:
-                    return {"condition": encode_condition(refusal)}
-                # Begun in the turn, so that pushes stand in the order of the changes.
-                pushing = self._begin_push(office, naa, unit, effect)
-        finally:
-            unit.turn.release()
-        if pushing is not None:
-            await pushing
-        else:
-            await self._settled(unit)
-        return answer
+    async def _change(self, params: Json, make: Make, *, answers: bool = True) -> Json:
+        """Make a change."""
+        unit = self._unit(params)
+        return await unit.change(self._its_office(), make, CURRENT_ASK.get() if answers else None)
 
-    async def _keep(
-        self, office: Office, naa: str, unit: _Unit, record: UnitRecord, effect: Effect, answer: Json | None
-    ) -> CheckCondition | None:
-        """Keep a record durably; gives why it can not be kept."""
-        effects = (*unit.effects, effect)
-        code = {**record.to_json(), "effects": [each.to_json() for each in effects]}
-        try:
-            if answer is None:
-                await office.keep({RECORDS + naa: code})
-            else:
-                await office.keep({RECORDS + naa: code}, answer=answer)
-        except CommandRefused:
-            return illegal_request(Asc.INSUFFICIENT_REGISTRATION_RESOURCES)
-        unit.record, unit.effects = record, effects
-        return None
-
-    def _begin_push(self, office: Office, naa: str, unit: _Unit, effect: Effect) -> Deferred[None]:
-        pushing: Deferred[None] = Deferred.fromCoroutine(self._push(office, naa, unit, effect))
-        # Who waits for all that was decided waits for this one, too.
-        done: Deferred[None] = Deferred()
-        unit.pushes[done] = None
-
-        def over(result: Any) -> Any:
-            unit.pushes.pop(done, None)
-            done.callback(None)
-            return result
-
-        return pushing.addBoth(over)
-
-    async def _push(self, office: Office, naa: str, unit: _Unit, effect: Effect | None = None) -> None:
-        """Have all nodes take over the record."""
-        effects = unit.effects if effect is None else (effect,)
-        params = {
-            "naa": naa,
-            "record": unit.record.to_json(),
-            "effects": [each.to_json() for each in effects],
-        }
-        await office.push(SERVICE, "record", params)
-        heard = {each.version for each in effects}
-        unit.effects = tuple(each for each in unit.effects if each.version not in heard)
-
-    async def _settled(self, unit: _Unit) -> None:
+    async def _settled(self, unit: CoordinatedUnit) -> None:
         """All that was decided until now has come to all nodes."""
-        for push in list(unit.pushes):
-            await _after(push)
+        await unit.settled()
         self._its_office()
 
     # Methods
@@ -337,16 +245,16 @@ class UnitService:
                 raise UnitsRefused("is no NAA designator", where=naa)
             if len(self._units) >= MOST_UNITS:
                 await self._make_room(naa)
-            unit = self._units.setdefault(naa, _Unit())
+            unit = self._units.setdefault(naa, CoordinatedUnit(naa))
         office = self._its_office()
         await unit.turn.acquire()
         try:
             if not unit.record.power or (not unit.nodes - {node} and power != unit.record.power):
                 record, effect = unit.record.switched_on()
-                refusal = await self._keep(office, naa, unit, record, effect, None)
+                refusal = await unit.keep(office, record, [effect], {})
                 if refusal is not None:
                     raise UnitsRefused("there is no room to keep what it needs", where=naa)
-                self._go_on_deferred(self._begin_push(office, naa, unit, effect))
+                self._go_on_deferred(unit.begin_push(office, [effect]))
             unit.nodes.add(node)
             holds = [hold.code() for hold in self._holds.values() if hold.is_granted and _is_of(hold, naa)]
             return {
@@ -386,7 +294,7 @@ class UnitService:
 
     async def _read(self, _node: str, params: Json) -> Json:
         """The reservations, such that no node acts by older ones any more."""
-        _, unit = self._unit(params)
+        unit = self._unit(params)
         code = encode_shared_state(unit.record.reservations)
         await self._settled(unit)
         return {"reservations": code}
@@ -470,18 +378,6 @@ class UnitService:
         hold.claims.release()
         if waiter is not None:
             waiter.callback(None)
-
-
-def _after(push: Deferred[None]) -> Deferred[None]:
-    """Fires when a push is over, for one who waits among others."""
-    waiter: Deferred[None] = Deferred()
-
-    def over(result: Any) -> Any:
-        waiter.callback(None)
-        return result
-
-    push.addBoth(over)
-    return waiter
 
 
 async def _tell(office: Office, hold: _Hold) -> None:

@@ -193,7 +193,7 @@ def _no_fence() -> Sequence[Context]:
 
 
 def _no_kept_answer() -> Sequence[Context]:
-    async def keep(self: Any, changes: Mapping[str, Any], *, answer: Any = None) -> None:
+    async def keep(self: Any, changes: Mapping[str, Any], *, answer: Any = None, answers: Any = None) -> None:
         await self.kept.keep({"records": changes})
 
     return [mock.patch.object(HeldOffice, "keep", keep)]

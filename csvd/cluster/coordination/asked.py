@@ -110,21 +110,18 @@ class Asked:
             outcomes.pop(key, None)
         return told if self._is_live() else {"again": "the office has ended", "is_begun": True}
 
-    def changes_of(self, answer: Json) -> dict[str, Any]:
-        """What to keep so that the ask that is being carried out is answered by this later, too; and what of earlier
-        answers of the node goes, for it has them."""
-        key = CURRENT_ASK.get()
-        if key is None:
-            raise ValueError("an answer is kept within an ask only")
-        # Not what is merely unknown to this office: of an answer that the one before has kept, the ask may yet come.
-        heard = self._heard[key.node]
+    def changes_of(self, answers: Mapping[AskKey, Json]) -> dict[str, Any]:
+        """What to keep so that asks that are being carried out are answered by this later, too; and what of earlier
+        answers of their nodes goes, for they have them."""
+        nodes = {key.node for key in answers}
         changes: dict[str, Any] = {}
         for text in self._records.table(ANSWERS):
             kept = _parsed(text)
-            if kept.node == key.node and heard.is_done_with(kept):
+            # Not what is merely unknown to this office: of an answer that the one before has kept, the ask may yet
+            # come.
+            if kept.node in nodes and self._heard[kept.node].is_done_with(kept):
                 changes[text] = None
-        changes[_text_of(key)] = answer
-        return changes
+        return changes | {_text_of(key): answer for key, answer in answers.items()}
 
     def _begin(self, key: AskKey, outcome: Outcome, service: str, method: str, params: Json) -> None:
         asked = self._services.get(service)

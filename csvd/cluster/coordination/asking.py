@@ -25,3 +25,15 @@ class AskKey:
 CURRENT_ASK: Final[ContextVar[AskKey | None]] = ContextVar("current ask", default=None)
 """Within `Service.asked` and all that it awaits: the ask. A coroutine that Twisted runs keeps the context in which it
 was begun."""
+
+
+def current_ask() -> AskKey:
+    """The ask that is being carried out.
+
+    Raises:
+        ValueError: none is.
+    """
+    key = CURRENT_ASK.get()
+    if key is None:
+        raise ValueError("an answer is kept within an ask only")
+    return key

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
+from csvd.cluster.coordination.asking import AskKey
 from csvd.cluster.errors import ClusterError
 
 Json: TypeAlias = dict[str, Any]
@@ -66,7 +67,9 @@ class Office(Protocol):
         """What is kept on the disk, by key, as of the last `keep` that is durable. A key begins with the name of its
         service and a slash. Values are not to be changed in place."""
 
-    async def keep(self, changes: Mapping[str, Any], *, answer: Json | None = None) -> None:
+    async def keep(
+        self, changes: Mapping[str, Any], *, answer: Json | None = None, answers: Mapping[AskKey, Json] | None = None
+    ) -> None:
         """Make changes of the records durable: all of them or none. Changes that wait at the same time share one write.
 
         Args:
@@ -74,6 +77,7 @@ class Office(Protocol):
             answer: within `Service.asked`: what it is about to return. It is kept in the same write, so that an ask
                 which is repeated after a change of the coordinator is answered and not carried out twice. Without it,
                 such an ask may be carried out again, and must do no harm.
+            answers: the same, of asks whose changes are made together, by what CURRENT_ASK is within each.
 
         Raises:
             OfficeOver: nothing was written.

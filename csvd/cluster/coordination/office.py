@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 
 from csvd.cluster.bell import Bell
 from csvd.cluster.coordination.asked import Asked
+from csvd.cluster.coordination.asking import AskKey, current_ask
 from csvd.cluster.coordination.faces import Json, OfficeOver, Service
 from csvd.cluster.coordination.lease import CoordinatorLease
 from csvd.cluster.coordination.membership import Membership, Tell, Watch
@@ -148,11 +149,16 @@ class HeldOffice:
         """See `Office`."""
         return self.kept.table(RECORDS)
 
-    async def keep(self, changes: Mapping[str, Any], *, answer: Json | None = None) -> None:
+    async def keep(
+        self, changes: Mapping[str, Any], *, answer: Json | None = None, answers: Mapping[AskKey, Json] | None = None
+    ) -> None:
         """See `Office`."""
         tables: dict[str, Mapping[str, Any]] = {RECORDS: changes}
+        kept = {**(answers or {})}
         if answer is not None:
-            tables[ANSWERS] = self.asked.changes_of(answer)
+            kept[current_ask()] = answer
+        if kept:
+            tables[ANSWERS] = self.asked.changes_of(kept)
         await self.kept.keep(tables)
 
     async def push(

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 
-from csvd.cluster.coordination.asking import CURRENT_ASK, AskKey
+from csvd.cluster.coordination.asking import CURRENT_ASK, AskKey, current_ask
 from csvd.cluster.coordination.faces import (
     CLOSED,
     FENCED,
@@ -196,7 +196,9 @@ class LoopbackOffice:
     def records(self) -> Mapping[str, Any]:
         return self._loopback.records
 
-    async def keep(self, changes: Mapping[str, Any], *, answer: Json | None = None) -> None:
+    async def keep(
+        self, changes: Mapping[str, Any], *, answer: Json | None = None, answers: Mapping[AskKey, Json] | None = None
+    ) -> None:
         self._check()
         made = copied(dict(changes))
         await self._loopback.kept()
@@ -208,10 +210,9 @@ class LoopbackOffice:
             else:
                 self._loopback.records[key] = value
         self._loopback.keeps += 1
-        asked = CURRENT_ASK.get()
         if answer is not None:
-            assert asked is not None, "an answer is kept within an ask"
-            self._loopback.answers[asked] = copied(answer)
+            self._loopback.answers[current_ask()] = copied(answer)
+        self._loopback.answers.update({key: copied(kept) for key, kept in (answers or {}).items()})
 
     async def push(
         self, service: str, method: str, params: Json, *, to: str | None = None, excluding: tuple[str, ...] = ()
