@@ -7,8 +7,8 @@ connection: one may have given it up long before the other hears of it.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Wires:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.is_cut: set[Pair] = set()
+        self._cuts: Counter[Pair] = Counter()
         self.is_down: set[str] = set()
         self.listeners: dict[str, Listener] = {}
         self.slow_s: dict[Pair, float] = {}
@@ -68,14 +68,25 @@ class Wires:
             delay_s *= 20
         return delay_s + random.random() * self.slow_s.get(path, 0.0)
 
-    def cut(self, paths: Sequence[Pair]) -> None:
-        """Let nothing through on these paths."""
-        self.is_cut.update(paths)
+    def is_cut(self, path: Pair) -> bool:
+        """Whether nothing comes through on a path."""
+        return path in self._cuts
 
-    def mend(self, paths: Sequence[Pair] | None = None) -> None:
-        """Let all through again: on these paths, or on all."""
-        mended = sorted(self.is_cut) if paths is None else [path for path in paths if path in self.is_cut]
-        self.is_cut.difference_update(mended)
+    def cut(self, paths: Iterable[Pair]) -> None:
+        """Let nothing through on these paths, until each cut of a path is mended."""
+        self._cuts.update(paths)
+
+    def mend(self, paths: Iterable[Pair] | None = None) -> None:
+        """Mend one cut of each of these paths, or all cuts: all comes through again where there is none any more."""
+        if paths is None:
+            mended = sorted(self._cuts)
+            self._cuts.clear()
+        else:
+            cut = [path for path in paths if path in self._cuts]
+            self._cuts.subtract(cut)
+            mended = [path for path in cut if not self._cuts[path]]
+            for path in mended:
+                del self._cuts[path]
         self._connections = [one for one in self._connections if not one.is_over]
         for connection in self._connections:
             connection.mended(mended)
@@ -151,14 +162,14 @@ class Connection:
         target = self.other(source)
         if target in self._wires.is_down:
             return  # nobody is there, not even to say so
-        if (source, target) in self._wires.is_cut or self._waiting[source]:
+        if self._wires.is_cut((source, target)) or self._waiting[source]:
             self._waiting[source].append((call, arguments))
         else:
             call(*arguments)
 
     def _flush(self, source: str) -> None:
         waiting = self._waiting[source]
-        while waiting and (source, self.other(source)) not in self._wires.is_cut:
+        while waiting and not self._wires.is_cut((source, self.other(source))):
             call, arguments = waiting.popleft()
             call(*arguments)
 
