@@ -81,7 +81,6 @@ class ClusterUnits:
         self._number_of = number_of
         self._units: dict[str, ClusterUnit] = {}
         self._disks: dict[GatedDisk, set[LogicalUnit]] = {}
-        self._numbers: dict[str, int] = {}
         self._attached: set[str] = set()
         self._joined: set[GatedDisk] = set()
         self._is_closed = True
@@ -249,19 +248,12 @@ class ClusterUnits:
             await raw.join(node, self._number_of(node))
             self._joined.add(disk)
 
-    def know(self, node: str) -> None:
-        """A node has a session: what number it has, also when it is no member any more."""
-        number = self._number_of(node)
-        if number:
-            self._numbers[node] = number
-
-    async def fence_node(self, node: str) -> None:
+    async def fence_node(self, node: str, number: int) -> None:
         """Keep a node off the disks of all clustered logical units."""
-        self.know(node)
         for disk in list(self._disks):
             raw = disk.ungated
             if isinstance(raw, FencingDisk) and not raw.read_only:
-                await raw.fence(node, self._numbers.get(node, 0))
+                await raw.fence(node, number)
 
     # Attaching
 

@@ -53,10 +53,7 @@ class UnitsRefused(ClusterError):
 class RawDisks(Protocol):
     """The disks of the logical units themselves, as the coordinator's node has them open."""
 
-    def know(self, node: str) -> None:
-        """A node has a session: it may have to be fenced."""
-
-    async def fence_node(self, node: str) -> None:
+    async def fence_node(self, node: str, number: int) -> None:
         """Keep a node off all of them.
 
         Raises:
@@ -183,8 +180,6 @@ class UnitService:
 
     def node_come(self, node: str) -> None:
         """It attaches what it exports by itself."""
-        if self._disks is not None:
-            self._disks.know(node)
 
     def node_gone(self, node: str) -> None:
         """Its holds are over, and it exports nothing any more."""
@@ -197,10 +192,10 @@ class UnitService:
                 # Its nexus is lost.
                 self._go_on(self._legacy_ends(naa, record.legacy_holder))
 
-    async def fence_node(self, node: str) -> None:
+    async def fence_node(self, node: str, number: int) -> None:
         """Keep a node off the disks of the logical units."""
         if self._disks is not None:
-            await self._disks.fence_node(node)
+            await self._disks.fence_node(node, number)
 
     def _go_on(self, work: Any) -> None:
         """Have something done that nobody waits for."""

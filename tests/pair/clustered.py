@@ -145,11 +145,8 @@ class Node:
         """See `csvd.target.cluster_units.Tasks`."""
         self.target.abort_tasks(set(lun_spellings(0)), nexuses, done)
 
-    def know(self, node: str) -> None:
-        self.units.know(node)
-
-    async def fence_node(self, node: str) -> None:
-        await self.units.fence_node(node)
+    async def fence_node(self, node: str, number: int) -> None:
+        await self.units.fence_node(node, number)
 
 
 class Host(FakeAdapter):

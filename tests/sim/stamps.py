@@ -74,10 +74,10 @@ class StampService:
         if office is not None:
             spawn(self._tell(office, node), "telling a node the value")
 
-    async def fence_node(self, node: str) -> None:
+    async def fence_node(self, node: str, number: int) -> None:
         """Keep a node off the raw disk."""
         if self._raw.store.fence_kind != NO_FENCE:
-            await self._raw.fence(node, self._node.number_of(node))
+            await self._raw.fence(node, number)
 
     async def _tell(self, office: Office, node: str) -> None:
         try:

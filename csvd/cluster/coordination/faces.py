@@ -141,8 +141,12 @@ class Service(Protocol):
 class FencingService(Protocol):
     """A service that has disks of its own on which a node must be fenced, too: the raw disks of logical units."""
 
-    async def fence_node(self, node: str) -> None:
-        """Keep a node off all of them. It is off the shared disk already; `node_gone` comes after this.
+    async def fence_node(self, node: str, number: int) -> None:
+        """Keep a node off all of them. It is off the shared disk already; `node_gone` comes after this. It is called
+        before `begin`, too, of nodes that had a session with the office before and do not reclaim it.
+
+        Args:
+            number: of the node; also of one that is no member any more.
 
         Raises:
             CsvdError: not proven now; it is asked again.

@@ -118,7 +118,7 @@ class Sessions:
         """Expect the nodes that had a session with the coordinator before; that coordinator acts no more by now, so
         that no lease is longer than one from now."""
         until_s = self._ground.boottime() + self._ground.timeouts.node_lease_s * (1 + CLOCK_DRIFT)
-        for node, record in self._records.table(SESSIONS).items():
+        for node, record in list(self._records.table(SESSIONS).items()):
             session = self._made(node, record["number"], record["incarnation"], record["id"], EXPECTED)
             self._table[node] = session
             self._set_timer(session, until_s)
@@ -409,13 +409,12 @@ class Sessions:
             await session.pushes.bell.wait(PROBE_PAUSE_S if kind == FILE_LOCK else PROBE_PAUSE_MAXIMUM_S)
 
     async def _fence_on_services(self, session: Session) -> None:
-        if not self.are_begun:
-            return
+        """Also before they have begun: who begins must find nobody that can still write by what was before."""
         for service in self._services:
             while isinstance(service, FencingService):
                 self._check()
                 try:
-                    await service.fence_node(session.node)
+                    await service.fence_node(session.node, session.number)
                     break
                 except OfficeOver:
                     raise

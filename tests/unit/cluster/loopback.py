@@ -61,6 +61,10 @@ class Loopback:
         self._nodes = {name: LoopbackCoordination(self, name) for name in nodes}
         self.sessions = {name: LoopbackSession(self, name) for name in nodes}
 
+    def number_of(self, node: str) -> int:
+        """A node's number: its place among all."""
+        return [*self._nodes].index(node) + 1
+
     def coordination(self, node: str) -> LoopbackCoordination:
         """A node's part."""
         return self._nodes[node]
@@ -256,7 +260,7 @@ class LoopbackOffice:
     async def _gone(self, node: str) -> None:
         for service in self.services.values():
             if isinstance(service, FencingService):
-                await service.fence_node(node)
+                await service.fence_node(node, self._loopback.number_of(node))
         for service in self.services.values():
             service.node_gone(node)
 

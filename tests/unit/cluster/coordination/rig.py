@@ -39,6 +39,8 @@ class Counting(counting.Counting):
         self.begins = 0
         self.stuck: Deferred[None] | None = None
         """What the method "wait" waits for."""
+        self.fenced: list[tuple[str, int, int]] = []
+        """Who was kept off the disks of the service itself: the node, its number, and how often this had begun."""
 
     async def asked(self, node: str, method: str, params: Json) -> Json:
         if method == "wait" and self.stuck is not None:
@@ -50,6 +52,9 @@ class Counting(counting.Counting):
         await super().begin(office)
         self.begins += 1
         await office.push("counting", "is", {"value": office.records.get("counting/value", 0)})
+
+    async def fence_node(self, node: str, number: int) -> None:
+        self.fenced.append((node, number, self.begins))
 
 
 class CountingGate:

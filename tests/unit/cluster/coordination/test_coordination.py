@@ -110,6 +110,17 @@ def test_a_node_that_dies_is_gone_at_once_and_no_push_waits_for_its_lease() -> N
     assert office.counting.gone == [victim]
 
 
+def test_a_coordinator_that_died_is_off_the_disks_of_services_before_they_begin_elsewhere() -> None:
+    rig = begun()
+    first = rig.acting()
+    assert first is not None
+    number = rig.register.members[first.node].number
+    first.crash()
+    rig.leader = next(name for name in rig.names if name != first.node)
+    second = rig.run_until_acting(but=first.node)
+    assert second.counting.fenced == [(first.node, number, 0)]
+
+
 def test_a_node_that_is_started_again_comes_as_a_new_one() -> None:
     rig = begun()
     office = rig.acting()
