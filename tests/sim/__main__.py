@@ -2,7 +2,8 @@
 
 python -m tests.sim --seeds 1-200             run seeds; those of seeds.txt first
 python -m tests.sim --trace 17                replay a seed and print everything that happens
-python -m tests.sim --without "lease check"   switch a guard off, and find a seed that shows what it is for
+python -m tests.sim --without "owner block"   switch a guard off, and find a seed that shows what it is for
+python -m tests.sim --pointed "owner block"   the same seeds with the guard: they pass
 """
 
 from __future__ import annotations
@@ -26,30 +27,32 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     parser.add_argument("--trace", type=int, metavar="SEED", help="replay one seed and print all that happens")
     parser.add_argument("--without", default="", choices=["", *GUARDS], metavar="GUARD", help=", ".join(GUARDS))
+    parser.add_argument("--pointed", default="", choices=["", *GUARDS], metavar="GUARD", help="one of the same")
     options = parser.parse_args(arguments)
+    guard, is_off = options.without or options.pointed, bool(options.without)
     if options.trace is not None:
-        return _trace(options.trace, options.without)
+        return _trace(options.trace, guard, is_off=is_off)
     try:
         seeds = parse_seeds(options.seeds)
     except ValueError:
         parser.error(f"{options.seeds!r} names no seeds")
     if options.without:
         return _find(seeds, options.jobs, options.without)
-    return _run([*kept_seeds(), *seeds], options.jobs)
+    return _run(seeds if guard else [*kept_seeds(), *seeds], options.jobs, guard)
 
 
-def _trace(seed: int, guard: str) -> int:
+def _trace(seed: int, guard: str, *, is_off: bool) -> int:
     quiet()
-    outcome = run_seed(seed, guard, echo=print)
+    outcome = run_seed(seed, guard, is_off=is_off, echo=print)
     print(f"seed {seed}: {outcome.problem or 'all is well'}; {outcome.steps} steps, checksum {outcome.checksum:08x}")
     return int(bool(outcome.problem))
 
 
-def _run(seeds: Sequence[int], jobs: int) -> int:
+def _run(seeds: Sequence[int], jobs: int, guard: str = "") -> int:
     begin_s = time.monotonic()
     failed, steps, simulated_s, settled_s = [], 0, 0.0, 0.0
     counts: Counter[str] = Counter()
-    for outcome in run_seeds(seeds, jobs):
+    for outcome in run_seeds(seeds, jobs, guard, is_off=False):
         steps += outcome.steps
         counts.update(outcome.counts)
         simulated_s += outcome.simulated_s

@@ -65,9 +65,9 @@ class Administration:
 
     def _join_one(self, via: SimNode) -> Coroutine[Any, Any, None] | None:
         blank = [host.name for host in self._simulation.hosts.values() if self._simulation.may_join(host)]
-        return self._join(via, self._random.choice(blank)) if blank else None
+        return self.join(via, self._random.choice(blank)) if blank else None
 
-    async def _join(self, via: SimNode, name: str) -> None:
+    async def join(self, via: SimNode, name: str) -> None:
         """What `csvd token create` and `csvd join` do, without the certificates."""
         host = self._simulation.hosts[name]
         self._tokens += 1

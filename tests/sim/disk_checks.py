@@ -176,6 +176,10 @@ class DiskChecks:
         if state.values.setdefault(value, token) != token:
             raise Violation(f"asks {token} and {state.values[value]} were both carried out as {value}")
 
+    def kept_tokens(self, disk: str) -> Mapping[str, int]:
+        """The asks whose changes are durable, each with the value that it made."""
+        return self._disks[disk].tokens
+
     def refused(self, disk: str, token: str) -> None:
         """A node was told that nothing was done, and that nothing will be."""
         if token in self._disks[disk].tokens:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.sim.stores import FENCES
+
+if TYPE_CHECKING:
+    from tests.sim.stage import Script
 
 FAULTS: Final = (
     "kill",
@@ -40,6 +43,7 @@ class Plan:
         weights: how likely each kind of fault is.
         fault_pause_s: the mean time between two faults.
         log_entries: after how many the log is compacted; few, so that snapshots are made and sent all the time.
+        script: what is done besides, or instead of all faults of chance where those have no weights.
         loss: the share of Raft's messages that get lost, and of those that come twice.
     """
 
@@ -59,6 +63,7 @@ class Plan:
     rates: dict[str, float] = field(default_factory=dict)
     disks: dict[str, str] = field(default_factory=dict)
     """The fence of each shared disk by its name."""
+    script: Script | None = None
 
 
 def plan_of(seed: int) -> Plan:

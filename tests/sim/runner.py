@@ -12,7 +12,7 @@ from typing import Final
 
 from twisted.logger import globalLogBeginner
 
-from tests.sim.guards import without
+from tests.sim.guards import pointed_at
 from tests.sim.simulation import Outcome, Simulation
 from tests.sim.world import Violation
 
@@ -23,14 +23,14 @@ LONGEST_S: Final = 100
 """For one seed, which takes a second or two: what goes in circles within one step is found by this alone."""
 
 
-def run_seed(seed: int, guard: str = "", echo: Callable[[str], None] | None = None) -> Outcome:
-    """Run one seed in this process; with a guard switched off where there is one."""
+def run_seed(seed: int, guard: str = "", *, is_off: bool = True, echo: Callable[[str], None] | None = None) -> Outcome:
+    """Run one seed in this process; where a guard is named, pointed at what it prevents, and with it switched off."""
     is_collecting = gc.isenabled()
     gc.disable()  # it costs a third of the time, and a run is short
     before = signal.signal(signal.SIGALRM, _stands_still)
     signal.alarm(LONGEST_S)
     try:
-        with without(guard):
+        with pointed_at(guard, is_off=is_off):
             return Simulation(seed, echo).run()
     finally:
         signal.alarm(0)
@@ -44,7 +44,9 @@ def _stands_still(signal_number: int, frame: object) -> None:
     raise Violation(f"it has not ended in {LONGEST_S} s: a step goes in circles")
 
 
-def run_seeds(seeds: Iterable[int], jobs: int, guard: str = "") -> Generator[Outcome, None, None]:
+def run_seeds(
+    seeds: Iterable[int], jobs: int, guard: str = "", *, is_off: bool = True
+) -> Generator[Outcome, None, None]:
     """Run seeds in processes of their own; the outcomes in the order in which they end."""
     context = multiprocessing.get_context("spawn")
     waiting = iter(seeds)
@@ -53,7 +55,7 @@ def run_seeds(seeds: Iterable[int], jobs: int, guard: str = "") -> Generator[Out
         try:
             while True:
                 while len(under_way) < 2 * jobs and (seed := next(waiting, None)) is not None:
-                    under_way.add(pool.submit(run_seed, seed, guard))
+                    under_way.add(pool.submit(run_seed, seed, guard, is_off=is_off))
                 if not under_way:
                     return
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)

@@ -16,12 +16,14 @@ from csvd.cluster.errors import ClusterError
 from csvd.cluster.names import address_of_text
 from csvd.cluster.register_members import Member
 from tests.sim.administration import Administration
+from tests.sim.availability import Availability
 from tests.sim.disk_checks import DiskChecks, format_store
 from tests.sim.faults import Faults
 from tests.sim.hosts import Host
 from tests.sim.node import SimNode
 from tests.sim.plan import Plan, plan_of
 from tests.sim.raft_checks import RaftChecks
+from tests.sim.stage import Stage
 from tests.sim.stores import Store
 from tests.sim.wires import Wires
 from tests.sim.workload import Workload
@@ -66,13 +68,15 @@ class Simulation:
         self.nodes: dict[str, SimNode] = {}
         self.faults = Faults(self)
         self.workload = Workload(self)
+        self.availability = Availability(self)
+        self.stage = Stage(self)
         self._graves: list[SimNode] = []
         self._problem: str = ""
 
     def run(self) -> Outcome:
         """Run it to its end, or to the first violation."""
         problem, settled_s = "", 0.0
-        self.world.after_step = self._stepped
+        self.world.after_step = self._after_step
         observer = cast(ILogObserver, self._observe)
         globalLogPublisher.addObserver(observer)
         try:
@@ -234,12 +238,16 @@ class Simulation:
         self.workload.start()
         self.administration.start()
         self.faults.start()
+        self.availability.start()
+        if plan.script is not None:
+            self.stage.play(plan.script)
         world.run_until(plan.faults_s)
         self.workload.stop()
         world.note("----", "the faults stop")
         self.faults.stop()
+        self.stage.stop()
         self._end_joins()
-        if not world.run_until(plan.faults_s + plan.quiet_s, self._is_settled):
+        if not world.run_until(plan.faults_s + plan.quiet_s, self.is_settled):
             raise Violation(f"there is not one coordinator {plan.quiet_s} s after the faults stopped: {self._state()}")
         settled_s = world.now_s - plan.faults_s
         world.note("----", f"settled {settled_s:.3f} s after the faults stopped")
@@ -267,7 +275,8 @@ class Simulation:
         if self.world.now_s < self.plan.faults_s + 10.0:
             self.world.later(1.0, self._end_joins)
 
-    def _is_settled(self) -> bool:
+    def is_settled(self) -> bool:
+        """Whether all is well: one leader, one coordinator of each disk, a live session of every node with each."""
         nodes = self.member_nodes()
         if not nodes or len(nodes) != len(self.members()):
             return False
@@ -308,6 +317,10 @@ class Simulation:
             if snapshots[other] != snapshots[first]:
                 raise Violation(f"the registers of {first} and {other} differ in the end")
         self.workload.check()
+
+    def _after_step(self, process: Process | None) -> None:
+        self._stepped(process)
+        self.stage.stepped()
 
     def _stepped(self, process: Process | None) -> None:
         if self._problem:

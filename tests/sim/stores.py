@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 4096
 FENCES: Final = (FILE_LOCK, PERSISTENT_RESERVATION, OSD_BLOCKLIST, NO_FENCE)
-LATE_S: Final = 0.5
-"""How long after the end of its process a write may still come. A store without a fence that keeps writes for longer
-than a lease could not be shared by anybody."""
 
 
 @dataclass(slots=True)
