@@ -203,13 +203,12 @@ class _Node:
         self, parts: NodeCluster, serving: JoinedServing, threads: _Threads, units: ClusterUnits | None
     ) -> ClusterExports:
         """What all nodes export, at this one."""
-        identity = parts.node.identity
         exports = ClusterExports(
             parts.coordination,
             members=lambda: parts.cluster.members,
             on_members=parts.cluster.on_change,
             serving=serving,
-            data_key=None if identity is None else identity.data_key,
+            keys=parts.node.data_keys,
             portals=self._config.cluster.portals,
             clock=self._reactor,
             run=threads.run,
@@ -324,7 +323,7 @@ class _Node:
         cluster_routes = (
             *DiskRoutes(parts).routes(),
             *TokenRoutes(parts.node.admission).routes(),
-            *MemberRoutes(cluster).routes(),
+            *MemberRoutes(cluster, exports.rotate_key).routes(),
         )
         router = Router([*node_routes.routes(), *cluster_routes, *export_routes.routes(), *guest_routes.routes()])
         peers.serve(router)

@@ -18,6 +18,8 @@ from csvd.errors import CsvdError
 MAX_ANSWER_BYTES: Final = 64 << 20
 DEFAULT_TIMEOUT_S: Final = 30.0
 VERIFY_TIMEOUT_S: Final = 600.0
+ROTATE_TIMEOUT_S: Final = 90.0
+"""Of the key of secrets: every node has to take it, and one that was evicted has to be gone."""
 FENCE_TIMEOUT_S: Final = 600.0
 """A proof of each disk is waited for, one after the other."""
 CHANGE_TIMEOUT_S: Final = 600.0
@@ -239,9 +241,13 @@ class ControlClient:
         return self.request("PATCH", _node(node), body=dict(changes))
 
     def evict_node(self, node: str, *, force: bool = False) -> Json:
-        """Take a node out of the cluster for good."""
+        """Take a node out of the cluster for good; the secrets are sealed with a new key then, as `rotate_key` does."""
         query = {"force": "true"} if force else None
-        return self.request("DELETE", _node(node), query=query)
+        return self.request("DELETE", _node(node), query=query, timeout_s=ROTATE_TIMEOUT_S)
+
+    def rotate_key(self) -> Json:
+        """Have the secrets of the cluster sealed with a new key."""
+        return self.request("POST", "/v1/key", timeout_s=ROTATE_TIMEOUT_S)
 
     def tokens(self) -> list[Json]:
         """The join tokens that can be used now, without their secrets."""

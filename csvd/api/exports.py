@@ -28,6 +28,7 @@ class ExportRoutes:
         target, lun = "/v1/targets/{target}", "/v1/targets/{target}/luns/{lun}"
         return (
             Route("GET", "/v1/config", self._configuration, "The configuration in force, and where it is from."),
+            Route("POST", "/v1/key", self._rotate, "Seal the secrets of the cluster with a new key."),
             Route("GET", "/v1/portals", self._portals, "Where this node listens, and for which targets."),
             Route("GET", "/v1/targets", self._targets, "The targets of this node and of its cluster."),
             Route(
@@ -65,6 +66,10 @@ class ExportRoutes:
 
     async def _portals(self, request: Request) -> Answer:
         return Answer(200, {"portals": self._exports.portals()})
+
+    async def _rotate(self, request: Request) -> Answer:
+        body_of(request, Nothing)
+        return Answer(200, await self._exports.rotate_key())
 
     async def _targets(self, request: Request) -> Answer:
         await self._exports.refresh()

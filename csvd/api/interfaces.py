@@ -309,5 +309,9 @@ class Exports(Protocol):
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Let an initiator log in no more."""
 
+    async def rotate_key(self, *, without: str = ..., timeout_s: float = ...) -> Json:
+        """Have the secrets of the cluster sealed with a new key, which a node that was evicted does not get; gives its
+        ``key``, an id, and the ``secrets`` that the old one was for."""
+
     async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
         """End a session, or ask for a logout first."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from csvd.api.bodies import SetNode, body_of
 from csvd.api.errors import NotFound, Refused
 from csvd.api.interfaces import Json, Membership
 from csvd.api.routes import FORCE, Answer, Request, Route, is_forced
 from csvd.cluster.register_members import Member, member_named
+from csvd.errors import CsvdError
 
 COMMAND_TIMEOUT_S: Final = 15.0
+ROTATE_TIMEOUT_S: Final = 20.0
+"""A node that was evicted alive has to be off the disk first: that takes as long as its lease."""
+
+
+class RotateKey(Protocol):
+    """Has secrets sealed with a new key."""
+
+    def __call__(self, *, without: str, timeout_s: float) -> Awaitable[Json]:
+        """See `Exports.rotate_key`."""
 
 
 class MemberRoutes:
@@ -19,10 +29,12 @@ class MemberRoutes:
 
     Args:
         cluster: this node's membership.
+        rotate: has the secrets of the cluster sealed with a new key: see `Exports.rotate_key`.
     """
 
-    def __init__(self, cluster: Membership) -> None:
+    def __init__(self, cluster: Membership, rotate: RotateKey) -> None:
         self._cluster = cluster
+        self._rotate = rotate
 
     def routes(self) -> Sequence[Route]:
         """The rows of the table."""
@@ -68,7 +80,16 @@ class MemberRoutes:
                 hint="migrate them first; with --force they stay in the register, with an owner that is gone",
             )
         await self._submit({"op": "member_remove", "id": member.id})
-        return Answer(200, {"id": member.id, "name": member.name, "guests": owned})
+        rotated = await self._rotated(member.id)
+        return Answer(200, {"id": member.id, "name": member.name, "guests": owned, **rotated})
+
+    async def _rotated(self, node: str) -> Json:
+        """What became of the key that an evicted node still has; without a new one nothing else is less true."""
+        try:
+            rotated = await self._rotate(without=node, timeout_s=ROTATE_TIMEOUT_S)
+        except CsvdError as error:
+            return {"key": None, "secrets": [], "trouble": str(error)}
+        return {**rotated, "trouble": ""}
 
     async def _submit(self, command: dict[str, Any]) -> None:
         await self._cluster.submit(command, timeout_s=COMMAND_TIMEOUT_S)

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "join": "csvd.cli.join:join",
     "token": "csvd.cli.token:token",
     "node": "csvd.cli.node:node",
+    "key": "csvd.cli.key:key",
     "status": "csvd.cli.status:status",
     "vm": "csvd.cli.vm:vm",
     "migrate": "csvd.cli.migrate:migrate",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from csvd.cli.key import secret_lines
 from csvd.cli.options import asks_daemon
 from csvd.cli.output import plain, print_json, table, tell
 
@@ -92,11 +93,22 @@ def evict(client: ControlClient, as_json: bool, name: str, force: bool) -> None:
 
     Needs a majority of the nodes that vote. To come back, the node needs a new state directory, and joins anew.
 
+    The secrets on the system disk are sealed with a new key, and those that the node may know are named.
+
     \b
     Examples:
       csvd node evict node2
     """
-    tell(client.evict_node(name, force=force), f"node {name} is not of the cluster any more", as_json=as_json)
+    evicted = client.evict_node(name, force=force)
+    tell(evicted, f"node {name} is not of the cluster any more", as_json=as_json)
+    if evicted["trouble"]:
+        hint = "csvd key rotate, once that is mended"
+        click.echo(f"it has the key of the cluster's secrets still: {plain(evicted['trouble'])} ({hint})", err=True)
+    elif not as_json:
+        click.echo(f"secrets are sealed with the new key {evicted['key']}, which it does not have")
+    if evicted["secrets"] and not as_json:
+        click.echo("it may know these; give them anew (csvd target set, csvd acl set, csvd lun set):")
+        click.echo("\n".join(secret_lines(evicted["secrets"])))
 
 
 @node.command()

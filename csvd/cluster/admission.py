@@ -90,14 +90,21 @@ class Admission:
         cluster: this node's membership.
         identity: who this node is now.
         wall_s: the time in seconds since 1970.
+        data_key: the cluster's current key for secrets on shared disks; None for that of the identity.
     """
 
     _log = Logger()
 
     def __init__(
-        self, cluster: JoinedCluster, identity: Callable[[], NodeIdentity], wall_s: Callable[[], float]
+        self,
+        cluster: JoinedCluster,
+        identity: Callable[[], NodeIdentity],
+        wall_s: Callable[[], float],
+        *,
+        data_key: Callable[[], bytes] | None = None,
     ) -> None:
         self._cluster = cluster
+        self._data_key = data_key
         self._identity = identity
         self._wall_s = wall_s
 
@@ -193,7 +200,7 @@ class Admission:
             certificate_pem(certificate).decode(),
             certificate_pem(identity.authority.certificate).decode(),
             key_pem(identity.authority.key).decode(),
-            identity.data_key,
+            identity.data_key if self._data_key is None else self._data_key(),
             {
                 node: (member.address, tuple(member.fingerprints))
                 for node, member in self._cluster.register.members.items()

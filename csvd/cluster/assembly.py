@@ -19,9 +19,16 @@ from csvd.cluster.admission import Admission
 from csvd.cluster.alone import AloneNetwork
 from csvd.cluster.beginning import begin_cluster, founding_members
 from csvd.cluster.cluster import Cluster
+from csvd.cluster.data_keys import DataKeys
 from csvd.cluster.errors import ClusterError
 from csvd.cluster.identity.certificate import NodeIdentity
-from csvd.cluster.identity.files import certify_again, has_identity, load_identity
+from csvd.cluster.identity.files import (
+    certify_again,
+    has_identity,
+    load_data_keys,
+    load_identity,
+    store_data_keys,
+)
 from csvd.cluster.identity.joining_files import load_first_members
 from csvd.cluster.names import NODE_NAME_RULE, address_of_text, is_node_name
 from csvd.cluster.network import Address, Network
@@ -54,12 +61,14 @@ class ClusterNode:
         identity: who this node is; None for a node that is of no cluster.
         admission: lets nodes in; None for a node that is of no cluster.
         own_record: keeps the record of this node right, from `start` on; None for a node that is of no cluster.
+        data_keys: the cluster's keys for secrets on shared disks; None for a node that is of no cluster.
     """
 
     cluster: Cluster
     identity: NodeIdentity | None
     admission: Admission | None
     own_record: OwnRecord | None
+    data_keys: DataKeys | None
 
 
 def open_node(
@@ -134,7 +143,7 @@ def open_node(
         stopped=close,
     )
     if identity is None or not isinstance(network, PeerNetwork):
-        return ClusterNode(cluster, None, None, None)
+        return ClusterNode(cluster, None, None, None, None)
     own_record = OwnRecord(
         directory,
         identity,
@@ -145,9 +154,16 @@ def open_node(
         wall_s=time.time,
         run=partial(_run_in, reactor, threads),
     )
-    admission = Admission(cluster, lambda: own_record.identity, time.time)
+    data_keys = DataKeys(
+        load_data_keys(directory),
+        store=lambda keys: _run_in(reactor, threads, lambda: store_data_keys(directory, keys)),
+        holders=cluster,
+    )
+    admission = Admission(
+        cluster, lambda: own_record.identity, time.time, data_key=lambda: data_keys.key(data_keys.current) or b""
+    )
     admission.serve(network)
-    return ClusterNode(cluster, identity, admission, own_record)
+    return ClusterNode(cluster, identity, admission, own_record, data_keys)
 
 
 def _identity(directory: Path, node: str) -> NodeIdentity | None:

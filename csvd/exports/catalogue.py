@@ -173,6 +173,25 @@ def edited(catalogue: Catalogue, edit: AnyEdit, make_serial: Callable[[], str]) 
     return name, record, _edit_luns(catalogue, record, name, edit, make_serial)
 
 
+def secrets_of(catalogue: Catalogue) -> list[dict[str, str]]:
+    """What secrets there are, without them: of each its ``target``, ``what`` it is (a key of the configuration), the
+    ``user`` whose it is, the ``initiator`` where it is of an access list, and the ``lun`` whose disk it is for."""
+    found = []
+    for name, record in catalogue.items():
+        tables = [(record.keys, "", ""), *((keys, initiator, "") for initiator, keys in record.acl.items())]
+        tables += [(lun.keys, "", number) for number, lun in record.luns.items()]
+        for keys, initiator, number in tables:
+            chap = keys.get("chap") or {}
+            for table, key, user in (
+                (chap, "secret", chap.get("user", "")),
+                (chap, "mutual_secret", chap.get("mutual_user", "")),
+                (keys, "disk_secret", ""),
+            ):
+                if table.get(key) is not None:
+                    found.append({"target": name, "what": key, "user": user, "initiator": initiator, "lun": number})
+    return found
+
+
 def _edit_acl(record: TargetRecord, name: str, edit: AddAcl | SetAcl | RemoveAcl) -> str:
     initiator = check_iscsi_name(edit.initiator)
     is_there = initiator in record.acl

@@ -25,6 +25,7 @@ from csvd.exports.catalogue import (
     SetAcl,
     SetLun,
     SetTarget,
+    secrets_of,
 )
 from csvd.exports.cluster_sections import sealed_keys
 from csvd.exports.cluster_targets import ClusterTargets
@@ -306,6 +307,19 @@ class ClusterAdministration:
         face = self._acl_entry(name, initiator)
         await self._change(RemoveAcl(self._section(name).name, initiator=face["initiator"]))
         return face
+
+    async def rotate_key(self, *, without: str = "", timeout_s: float = CHANGE_S) -> Json:
+        """Have all secrets sealed with a new key, which every node has by then.
+
+        Args:
+            without: the id of a node that was evicted, and must not get it.
+
+        Returns:
+            ``key``, the id of the new one, and ``secrets``, what the old one was for: see `secrets_of`.
+        """
+        secrets = secrets_of(self._targets.records)
+        answer = await self._session().ask(NAME, "rotate", {"without": without}, timeout_s=timeout_s)
+        return {"key": answer.get("key"), "secrets": secrets}
 
     def _sealed(self, keys: Mapping[str, Any], target: str, initiator: str = "") -> Json:
         return sealed_keys(keys, target, self._sealing, self._read_secret, initiator)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from csvd.cluster.coordination.faces import Coordination, Service
+from csvd.cluster.data_keys import DataKeys
 from csvd.cluster.reactor import Clock
 from csvd.exports.cluster_administration import ClusterAdministration
 from csvd.exports.cluster_targets import ClusterTargets
@@ -37,7 +38,7 @@ class ClusterExports:
         members: gives the members of the cluster by id, as the register has them now.
         on_members: calls back after each change of the register; gives what ends it.
         serving: serves the node's own targets, too.
-        data_key: the cluster's key for secrets; None on a node of no cluster.
+        keys: the cluster's, for secrets; None on a node of no cluster.
         portals: where this node listens for the targets of the cluster; with none it serves none of them.
         run: for what blocks.
         entropy: gives unpredictable bytes.
@@ -52,7 +53,7 @@ class ClusterExports:
         members: Callable[[], Mapping[str, ExportingMember]],
         on_members: Callable[[Callable[..., None]], Callable[[], None]],
         serving: JoinedServing,
-        data_key: bytes | None,
+        keys: DataKeys | None,
         portals: Sequence[str],
         clock: Clock,
         run: Run,
@@ -67,7 +68,7 @@ class ClusterExports:
         self._end: Callable[[], None] | None = None
         self._last_number: int | None = None
         self._serves = bool(portals)
-        sealing = Sealing(data_key, entropy)
+        sealing = Sealing(keys, entropy)
 
         def make(disk: str, *, is_system: bool) -> Service | None:
             if not is_system:
@@ -87,6 +88,7 @@ class ClusterExports:
             clock=clock,
             tell=tell,
             on_current=on_current,
+            is_member=lambda node: node in members(),
         )
         self.administration = ClusterAdministration(self.targets, serving, sealing, run)
 

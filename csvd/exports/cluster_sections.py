@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +11,8 @@ from csvd.config.load import ConfigProblems, Source, complete
 from csvd.config.targets import TargetSection
 from csvd.errors import ConfigError
 from csvd.exports.build import access_of, settings_of
-from csvd.exports.catalogue import SECRET_KEYS, Keys, TargetRecord
-from csvd.exports.sealing import Sealing
+from csvd.exports.catalogue import SECRET_KEYS, Keys, LunRecord, TargetRecord
+from csvd.exports.sealing import Sealing, name_of
 from csvd.scsi.logical_unit import Identity
 from csvd.storage.open import kind_of
 
@@ -47,6 +46,29 @@ def sealed_keys(
     return found
 
 
+def resealed(name: str, record: TargetRecord, sealing: Sealing, key_id: str) -> TargetRecord:
+    """Give a target with all its secrets sealed by this key.
+
+    Raises:
+        SealBroken: one of them does not open.
+    """
+
+    def table(keys: Keys, initiator: str = "") -> Keys:
+        found = dict(keys)
+        if isinstance(found.get("chap"), Mapping):
+            found["chap"] = table(found["chap"], initiator)
+        for key in SECRET_KEYS.values():
+            if isinstance(found.get(key), str):
+                found[key] = sealing.resealed(found[key], place_of_secret(name, key, initiator), key_id)
+        return found
+
+    return TargetRecord(
+        keys=table(record.keys),
+        luns={number: LunRecord(table(lun.keys), lun.serial, lun.naa) for number, lun in record.luns.items()},
+        acl={initiator: table(keys, initiator) for initiator, keys in record.acl.items()},
+    )
+
+
 class _Opened:
     """The secrets of one target, under names that stand for files."""
 
@@ -69,7 +91,7 @@ class _Opened:
         return table
 
     def _open(self, sealed: str, place: str) -> str:
-        name = f"{_FOLDER}/{hashlib.sha256(sealed.encode()).hexdigest()[:32]}"
+        name = f"{_FOLDER}/{name_of(sealed, place)}"
         self.secrets[name] = self._sealing.open(sealed, place)
         return name
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.api.errors import BadRequest, Refused
+from csvd.api.errors import BadRequest, Refused, Unavailable
 from csvd.cluster.coordination.faces import LIVE, RECLAIMING, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
@@ -33,6 +34,7 @@ RETRY_S: Final = 10.0
 """After which what could not be served is tried again."""
 ASK_S: Final = 10.0
 AGAIN_S: Final = 1.0
+LOOK_S: Final = 0.1
 MAX_TOLD: Final = 24
 """What a node tells the coordinator that it can not serve; it shows all of it itself."""
 
@@ -52,6 +54,27 @@ class AllPushed(msgspec.Struct, forbid_unknown_fields=True):
     revision: int
     targets: dict[str, TargetRecord]
     ports: Any
+    key: str = ""
+
+
+class KeyPushed(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the push "key": a key to have, which is not used yet.
+
+    Args:
+        key: its id.
+        by: the node that has it.
+        without: a node that was evicted, and must not get it from this one.
+    """
+
+    key: str
+    by: str
+    without: str
+
+
+class KeysPushed(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the push "keys": nothing is sealed with any others any more; the first is the one to seal with."""
+
+    keys: list[str]
 
 
 class ClusterTargets:
@@ -65,6 +88,7 @@ class ClusterTargets:
         host: gives by what others reach this node, for portals on all addresses; empty where none does.
         tell: told what can not be served, and what can again: a word, a sentence, the target.
         on_current: called when what is served is what the cluster exports now, after this node was away.
+        is_member: whether a node is a member of the cluster, by its id, as this one knows.
 
     Attributes:
         is_current: whether nothing that was changed while this node was away is still to be done: who has lost a right
@@ -89,8 +113,10 @@ class ClusterTargets:
         clock: Clock,
         tell: Callable[[str, str, str], None],
         on_current: Callable[[], None] = lambda: None,
+        is_member: Callable[[str], bool] = lambda _node: False,
     ) -> None:
         self._coordination = coordination
+        self._is_member = is_member
         self._serving = serving
         self._sealing = sealing
         self._number = number
@@ -120,6 +146,11 @@ class ClusterTargets:
         """The portal groups that the coordinator was told of in this session."""
         self._is_joining = False
         self._is_stopped = False
+
+    @property
+    def records(self) -> Mapping[str, TargetRecord]:
+        """What the cluster exports, as this node was told."""
+        return self._records
 
     @property
     def session(self) -> DiskSession | None:
@@ -236,6 +267,16 @@ class ClusterTargets:
         elif method == "sessions":
             await self._serving.refresh()
             return {"sessions": sum(each["target"] == params.get("target") for each in self._serving.sessions())}
+        elif method == "key":
+            return await self._take_key(_converted(params, KeyPushed))
+        elif method == "keys":
+            if self._sealing.keys is not None:
+                wanted = _converted(params, KeysPushed).keys
+                for key_id in wanted[:1]:
+                    await self._sealing.keys.fetch(key_id)
+                    await self._sealing.keys.use(key_id)
+                await self._sealing.keys.keep_only(wanted)
+            return {}
         elif method == "resized":
             await self._resized(str(params.get("target")), params.get("number"))
             return {}
@@ -244,8 +285,41 @@ class ClusterTargets:
         await self._until_applied()
         return self._report_now()
 
+    async def _take_key(self, pushed: KeyPushed) -> Json:
+        """Have a key that is about to be used."""
+        deadline_s = self._clock.seconds() + APPLY_S
+        while self._is_member(pushed.without):
+            # This node would give it to one that asks: it does not know yet that it was evicted.
+            if self._clock.seconds() >= deadline_s:
+                raise Unavailable(f"this node does not know yet that {pushed.without} was evicted")
+            await deferLater(self._clock, LOOK_S)  # type: ignore[arg-type]
+        keys = self._sealing.keys
+        if keys is None:
+            raise Unavailable("this node has no keys of a cluster")
+        await keys.fetch(pushed.key, pushed.by)
+        return {"key": pushed.key}
+
+    def _use_key(self, key_id: str) -> None:
+        """Seal by this key from now on; one that this node does not have, for it was away, is asked for."""
+        keys = self._sealing.keys
+        if keys is None or not key_id or key_id == keys.current:
+            return
+
+        async def use() -> None:
+            try:
+                await keys.fetch(key_id, self._session.coordinator if self._session is not None else "")
+                await keys.use(key_id)
+            except CsvdError as error:
+                self._log.warn("the key of the cluster's secrets is not here: {error}", error=error)
+                self._later("key", AGAIN_S, lambda: self._use_key(key_id))
+            else:
+                self._wanted_is_other()
+
+        self._go(use())
+
     def _take_all(self, everything: AllPushed) -> None:
         self._take_ports(everything.ports)
+        self._use_key(everything.key)
         if everything.revision > self.revision:
             self.revision, self._records = everything.revision, everything.targets
             self._wanted_is_other()

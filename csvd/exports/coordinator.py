@@ -10,11 +10,12 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.api.errors import BadRequest, Refused
+from csvd.api.errors import BadRequest, Refused, Unavailable
 from csvd.cluster.coordination.faces import Office, OfficeOver
+from csvd.cluster.data_keys import KEY_BYTES
 from csvd.errors import CsvdError
 from csvd.exports.catalogue import AnyEdit, RemoveTarget, TargetRecord, check_bounds, edited
-from csvd.exports.cluster_sections import section_of
+from csvd.exports.cluster_sections import resealed, section_of
 from csvd.exports.node_ports import Groups, Member, checked_groups, table_of
 from csvd.exports.sealing import Sealing
 
@@ -24,6 +25,8 @@ NAME: Final = "exports"
 _REVISION: Final = f"{NAME}/revision"
 _TARGET: Final = f"{NAME}/target/"
 _PORTS: Final = f"{NAME}/ports/"
+_KEY: Final = f"{NAME}/key"
+"""The id of the key by which all secrets are sealed; none before the first rotation."""
 _SERIAL_BYTES: Final = 8
 
 Members: TypeAlias = Callable[[], Mapping[str, Member]]
@@ -68,6 +71,16 @@ class ResizedAsked(msgspec.Struct, forbid_unknown_fields=True):
     number: int
 
 
+class RotateAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the ask "rotate": have a new key to seal secrets with.
+
+    Args:
+        without: a node that was evicted and must not get it; empty for none.
+    """
+
+    without: str = ""
+
+
 class ExportsService:
     """The `Service` "exports" of the system disk.
 
@@ -91,6 +104,8 @@ class ExportsService:
         self._entropy = entropy
         self._tell = tell
         self._term: _Term | None = None
+        self._leaving: list[Deferred[None]] = []
+        """Who waits for a node to be gone; fired whenever one may be."""
 
     async def begin(self, office: Office) -> None:
         """See `Service`: what was kept is pushed to all when this returns."""
@@ -100,6 +115,7 @@ class ExportsService:
     def end(self) -> None:
         """See `Service`."""
         self._term = None
+        self._someone_left()
 
     def node_come(self, node: str) -> None:
         """See `Service`: a node that comes is told everything, and the others are told of it."""
@@ -114,12 +130,20 @@ class ExportsService:
         if term is not None:
             term.reports.pop(node, None)
             self._go(term.push_ports())
+        self._someone_left()
 
     def members_changed(self) -> None:
         """The register has other members, or one of them is drained."""
         term = self._term
         if term is not None and term.is_pushed and term.ports() != term.told_ports:
             self._go(term.push_ports())
+        self._someone_left()
+
+    def _someone_left(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for one in leaving:
+            if not one.called:
+                one.callback(None)
 
     def _go(self, pushing: Awaitable[None]) -> None:
         async def go() -> None:
@@ -151,6 +175,8 @@ class ExportsService:
             resized = _params(params, ResizedAsked)
             await term.office.push(NAME, "resized", msgspec.to_builtins(resized), excluding=(node,))
             return {}
+        if method == "rotate":
+            return await self._rotate(term, node, _params(params, RotateAsked))
         raise BadRequest(f"the exports have no {method[:60]!r}", where=node)
 
     async def _change(self, term: _Term, node: str, asked: ChangeAsked) -> Json:
@@ -164,6 +190,9 @@ class ExportsService:
             else:
                 section_of(name, record, self._sealing)
                 targets[name] = record
+                if term.key:
+                    # The node that was asked may not know of a rotation yet.
+                    targets[name] = record = resealed(name, record, self._sealing, term.key)
             check_bounds(targets)
             if isinstance(asked.edit, RemoveTarget) and not asked.force:
                 await _refuse_sessions(term, name)
@@ -181,6 +210,49 @@ class ExportsService:
         self._tell("change", f"{sentence}, for the cluster, by {node}", name)
         await telling
         return answer
+
+    async def _rotate(self, term: _Term, node: str, asked: RotateAsked) -> Json:
+        """Seal all secrets with a new key that every node with a session has by then.
+
+        The key itself goes from node to node alone; what is pushed and kept is its id. Whatever breaks on the way
+        leaves a key that is not used, or nodes that ask for the one that is.
+        """
+        keys = self._sealing.keys
+        if keys is None:
+            raise Refused("this cluster has no key to seal secrets with", where=node)
+        await self._until_gone(term, asked.without)
+        await term.turn.acquire()
+        try:
+            # Keys of rotations that were broken off are not used by anything.
+            await term.office.push(NAME, "keys", {"keys": [term.key or keys.current]})
+            key_id = await keys.add(self._entropy(KEY_BYTES))
+            answers = await term.office.push(
+                NAME, "key", {"key": key_id, "by": term.office.node, "without": asked.without}
+            )
+            missing = [name for name in term.office.nodes if answers.get(name, {}).get("key") != key_id]
+            if missing:
+                raise Unavailable(f"{missing[0]} has not taken the new key; the old one stays", hint="csvd key rotate")
+            targets = {name: resealed(name, record, self._sealing, key_id) for name, record in term.targets.items()}
+            check_bounds(targets)
+            answer = {"key": key_id}
+            changed = {_TARGET + name: msgspec.to_builtins(record) for name, record in targets.items()}
+            await term.office.keep({_KEY: key_id, _REVISION: term.revision + 1, **changed}, answer=answer)
+            term.key, term.revision, term.targets = key_id, term.revision + 1, targets
+            await term.push_all()
+            await term.office.push(NAME, "keys", {"keys": [key_id]})
+        finally:
+            term.turn.release()
+        self._tell("key", f"secrets are sealed with the new key {key_id}, asked for by {node}", "")
+        return answer
+
+    async def _until_gone(self, term: _Term, node: str) -> None:
+        """Wait until a node is no member, and has no session, as this node sees it."""
+        while node and (node in self._members() or node in term.office.nodes):
+            waiting: Deferred[None] = Deferred()
+            self._leaving.append(waiting)
+            await waiting
+            if self._term is not term:
+                raise OfficeOver("the office has ended")
 
     def _make_serial(self) -> str:
         return self._entropy(_SERIAL_BYTES).hex()
@@ -218,6 +290,7 @@ class _Term:
         revision: the number of the latest change that is durable; it only grows, over offices, too.
         reports: what each node serves, by its id, as it said last.
         told_ports: what all nodes were told of ports last.
+        key: the id of the key by which secrets are sealed; empty before the first rotation.
         is_pushed: whether the nodes were told everything that was kept by the offices before.
     """
 
@@ -232,6 +305,7 @@ class _Term:
         self.told_ports: Json = {}
         self.is_pushed = False
         records = office.records
+        self.key = str(records.get(_KEY, ""))
         try:
             self.revision = msgspec.convert(records.get(_REVISION, 0), int)
             self.targets: Mapping[str, TargetRecord] = _convert_all(records, _TARGET, TargetRecord)
@@ -269,7 +343,12 @@ class _Term:
     # Targets
 
     def _everything(self) -> Json:
-        return {"revision": self.revision, "targets": msgspec.to_builtins(self.targets), "ports": self.ports()}
+        return {
+            "revision": self.revision,
+            "targets": msgspec.to_builtins(self.targets),
+            "ports": self.ports(),
+            "key": self.key,
+        }
 
     async def push_all(self) -> None:
         """Tell all nodes everything."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from csvd.api.errors import BadRequest, Refused
 from csvd.exports.administration import Administration
-from csvd.exports.cluster_administration import ClusterAdministration
+from csvd.exports.cluster_administration import CHANGE_S, ClusterAdministration
 
 Json = dict[str, Any]
 
@@ -128,6 +128,10 @@ class Scopes:
     async def remove_acl(self, name: str, initiator: str) -> Json:
         """Let an initiator log in no more."""
         return await self._of(name).remove_acl(name, initiator)
+
+    async def rotate_key(self, *, without: str = "", timeout_s: float = CHANGE_S) -> Json:
+        """Have the secrets of the cluster sealed with a new key."""
+        return await self._cluster.rotate_key(without=without, timeout_s=timeout_s)
 
     async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> Json:
         """End a session of this node."""

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred, succeed
 
 import initiator
+from csvd.cluster.data_keys import DataKeys
 from csvd.exports.cluster_exports import ClusterExports
 from csvd.exports.joined import JoinedServing
 from csvd.exports.local import LocalServing, Portals
@@ -52,7 +53,7 @@ class Node:
             members=lambda: members,
             on_members=lambda _callback: lambda: None,
             serving=self.serving,
-            data_key=KEY,
+            keys=DataKeys([KEY]),
             portals=["127.0.0.1:0"],
             clock=reactor,
             run=lambda job: succeed(job()),

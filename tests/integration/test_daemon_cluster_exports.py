@@ -117,6 +117,40 @@ def test_no_node_has_a_disk_of_the_cluster_in_its_page_cache(nodes: list[DaemonN
     run(write_and_read, time_limit_s=60.0)
 
 
+def test_an_evicted_node_has_no_key_of_what_is_sealed_from_then_on_and_who_was_off_gets_it(
+    nodes: list[DaemonNode], tmp_path: Path
+) -> None:
+    one, two, three = nodes
+    secret = tmp_path / "chap"
+    secret.write_bytes(b"a secret of sixteen")
+    secret.chmod(0o600)
+    one.asked("target", "create", SHARED_TARGET, "--chap-user", "joe", "--chap-secret-file", str(secret))
+    one.asked("lun", "add", str(tmp_path / "a.img"), "--create", "8M")
+    files = {node.name: node.config.parent / "state" / "cluster" / "identity" / "data.key" for node in nodes}
+    (old,) = {path.read_bytes() for path in files.values()}
+    three.terminate()
+    rotated = json.loads(one.asked("key", "rotate", "--json"))
+    assert rotated["secrets"] == [
+        {"target": SHARED_TARGET, "what": "secret", "user": "joe", "initiator": "", "lun": ""}
+    ]
+    (new,) = {files[node.name].read_bytes() for node in (one, two)}
+    assert len(new) == 32
+    assert files["node3"].read_bytes() == old != new
+    three.start().ready()
+    eventually(lambda: True if files["node3"].read_bytes()[:32] == new else None)
+
+    three.terminate()
+    told = one.asked("node", "evict", "node3")
+    assert f"  {SHARED_TARGET}: CHAP secret of user joe" in told
+    (newest,) = {files[node.name].read_bytes() for node in (one, two)}
+    assert newest not in (old, new)
+    assert newest not in files["node3"].read_bytes()
+    assert newest.hex().encode() not in (tmp_path / "system.img").read_bytes()
+    portal = eventually(lambda: portals_of(one))["node2"]
+    found = initiator("info", f"iscsi://joe%a secret of sixteen@{portal}/{SHARED_TARGET}/0".replace(" ", "%20"))
+    assert found.returncode == 0, found.stderr
+
+
 def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinator(
     nodes: list[DaemonNode], tmp_path: Path
 ) -> None:

@@ -4,7 +4,8 @@ The directory `identity` of the cluster's state directory holds
 
     authority.pem  authority.key     the cluster's certificate authority
     node.pem       node.key          this node's certificate
-    data.key                         the cluster's key for secrets on shared disks, 32 bytes
+    data.key                         the cluster's key for secrets on shared disks, 32 bytes; after it those that were
+                                     before it, as long as something may be sealed with them
     node.pem.new   node.key.new      while the certificate is being renewed
     first_members                    of a node that joined: who was there then (csvd.cluster.identity.joining_files)
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -63,12 +64,32 @@ def load_identity(cluster_directory: Path) -> NodeIdentity:
     _finish_renewal(directory)
     authority = Authority(_certificate(directory, _AUTHORITY_PEM), _key(directory, _AUTHORITY_KEY))
     _check_pair(directory, _AUTHORITY_PEM, certificate_fingerprint(authority.certificate), authority.key)
-    data_key = read_file(directory / _DATA_KEY)
-    if len(data_key) != DATA_KEY_BYTES:
-        raise ConfigError(f"has {len(data_key)} bytes, not {DATA_KEY_BYTES}", where=str(directory / _DATA_KEY))
+    data_key = load_data_keys(cluster_directory)[0]
     identity = NodeIdentity(authority, _certificate(directory, _NODE_PEM), _key(directory, _NODE_KEY), data_key)
     _check_pair(directory, _NODE_PEM, identity.fingerprint, identity.key)
     return identity
+
+
+def load_data_keys(cluster_directory: Path) -> Sequence[bytes]:
+    """Read the cluster's keys for secrets on shared disks: the current one, and those that were before it.
+
+    Raises:
+        ConfigError: the file is missing, is of another length, or may be read by others.
+    """
+    path = cluster_directory / IDENTITY_FOLDER / _DATA_KEY
+    data = read_file(path)
+    if not data or len(data) % DATA_KEY_BYTES:
+        raise ConfigError(f"has {len(data)} bytes, no whole number of {DATA_KEY_BYTES}", where=str(path))
+    return [data[at : at + DATA_KEY_BYTES] for at in range(0, len(data), DATA_KEY_BYTES)]
+
+
+def store_data_keys(cluster_directory: Path, keys: Sequence[bytes]) -> None:
+    """Store these keys, the current one first, in place of those that were there; durable when it returns.
+
+    Raises:
+        ConfigError: they can not be written.
+    """
+    write_file(cluster_directory / IDENTITY_FOLDER / _DATA_KEY, b"".join(keys))
 
 
 def store_identity(cluster_directory: Path, identity: NodeIdentity) -> None:

@@ -330,6 +330,9 @@ class FakeExports:
     async def remove_acl(self, name: str, initiator: str) -> dict[str, Any]:
         return self._note("remove_acl", name, initiator)
 
+    async def rotate_key(self, *, without: str = "", timeout_s: float = 60.0) -> dict[str, Any]:
+        return self._note("rotate_key", without)
+
     async def drop_session(self, name: str, tsih: int, *, grace_s: int = 0) -> dict[str, Any]:
         return self._note("drop_session", name, tsih, grace_s)
 

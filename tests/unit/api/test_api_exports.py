@@ -84,6 +84,8 @@ def test_lists_are_answered() -> None:
         "luns": [{"number": 0, "target": TARGET, "size_bytes": 512}]
     }
     assert node.ask("GET", f"/v1/targets/{QUOTED}/acl").body == {"acl": [{"asked": ["acl", TARGET]}]}
+    assert node.ask("POST", "/v1/key").body == {"asked": ["rotate_key", ""]}
+    assert node.ask("POST", "/v1/key", {"without": "node2"}).status == 400
     assert node.ask("GET", "/v1/portals").body == {"portals": [{"portal": "127.0.0.1:0"}]}
     assert node.ask("GET", "/v1/config").body == {"file": "csvd.toml"}
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from twisted.internet.defer import Deferred
 
+from csvd.api.errors import Unavailable
 from csvd.api.events import EventRing
 from csvd.api.interfaces import Cluster
 from csvd.api.members import MemberRoutes
@@ -14,6 +15,7 @@ from csvd.api.routes import Answer, Request, Router
 from csvd.api.watch import Watch
 from csvd.cluster.errors import CommandRefused
 from csvd.cluster.register import Register
+from csvd.errors import CsvdError
 from tests.unit.cluster.registers import register_of
 
 
@@ -48,7 +50,9 @@ class OneNode:
 class Stage:
     def __init__(self) -> None:
         self.cluster = OneNode(register_of("n1", "n2"))
-        self.router = Router(MemberRoutes(self.cluster).routes())
+        self.rotated: list[str] = []
+        self.not_rotated: CsvdError | None = None
+        self.router = Router(MemberRoutes(self.cluster, self.rotate).routes())
         self.events = EventRing()
         self.watch = Watch(self.events, cast(Cluster, self.cluster))
         self.watch.start()
@@ -60,6 +64,13 @@ class Stage:
         request = Request(method, path, query or {}, body or {})
         Deferred.fromCoroutine(self.router.dispatch(request)).addCallback(answers.append)
         return answers[0]
+
+    async def rotate(self, *, without: str, timeout_s: float) -> dict[str, Any]:
+        assert without not in self.cluster.register.members
+        self.rotated.append(without)
+        if self.not_rotated is not None:
+            raise self.not_rotated
+        return {"key": "ab12", "secrets": [{"target": "t"}]}
 
     def told(self) -> list[str]:
         return [event["text"] for event in self.events.after(0)["events"] if event["kind"] == "node"]
@@ -88,12 +99,22 @@ def test_a_node_is_renamed_drained_and_undrained_and_that_is_told() -> None:
 
 def test_a_node_is_evicted_and_the_last_is_not() -> None:
     stage = Stage()
-    assert stage.ask("DELETE", "/v1/nodes/n2").body == {"id": "n2", "name": "n2", "guests": []}
+    rotated = {"key": "ab12", "secrets": [{"target": "t"}], "trouble": ""}
+    assert stage.ask("DELETE", "/v1/nodes/n2").body == {"id": "n2", "name": "n2", "guests": [], **rotated}
+    assert stage.rotated == ["n2"]
     assert list(stage.cluster.register.members) == ["n1"]
     assert stage.told() == ["n2 was removed from the cluster"]
     refused = stage.ask("DELETE", "/v1/nodes/n1")
     assert refused.status == 409
     assert "last voter" in refused.body["error"]["why"]
+
+
+def test_a_node_is_evicted_also_where_the_key_that_it_has_can_not_be_replaced_now() -> None:
+    stage = Stage()
+    stage.not_rotated = Unavailable("there is no system disk")
+    body = stage.ask("DELETE", "/v1/nodes/n2").body
+    assert list(stage.cluster.register.members) == ["n1"]
+    assert (body["key"], body["secrets"], body["trouble"]) == (None, [], "there is no system disk")
 
 
 def test_a_node_with_guests_is_evicted_by_force_only() -> None:

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from csvd.cluster.data_keys import DataKeys
 from csvd.config.targets import TargetSection
 from csvd.errors import ConfigError
 from csvd.exports.catalogue import AnyEdit
@@ -122,6 +123,30 @@ class FakeMember:
         return f"192.0.2.{self.number}:7001"
 
 
+class KeyHolder:
+    """By whom a node gets keys that others have: there is a link to every member that has a session."""
+
+    def __init__(self, stage: ExportingCluster, node: str) -> None:
+        self.node = node
+        self._stage = stage
+        self._handlers: dict[str, Any] = {}
+        stage.holders[node] = self
+
+    @property
+    def members(self) -> Any:
+        return self._stage.members
+
+    def is_linked(self, node: str) -> bool:
+        return self._stage.loopback.sessions[node].is_live
+
+    def serve(self, method: str, handler: Any) -> None:
+        self._handlers[method] = handler
+
+    async def call(self, node: str, method: str, params: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._stage.holders[node]._handlers[method](self.node, params)
+        return answer
+
+
 class Exporting:
     """One node."""
 
@@ -131,6 +156,8 @@ class Exporting:
         self.current: list[bool] = []
         self.serving = FakeServing()
         self.ports: ClusterPorts = {}
+        self.full_disk = False
+        self.keys = DataKeys([KEY], store=self._store, holders=KeyHolder(stage, name))
         self.joined = JoinedServing(self.serving, tell_ports=partial(setattr, self, "ports"))
         self.session = stage.loopback.session(name)
         self.exports = ClusterExports(
@@ -138,7 +165,7 @@ class Exporting:
             members=lambda: stage.members,
             on_members=stage.on_members,
             serving=self.joined,
-            data_key=KEY,
+            keys=self.keys,
             portals=[] if name in stage.without_portals else [f"0.0.0.0:{3260 + number}"],
             clock=stage.clock,
             run=lambda job: succeed(job()),
@@ -147,6 +174,9 @@ class Exporting:
             on_current=lambda: self.current.append(True),
         )
         self.targets = self.exports.targets
+
+    def _store(self, _keys: Sequence[bytes]) -> Deferred[None]:
+        return fail(ConfigError("the disk is full")) if self.full_disk else succeed(None)
 
     def states(self) -> dict[int, AccessState]:
         return {tag: port.state for tag, port in self.ports.items()}
@@ -159,6 +189,7 @@ class ExportingCluster:
         self, records: Mapping[str, Any] = {}, *, start: bool = True, without_portals: Sequence[str] = ()
     ) -> None:
         self.without_portals = without_portals
+        self.holders: dict[str, KeyHolder] = {}
         self.clock = Clock()
         self._on_members: list[Callable[..., None]] = []
         self.loopback = Loopback(records=records)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from csvd.api.errors import BadRequest, NotFound, Refused
+from csvd.cluster.data_keys import DataKeys
 from csvd.errors import ConfigError, CsvdError
 from csvd.exports import catalogue as kept
 from csvd.exports.catalogue import (
@@ -36,7 +37,7 @@ ONE = "iqn.2026-11.org.example:one"
 TWO = "iqn.2026-11.org.example:two"
 HOST = "iqn.2026-11.org.example:host"
 SECRETS = {"/in": b"a secret of sixteen", "/out": b"another one of them"}
-SEALING = Sealing(bytes(32), os.urandom)
+SEALING = Sealing(DataKeys([bytes(32)]), os.urandom)
 
 
 class Kept:
@@ -212,7 +213,7 @@ def chap_of(path: str) -> dict[str, Any]:
 def test_without_the_key_nothing_is_known_of_a_secret() -> None:
     one = Kept(CreateTarget(ONE, chap()))
     with pytest.raises(SealBroken):
-        section_of(ONE, one.targets[ONE], Sealing(b"another key of thirty-two bytes.", os.urandom))
+        section_of(ONE, one.targets[ONE], Sealing(DataKeys([b"another key of thirty-two bytes."]), os.urandom))
 
 
 def test_a_secret_that_is_moved_to_another_target_or_initiator_does_not_open() -> None:

@@ -11,16 +11,17 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from csvd.cluster.data_keys import MAXIMUM_KEYS, DataKeys, NoDataKey
 from csvd.cluster.errors import RemoteError
 from csvd.config.targets import TargetSection
 from csvd.exports.catalogue import AddAcl, AddLun, CreateTarget, RemoveAcl, RemoveTarget, SetLun, SetTarget
 from csvd.exports.cluster_sections import sealed_keys
 from csvd.exports.cluster_targets import APPLY_S, RETRY_S
 from csvd.exports.coordinator import NAME
-from csvd.exports.sealing import Sealing
+from csvd.exports.sealing import Sealing, key_of
 from csvd.exports.serving import Plan
 from csvd.scsi.target_ports import AccessState
-from tests.unit.exports.exporting_cluster import HOST, KEY, ONE, TWO, ExportingCluster
+from tests.unit.exports.exporting_cluster import HOST, KEY, ONE, TWO, Exporting, ExportingCluster
 
 OPTIMIZED, STANDBY, UNAVAILABLE = AccessState.ACTIVE_OPTIMIZED, AccessState.STANDBY, AccessState.UNAVAILABLE
 A, B = {"disk": "/srv/a.img"}, {"disk": "/srv/b.img"}
@@ -314,7 +315,7 @@ def test_a_node_is_refused_what_the_cluster_has(cluster: ExportingCluster, what:
 
 
 def test_secrets_travel_and_stay_sealed(cluster: ExportingCluster) -> None:
-    sealing = Sealing(KEY, os.urandom)
+    sealing = Sealing(DataKeys([KEY]), os.urandom)
     keys = {"chap": {"user": "joe", "secret_file": "/in"}}
     cluster.change("n2", CreateTarget(ONE, sealed_keys(keys, ONE, sealing, lambda _path: b"a secret of sixteen")))
     assert "a secret of sixteen" not in str(cluster.loopback.records)
@@ -324,6 +325,131 @@ def test_secrets_travel_and_stay_sealed(cluster: ExportingCluster) -> None:
         assert node.serving.plan.secret(chap.secret_file) == b"a secret of sixteen"
         demanded = node.serving.plan.discovery_access.credentials
         assert list(demanded) == ["joe"], "also for discovery"
+
+
+# The key of the secrets
+
+
+def a_secret(cluster: ExportingCluster) -> None:
+    keys = {"chap": {"user": "joe", "secret_file": "/in"}}
+    sealing = Sealing(DataKeys([KEY]), os.urandom)
+    cluster.change("n2", CreateTarget(ONE, sealed_keys(keys, ONE, sealing, lambda _path: b"a secret of sixteen")))
+
+
+def secret_at(node: Exporting) -> bytes:
+    chap = node.serving.section(ONE).chap
+    assert chap is not None
+    return node.serving.plan.secret(chap.secret_file)
+
+
+def rotation(cluster: ExportingCluster, by: str = "n2", without: str = "") -> list[Any]:
+    """Begin one; its outcome is in the list when it is there."""
+    return cluster.begin(cluster[by].exports.administration.rotate_key(without=without))
+
+
+def keys_of(cluster: ExportingCluster) -> set[str]:
+    """The ids of the keys that the secrets on the disk are sealed with."""
+    record = cluster.loopback.records[f"exports/target/{ONE}"]
+    return {key_of(record["keys"]["chap"]["secret"])}
+
+
+def test_all_secrets_are_sealed_with_a_new_key_that_every_node_has_and_the_old_one_is_gone(
+    cluster: ExportingCluster,
+) -> None:
+    a_secret(cluster)
+    before = cluster["n3"].serving.section(ONE)
+    old = cluster["n1"].keys.current
+    (answer,) = rotation(cluster)
+    new = answer["key"]
+    assert answer["secrets"] == [{"target": ONE, "what": "secret", "user": "joe", "initiator": "", "lun": ""}]
+    assert keys_of(cluster) == {new} != {old}
+    for node in cluster.nodes.values():
+        assert node.keys.ids == (new,)
+        assert secret_at(node) == b"a secret of sixteen"
+        key = node.keys.key(new)
+        assert key is not None
+        assert key.hex() not in str(cluster.loopback.records) + str(cluster.loopback.answers)
+    assert cluster["n3"].serving.section(ONE) == before, "nobody's session ends for that"
+    (again,) = rotation(cluster, "n1")
+    assert keys_of(cluster) == {again["key"]} != {new}
+
+
+def test_a_node_that_was_off_gets_the_key_when_it_is_back(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    cluster.run(cluster.loopback.kill("n3"))
+    (answer,) = rotation(cluster)
+    assert answer["key"] not in cluster["n3"].keys.ids
+    cluster.run(cluster.loopback.come_back("n3"))
+    assert cluster["n3"].keys.current == answer["key"]
+    assert secret_at(cluster["n3"]) == b"a secret of sixteen"
+
+
+def test_a_coordinator_that_was_off_at_the_rotation_gets_it_from_who_was_not(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    cluster.run(cluster.loopback.kill("n3"))
+    (answer,) = rotation(cluster)
+    cluster.run(cluster.loopback.come_back("n3"))
+    cluster.run(cluster.loopback.move("n3"))
+    cluster.change("n3", SetTarget(ONE, {"alias": "moved"}))
+    assert keys_of(cluster) == {answer["key"]}
+    assert [secret_at(node) for node in cluster.nodes.values()] == [b"a secret of sixteen"] * 3
+
+
+def test_an_evicted_node_does_not_get_it_and_is_waited_for_until_it_is_off(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    found = rotation(cluster, without="n3")
+    assert found == [], "it is a member yet"
+    del cluster.members["n3"]
+    cluster.members_changed()
+    assert found == [], "it has a session yet"
+    cluster.run(cluster.loopback.declare_gone("n3"))
+    (answer,) = found
+    assert keys_of(cluster) == {answer["key"]}
+    assert cluster["n3"].keys.key(answer["key"]) is None
+    with pytest.raises(NoDataKey):
+        cluster.run(cluster["n3"].keys.fetch(answer["key"]))
+
+
+def test_a_node_that_can_not_store_the_key_keeps_all_at_the_old_one(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    old = cluster["n1"].keys.current
+    cluster["n3"].full_disk = True
+    failure = refusal(rotation(cluster))
+    assert "n3 has not taken the new key; the old one stays" in str(failure)
+    assert keys_of(cluster) == {old}
+    assert cluster["n1"].keys.current == old
+    cluster["n3"].full_disk = False
+    for _ in range(MAXIMUM_KEYS + 1):
+        cluster["n3"].full_disk = True
+        refusal(rotation(cluster))
+        cluster["n3"].full_disk = False
+    (answer,) = rotation(cluster)
+    assert keys_of(cluster) == {answer["key"]}
+    assert cluster["n1"].keys.ids == (answer["key"],), "those that were not used are gone"
+
+
+def test_a_coordinator_that_dies_in_a_rotation_leaves_secrets_that_open(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    cluster.loopback.hold_keeps()
+    found = rotation(cluster)
+    assert found == []
+    cluster.loopback.end_office()
+    cluster.loopback.let_keeps_go()
+    cluster.run(cluster.loopback.move("n3"))
+    (answer,) = found
+    assert keys_of(cluster) == {answer["key"]}, "it is asked again of the next"
+    assert [secret_at(node) for node in cluster.nodes.values()] == [b"a secret of sixteen"] * 3
+
+
+def test_what_is_sealed_with_a_key_that_is_gone_is_refused_and_changes_nothing(cluster: ExportingCluster) -> None:
+    a_secret(cluster)
+    (answer,) = rotation(cluster)
+    keys = {"chap": {"user": "jim", "secret_file": "/in"}}
+    stale = sealed_keys(keys, ONE, Sealing(DataKeys([KEY]), os.urandom), lambda _path: b"another of sixteen")
+    failure = refusal(cluster.asking("n2", SetTarget(ONE, stale)))
+    assert "is not here" in str(failure)
+    assert keys_of(cluster) == {answer["key"]}
+    assert secret_at(cluster["n1"]) == b"a secret of sixteen"
 
 
 # Refusals

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from csvd.api.errors import BadRequest, NotFound, Refused, Unavailable
 from csvd.api.events import EventRing
+from csvd.cluster.data_keys import DataKeys
 from csvd.cluster.errors import RemoteError
 from csvd.config.load import Source
 from csvd.errors import ConfigError, CsvdError
@@ -42,7 +43,7 @@ class Administered:
         state.mkdir()
         source = Source({"node": {"name": name, "state_directory": str(state)}}, "csvd.toml", self.folder)
         own = Administration(source, state, serving=node.joined, run=self._run, events=EventRing())
-        sealing = Sealing(KEY, os.urandom)
+        sealing = Sealing(DataKeys([KEY]), os.urandom)
         return Scopes(own, ClusterAdministration(node.targets, node.joined, sealing, self._run, lambda _path: SECRET))
 
     @staticmethod

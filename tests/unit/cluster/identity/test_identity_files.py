@@ -13,8 +13,10 @@ from csvd.cluster.identity.certificate import NodeIdentity, make_cluster
 from csvd.cluster.identity.files import (
     IDENTITY_FOLDER,
     has_identity,
+    load_data_keys,
     load_identity,
     load_renewal,
+    store_data_keys,
     store_identity,
     store_renewal,
     use_renewal,
@@ -154,3 +156,16 @@ def test_a_renewal_that_is_begun_again_takes_the_place_of_the_first(directory: P
 def test_a_certificate_is_renewed_at_two_thirds_of_its_life() -> None:
     life_s = IDENTITY.certificate.not_valid_after_utc.timestamp() - NOW_S
     assert IDENTITY.renew_at_s == pytest.approx(NOW_S + life_s * 2 / 3, abs=3600)
+
+
+def test_the_keys_of_secrets_are_one_file_whose_first_is_the_current_one(directory: Path) -> None:
+    assert load_data_keys(directory) == [IDENTITY.data_key]
+    store_data_keys(directory, [b"n" * 32, IDENTITY.data_key])
+    assert load_data_keys(directory) == [b"n" * 32, IDENTITY.data_key]
+    assert load_identity(directory).data_key == b"n" * 32
+    path = directory / IDENTITY_FOLDER / "data.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for wrong in (b"", b"n" * 31, b"n" * 65):
+        files.write_file(path, wrong)
+        with pytest.raises(ConfigError, match="no whole number of 32"):
+            load_data_keys(directory)
