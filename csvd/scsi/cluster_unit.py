@@ -7,7 +7,7 @@ change, and takes over the records that it pushes. So a `ClusterUnit` fulfils `R
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -21,7 +21,7 @@ from csvd.scsi.reservation_codes import (
     decode_shared_state,
     encode_action,
 )
-from csvd.scsi.reservation_store import Listeners
+from csvd.scsi.reservation_store import Listeners, Ports
 from csvd.scsi.reservations import Action, Change, Registrant, ReservationConflict, State
 from csvd.scsi.sense import Asc, CheckCondition, SenseKey
 from csvd.scsi.unit_record import KEPT, MODE, RESERVATIONS, RESET, Effect, UnitRecord
@@ -158,6 +158,11 @@ class ClusterUnit(Listeners):
         """See `ReservationStore.read`."""
         answer = yield from self._ask("read", {})
         return decode_shared_state(answer["reservations"])
+
+    def known_ports(self, names: Collection[str]) -> Generator[Request, Any, Ports]:
+        """See `ReservationStore.known_ports`."""
+        answer = yield from self._ask("ports", {"names": sorted(names)})
+        return dict(answer["ports"])
 
     def reserve_unit(self, who: Registrant) -> Generator[Request, Any, None]:
         """See `ReservationStore.reserve_unit`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from csvd.scsi.command import Reservation
@@ -69,3 +69,12 @@ class ReservationGuard:
         """See `Listener.nexus_names`."""
         asked = set(who)
         return [name for name, nexus in self._nexuses.items() if nexus.registrant in asked]
+
+    def initiator_ports(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """See `Listener.initiator_ports`."""
+        identities = (nexus.identity for nexus in self._nexuses.values())
+        return [
+            (name, identity.initiator_port)
+            for identity in identities
+            if (name := identity.initiator_name.lower()) in names
+        ]

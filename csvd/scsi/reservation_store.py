@@ -7,7 +7,7 @@ The commands and the guard know `ReservationStore` only. So a store that a clust
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from csvd.errors import ConfigError
@@ -21,6 +21,7 @@ from csvd.scsi.turn import Turn
 KEPT_NAME: Final = "reservations"
 
 Attentions: TypeAlias = tuple[tuple[Registrant, Asc], ...]
+Ports: TypeAlias = Mapping[str, Sequence[str]]
 
 
 class Listener(Protocol):
@@ -31,6 +32,10 @@ class Listener(Protocol):
 
     def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
         """The names of the open I_T nexuses among these."""
+
+    def initiator_ports(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """The initiator ports of open I_T nexuses whose initiators have these iSCSI names, in lower case, each behind
+        the name."""
 
 
 class ReservationStore(Protocol):
@@ -76,6 +81,10 @@ class ReservationStore(Protocol):
     def nexus_names(self, who: Iterable[Registrant]) -> list[str]:
         """The names of the open I_T nexuses among these, of all targets."""
 
+    def known_ports(self, names: Collection[str]) -> Generator[Request, Any, Ports]:
+        """Steps that find the initiator ports of initiators, by their iSCSI names in lower case: those that have a
+        session with any target, at any node, that exports the logical unit."""
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell a listener of changes from now on; call what is returned to end that."""
 
@@ -90,6 +99,15 @@ class Listeners:
         """See `ReservationStore.nexus_names`."""
         nexuses = tuple(who)
         return [name for listener in self._listeners for name in listener.nexus_names(nexuses)]
+
+    def ports_here(self, names: Collection[str]) -> Ports:
+        """The initiator ports of these initiators that have a session with any target of this node."""
+        found: dict[str, list[str]] = {}
+        for listener in self._listeners:
+            for name, port in listener.initiator_ports(names):
+                if port not in found.setdefault(name, []):
+                    found[name].append(port)
+        return found
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """See `ReservationStore.subscribe`."""
@@ -148,6 +166,11 @@ class LocalReservations(Listeners):
         """See `ReservationStore.read`."""
         yield from ()
         return self.state
+
+    def known_ports(self, names: Collection[str]) -> Generator[Request, Any, Ports]:
+        """See `ReservationStore.known_ports`."""
+        yield from ()
+        return self.ports_here(names)
 
     def _commit(self, change: Change) -> None:
         if change.state is not self.state:

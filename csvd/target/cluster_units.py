@@ -322,6 +322,9 @@ class ClusterUnits:
         match method:
             case "record":
                 await self._take_over(params["naa"], params)
+            case "ports":
+                cluster = self._units.get(params["naa"])
+                return {"ports": cluster.ports_here(params["names"]) if cluster is not None else {}}
             case "hold":
                 sync = self._sync
                 await self._holds.take(params)

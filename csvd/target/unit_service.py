@@ -108,6 +108,7 @@ class UnitService:
             "detach": self._detach,
             "act": self._act,
             "read": self._read,
+            "ports": self._ports,
             "reserve": self._reserve,
             "release": self._release,
             "end legacy": self._end_legacy,
@@ -293,6 +294,17 @@ class UnitService:
         code = encode_shared_state(unit.record.reservations)
         await self._settled(unit)
         return {"reservations": code}
+
+    async def _ports(self, _node: str, params: Json) -> Json:
+        """The initiator ports, at all nodes, of initiators by name."""
+        self._unit(params)
+        names = [str(name) for name in params["names"]]
+        answers = await self._its_office().push(SERVICE, "ports", {"naa": params["naa"], "names": names})
+        found: dict[str, dict[str, None]] = {name: {} for name in names}
+        for _, answer in sorted(answers.items()):
+            for name, ports in answer["ports"].items():
+                found[name].update(dict.fromkeys(ports))
+        return {"ports": {name: list(ports) for name, ports in found.items()}}
 
     async def _reserve(self, node: str, params: Json) -> Json:
         who = decode_registrant(params["who"])

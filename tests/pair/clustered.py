@@ -242,6 +242,14 @@ class Host(FakeAdapter):
     def register(self, key: int, flags: int = 0) -> Command:
         return self.out(6, 0, key, flags=flags)
 
+    def register_others(self, new_key: int, *transport_ids: bytes, key: int = 0) -> Command:
+        """REGISTER with SPEC_I_PT."""
+        listed = b"".join(transport_ids)
+        head = key.to_bytes(8) + new_key.to_bytes(8) + bytes(4) + bytes((0x08, 0, 0, 0))
+        data = head + len(listed).to_bytes(4) + listed
+        cdb = bytes((0x5F, 0, 0, 0, 0)) + len(data).to_bytes(4) + b"\0"
+        return self.begin(cdb, data_out=data)
+
     def preempt(self, key: int, other: int, kind: int, *, abort: bool = False) -> Command:
         return self.out(5 if abort else 4, key, other, kind)
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from csvd.iscsi.codes import TaskManagementFunction
 from tests.pair.clustered import CHECK_CONDITION, CONFLICT, GOOD, Cluster, answered, block, statuses
+from tests.unit.scsi.reserving_host import device_transport_id
 
 WE, WE_RO, EA_RO = 1, 5, 6
 TASK_ABORTED = 0x40
@@ -162,6 +163,21 @@ def test_all_target_ports_are_those_of_all_nodes(room: Cluster) -> None:
     b.register(0xB)
     b.out(1, 0xB, kind=WE_RO)
     assert elsewhere.write(0, 1).status == GOOD
+
+
+def test_an_initiator_without_isid_is_all_its_ports_at_all_nodes(room: Cluster) -> None:
+    a, b = room.host("n1", "a"), room.host("n2", "b", 2)
+    others = [room.host("n2", "c", 3), room.host("n3", "c", 4), room.host("n3", "c", 5)]
+    listed = device_transport_id(b"iqn.2026-11.test:C")
+    assert b.register_others(0xA, listed).status == GOOD
+    assert a.keys() == [0xA] * 4
+    status = a.persistent_reserve_in(3)
+    for host in (b, *others):
+        assert host.port.encode() in status
+    assert a.port.encode() not in status
+    nobody = b.register_others(0xB, device_transport_id(b"iqn.2026-11.test:d"), key=0xA)
+    assert nobody.status == CHECK_CONDITION
+    assert a.keys() == [0xA] * 4
 
 
 def test_registrations_survive_the_death_of_any_node_also_of_the_coordinator(room: Cluster) -> None:

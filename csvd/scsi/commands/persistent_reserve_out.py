@@ -5,7 +5,7 @@ REPLACE LOST RESERVATION is not offered, and RLR_C says so: what was kept is who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from construct import Int8ub, Int16ub, Int32ub, Int64ub, Padding, Struct
@@ -33,11 +33,10 @@ from csvd.scsi.reservations import (
     invalid_in_list,
 )
 from csvd.scsi.sense import Asc, FieldPointer, illegal_request, invalid_field_in_cdb
-from csvd.scsi.transport_id import parse_transport_ids
+from csvd.scsi.transport_id import InitiatorName, parse_transport_ids
 
 if TYPE_CHECKING:
     from csvd.scsi.device_server import DeviceServer, ItlNexus
-    from csvd.scsi.nexus import Nexus
 
 PERSISTENT_RESERVE_OUT: Final = CdbLayout(
     CdbField("operation_code", Int8ub),
@@ -122,32 +121,51 @@ def _basic(make: MakeAction, *, aborts: bool) -> Handler:
         additional = data[_LIST_BYTES:]
         if not parameters.flags & _SPEC_I_PT and additional:
             raise illegal_request(Asc.PARAMETER_LIST_LENGTH_ERROR, _LENGTH)
-        if parameters.flags & _SPEC_I_PT and make is not _register:
-            raise invalid_in_list(FLAGS)
+        if parameters.flags & _SPEC_I_PT:
+            if make is not _register:
+                raise invalid_in_list(FLAGS)
+            return Procedure(_register_others(nexus, parameters, _specified(additional)))
         return Procedure(_carry_out(nexus, make(nexus, parameters, kind, additional), aborts=aborts))
 
     return handle
 
 
-def _register(nexus: ItlNexus, parameters: Any, _kind: ReservationType | None, additional: bytes) -> Action:
-    return _registration(nexus, parameters, additional, ignores_key=False)
+def _register(nexus: ItlNexus, parameters: Any, _kind: ReservationType | None, _additional: bytes) -> Action:
+    return _registration(nexus, parameters, ignores_key=False)
 
 
-def _register_and_ignore(nexus: ItlNexus, parameters: Any, _kind: ReservationType | None, additional: bytes) -> Action:
-    return _registration(nexus, parameters, additional, ignores_key=True)
+def _register_and_ignore(nexus: ItlNexus, parameters: Any, _kind: ReservationType | None, _additional: bytes) -> Action:
+    return _registration(nexus, parameters, ignores_key=True)
 
 
-def _registration(nexus: ItlNexus, parameters: Any, additional: bytes, *, ignores_key: bool) -> Action:
+def _register_others(nexus: ItlNexus, parameters: Any, named: Sequence[InitiatorName]) -> Steps:
+    """The steps of REGISTER with SPEC_I_PT. A TransportID names one port, or all of the initiator that are known: that
+    have a session with the logical unit, at whatever node."""
+    unknown = {each.name for each in named if each.isid is None}
+    known = (yield from nexus.server.reservations.known_ports(unknown)) if unknown else {}
+    ports: dict[str, None] = {}
+    for each in named:
+        found = [each.port] if each.isid is not None else known.get(each.name)
+        if not found:
+            raise invalid_in_list(TRANSPORT_IDS)
+        ports.update(dict.fromkeys(found))
+    ports.pop(nexus.nexus.identity.initiator_port, None)
+    action = _registration(nexus, parameters, ignores_key=False, initiator_ports=list(ports))
+    return (yield from _carry_out(nexus, action, aborts=False))
+
+
+def _registration(
+    nexus: ItlNexus, parameters: Any, *, ignores_key: bool, initiator_ports: Sequence[str] | None = None
+) -> Action:
     flags = parameters.flags
     if flags & _APTPL and not nexus.unit.keeps:
         raise invalid_in_list(FLAGS)
     who = nexus.nexus.registrant
     ports = nexus.nexus.device.target_ports() if flags & _ALL_TG_PT else [who]
     specified = None
-    if flags & _SPEC_I_PT:
-        names = _specified_ports(nexus.nexus, additional)
+    if initiator_ports is not None:
         specified = tuple(
-            Registrant(name, port.target_port, port.relative_target_port) for name in names for port in ports
+            Registrant(name, port.target_port, port.relative_target_port) for name in initiator_ports for port in ports
         )
     return Register(
         who,
@@ -160,11 +178,11 @@ def _registration(nexus: ItlNexus, parameters: Any, additional: bytes, *, ignore
     )
 
 
-def _specified_ports(nexus: Nexus, additional: bytes) -> list[str]:
-    """The initiator port names that SPEC_I_PT lists, without the sender's own.
+def _specified(additional: bytes) -> list[InitiatorName]:
+    """Whom SPEC_I_PT lists.
 
     Raises:
-        CheckCondition: INVALID FIELD IN PARAMETER LIST: the list is not whole, or names nobody that is known.
+        CheckCondition: INVALID FIELD IN PARAMETER LIST: the list is not whole.
     """
     header_bytes = SPECIFIED_PORTS_HEADER.sizeof()
     if len(additional) < header_bytes:
@@ -172,24 +190,7 @@ def _specified_ports(nexus: Nexus, additional: bytes) -> list[str]:
     length = SPECIFIED_PORTS_HEADER.parse(additional[:header_bytes]).transportid_parameter_data_length
     if length > len(additional) - header_bytes:
         raise invalid_in_list(TRANSPORT_IDS)
-    ports: dict[str, None] = {}
-    known = _known_ports(nexus)
-    for name in dict.fromkeys(parse_transport_ids(additional[header_bytes : header_bytes + length])):
-        # A TransportID names one port, or all of the initiator that have a session here.
-        found = [name.port] if name.isid is not None else known.get(name.name)
-        if not found:
-            raise invalid_in_list(TRANSPORT_IDS)
-        ports.update(dict.fromkeys(found))
-    ports.pop(nexus.identity.initiator_port, None)
-    return list(ports)
-
-
-def _known_ports(nexus: Nexus) -> dict[str, list[str]]:
-    """The initiator port names of the initiators that have a session here, by their names in lower case."""
-    ports: dict[str, list[str]] = {}
-    for other in nexus.device.nexuses.values():
-        ports.setdefault(other.identity.initiator_name.lower(), []).append(other.identity.initiator_port)
-    return ports
+    return list(dict.fromkeys(parse_transport_ids(additional[header_bytes : header_bytes + length])))
 
 
 def _reserve(nexus: ItlNexus, parameters: Any, kind: ReservationType | None, _additional: bytes) -> Action:

@@ -20,6 +20,7 @@ METHODS = (
     "detach",
     "act",
     "read",
+    "ports",
     "reserve",
     "release",
     "end legacy",
@@ -38,7 +39,7 @@ json = st.recursive(
 )
 params = st.dictionaries(
     st.sampled_from(
-        ("naa", "power", "action", "aborts", "who", "by", "values", "saves", "name", "value", "hold", "ranges")
+        ("naa", "power", "action", "aborts", "who", "by", "values", "saves", "name", "names", "value", "hold", "ranges")
     ),
     json,
 )
