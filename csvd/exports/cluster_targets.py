@@ -219,6 +219,8 @@ class ClusterTargets:
                 self._take_all(_converted(answer, AllPushed))
             # What was answered before this node was away last is no news.
             if absences == self._absences:
+                if not self._has_joined:
+                    self._go(self._take_sizes())
                 self._said = groups
                 self._has_joined = True
                 self._see_whether_current()
@@ -230,6 +232,18 @@ class ClusterTargets:
             self._is_joining = False
         if self._said != self._groups() or not self._has_joined:
             self._state_changed()
+
+    async def _take_sizes(self) -> None:
+        """Have the logical units served here the sizes that their disks have: who has made one larger while this node
+        was away has told the others. Nothing waits for that: a disk that does not answer must not hold up others."""
+        for name, section in self.sections.items():
+            for lun in section.lun:
+                try:
+                    await self._resized(name, lun.number)
+                except CsvdError as error:
+                    self._log.info(
+                        "LUN {lun} of {name} keeps its size: {error}", lun=lun.number, name=name, error=error
+                    )
 
     def _see_whether_current(self) -> None:
         if self._has_joined and not self.is_current and self._applied == self._wanted:

@@ -342,3 +342,15 @@ def test_clearing_the_task_set_answers_the_tasks_of_others_and_not_its_own(room:
     if own is not None:
         assert own.error is not None, "it has cleared that itself: it gets no status"
     assert [host.ready() for host in (a, b, c)] == [[], [], []], "they were told by the status"
+
+
+@pytest.mark.parametrize("code", [0x04, 0x48])
+def test_what_has_the_whole_medium_for_long_is_not_offered_and_not_reported(room: Cluster, code: int) -> None:
+    a = room.host("n2", "a")
+    assert a.ask(bytes((code, 0x01 if code == 0x48 else 0))) == CHECK_CONDITION
+    report = a.begin(bytes((0xA3, 0x0C)) + bytes(4) + (0x4000).to_bytes(4) + bytes(2), data_in=0x4000)
+    assert report.data_in is not None
+    data = bytes(report.data_in[4 : report.received])
+    offered = {data[at] for at in range(0, len(data), 8)}
+    assert 0x89 in offered
+    assert code not in offered

@@ -507,6 +507,18 @@ def test_a_disk_that_one_node_has_made_larger_is_larger_on_all(cluster: Exportin
     assert [node.serving.resized for node in cluster.nodes.values()] == [[(ONE, 0, None)], [], [(ONE, 0, None)]]
 
 
+def test_a_disk_that_was_made_larger_while_a_node_was_away_is_larger_there_when_it_is_back(
+    cluster: ExportingCluster,
+) -> None:
+    a_target(cluster)
+    cluster.run(cluster.loopback.declare_gone("n3"))
+    session = cluster.loopback.session("n2")
+    cluster.run(session.ask(NAME, "resized", {"target": ONE, "number": 0}, timeout_s=1))
+    assert not cluster["n3"].serving.resized
+    cluster.run(cluster.loopback.come_back("n3"))
+    assert cluster["n3"].serving.resized == [(ONE, 0, None)]
+
+
 def test_records_that_make_no_sense_are_told_of() -> None:
     made = ExportingCluster({"exports/revision": 3, f"exports/target/{ONE}": {"frob": 1}}, start=False)
     for node in made.nodes.values():
