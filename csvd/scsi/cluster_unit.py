@@ -289,10 +289,11 @@ class ClusterUnit(Listeners):
         for unit in self._units:
             unit.kept = dict(record.kept)
         mode_changed = False
-        for server in self.servers:
-            changed, must_flush = server.take_mode(record.current, record.saved)
-            mode_changed |= changed
-            due.must_flush |= must_flush
+        if (record.current, record.saved) != (before.current, before.saved):
+            for server in self.servers:
+                changed, must_flush = server.take_mode(record.current, record.saved)
+                mode_changed |= changed
+                due.must_flush |= must_flush
         for effect in missed:
             if effect.kind != unit_record.MODE or mode_changed:
                 self._take_effect(effect, due)
