@@ -6,7 +6,7 @@ FUZZ_S ?= 600
 SOAK_S ?= 600
 SEEDS  ?= 1-200
 
-.PHONY: demo test lint bench conformance sim soak fuzz fuzz-fixed apt clean
+.PHONY: demo test lint bench conformance sim load soak fuzz fuzz-fixed apt clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "csvd needs Python 3.11 or newer: make PYTHON=python3.11 demo")'
@@ -47,6 +47,11 @@ conformance: $(VENV)/.dev
 failover: $(VENV)/.dev
 	-.ci/apt iproute2 nftables
 	$(BIN)/python -m tests.failover
+
+## load: ten thousand changes through the coordinator of a real cluster, by many initiators; writes docs/cluster-load.md; as root
+load: $(VENV)/.dev
+	-.ci/apt iproute2 nftables
+	$(BIN)/python -m tests.cluster_load
 
 ## soak: 16 sessions of mixed work with verify, resets, cuts and restarts of the daemon; SOAK_S seconds
 soak: $(VENV)/.dev
