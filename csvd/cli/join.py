@@ -56,7 +56,8 @@ def join(token_file: str | None, choice: FoundingChoice, as_json: bool) -> None:
         f"this node is {identity.node} of cluster {identity.cluster}, which finds it at {chosen.founder.address}",
         as_json=as_json,
     )
-    click.echo(chosen.next_steps())
+    if not as_json:
+        click.echo(chosen.next_steps())
 
 
 def read_token(source: str | None) -> JoinToken:

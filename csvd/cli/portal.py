@@ -46,4 +46,5 @@ def list_portals(client: ControlClient, as_json: bool) -> None:
         )
         for one in portals
     ]
-    click.echo(table(("ADDRESS", "GROUP", "CONFIGURED", "NODE", "STATE", "TARGETS"), rows))
+    header = ("ADDRESS", "GROUP", "CONFIGURED", "NODE", "STATE", "TARGETS")
+    click.echo(table(header, rows) if rows else "no portals: no target is served yet")

@@ -177,6 +177,16 @@ class ClusterAdministration:
         """What this node can not serve, by target, or target and LUN, and why."""
         return {what or "what the cluster exports": why for what, why in self._targets.troubles.items()}
 
+    def own_portals(self, portals: list[Json]) -> list[Json]:
+        """The portals of this node, with what they are for the cluster: those targets, too, and the state."""
+        ports = self._targets.ports
+        return [
+            {**one, "state": ports[tag].state, "targets": [*one["targets"], *self._targets.sections]}
+            if (tag := one["portal_group_tag"]) in ports
+            else one
+            for one in portals
+        ]
+
     def portals(self) -> list[Json]:
         """Where the other nodes listen for the cluster."""
         own = self._serving.groups()

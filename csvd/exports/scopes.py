@@ -70,7 +70,7 @@ class Scopes:
 
     def portals(self) -> list[Json]:
         """Where this node listens, and where the other nodes do for the cluster."""
-        return [*self._own.portals(), *self._cluster.portals()]
+        return [*self._cluster.own_portals(self._own.portals()), *self._cluster.portals()]
 
     def configuration(self) -> Json:
         """The configuration of this node."""

@@ -93,6 +93,8 @@ def test_three_hosts_become_a_cluster_by_commands_and_no_secret_is_where_others_
         joined = hosts.join(node, tokens[-1])
         assert joined.returncode == 0, joined.stderr
         assert joined.stdout.startswith(f"this node is {node.name} of cluster east")
+        again = csvd("join", "-", "--config", str(node.config), "--json", stdin=tokens[-1])
+        assert json.loads(again.stdout)["node"] == node.name, "JSON and nothing else"
         node.start().ready()
         assert json.loads(first.csvd("token", "ls", "--json").stdout) == {"tokens": []}
     eventually(lambda: all_linked(hosts.nodes))

@@ -151,6 +151,18 @@ def test_an_evicted_node_has_no_key_of_what_is_sealed_from_then_on_and_who_was_o
     assert found.returncode == 0, found.stderr
 
 
+def test_an_office_does_not_go_to_a_node_that_is_drained_and_names_do_for_ids(nodes: list[DaemonNode]) -> None:
+    one, *_ = nodes
+    one.asked("node", "rename", "node2", "left")
+    one.asked("node", "drain", "left")
+    refused = one.csvd("coordinator", "move", "system", "left")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == ("csvd: node left is being drained, and coordinates nothing (csvd node undrain left)\n")
+    one.asked("node", "undrain", "left")
+    assert "coordinates system" in one.asked("coordinator", "move", "system", "left")
+    assert json.loads(one.asked("coordinator", "ls", "--json"))["system"]["node"] == "node2"
+
+
 def test_a_reservation_through_one_node_holds_at_all_and_outlives_the_coordinator(
     nodes: list[DaemonNode], tmp_path: Path
 ) -> None:

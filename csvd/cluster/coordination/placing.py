@@ -86,7 +86,7 @@ class Placing:
         """
         record = self._membership.register.disk(disk)
         if record is None:
-            raise ClusterError(f"there is no disk {disk} in the cluster")
+            raise ClusterError(f"there is no disk {disk} in the cluster", hint="csvd disk ls lists them")
         params = {"disk": disk, "epoch": record.epoch, "is_pinned": True}
         return await self._membership.call(node, TAKE, params, timeout_s=TAKE_S)
 

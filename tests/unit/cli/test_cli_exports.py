@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,12 @@ def test_an_access_list_is_added_to_listed_and_taken_from(csvd: Shell, one_targe
     assert csvd("acl", "set", HOST).status == 2
     one_target.answers[f"DELETE {PATH}/acl/{HOST.replace(':', '%3A')}"] = (200, ENTRY)
     assert csvd("acl", "rm", HOST).out == f"{HOST} may no longer log in to {TARGET}\n"
+
+
+def test_a_node_without_portals_says_so(csvd: Shell, daemon: FakeDaemon) -> None:
+    daemon.answers["GET /v1/portals"] = (200, {"portals": []})
+    assert csvd("portal", "ls").out == "no portals: no target is served yet\n"
+    assert json.loads(csvd("portal", "ls", "--json").out) == {"portals": []}
 
 
 def test_portals_are_listed(csvd: Shell, daemon: FakeDaemon) -> None:

@@ -116,6 +116,8 @@ def test_what_each_node_serves_is_shown(nodes: Administered) -> None:
         ("n1", "active-optimized"),
         ("n2", "unavailable"),
     ]
+    (own,) = [row for row in nodes["n3"].portals() if "node" not in row]
+    assert (own["portal_group_tag"], own["state"], own["targets"]) == (49, "active-optimized", [ONE])
 
 
 def test_a_disk_that_can_not_be_opened_here_is_refused_before_it_is_kept(nodes: Administered) -> None:
