@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from tests.bench.targets import TARGETS, Export, Target
-from tests.conformance.suite import Result, run_suite
+from tests.conformance.suite import EndedBadly, Result, badly_ended, end, families, run_suite
 
 SIZE: Final = "256M"
 """READ(6) reaches 1 GiB: only on a smaller disk can it be sent past the end."""
@@ -81,17 +82,18 @@ PEER: Final = "tgtd"
 PEER_KINDS: Final[Mapping[str, Kind]] = {"tgtd": Kind("tgtd")}
 
 
-def serve(kind: Kind, folder: Path, size: str = SIZE) -> Target:
-    """Serve one logical unit of a kind, with state that is kept in `folder`.
+def serve(kind: Kind, folder: Path, *, units: int = 1, size: str = SIZE) -> Target:
+    """Serve logical units of a kind, with state that is kept in `folder`.
 
     Raises:
         TargetFailed: as the row of `TARGETS`.
     """
-    disk = folder / "disk.img"
-    export = Export((disk,), create=None if kind.read_only else size, read_only=kind.read_only, options=kind.options)
+    disks = tuple(folder / f"disk{number}.img" for number in range(units))
+    export = Export(disks, create=None if kind.read_only else size, read_only=kind.read_only, options=kind.options)
     if kind.read_only:
-        with disk.open("wb") as file:
-            file.truncate(256 << 20)
+        for disk in disks:
+            with disk.open("wb") as file:
+                file.truncate(256 << 20)
     if kind.target == "csvd":
         export = replace(export, options=(*kind.options, "--state-directory", str(folder / "state")))
     return TARGETS[kind.target](export, folder)
@@ -102,9 +104,40 @@ def run_kind(kind: Kind, told: Callable[[str], None]) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="csvd-conformance-") as scratch:
         numbers = count()
 
-        def fresh(size: str | None) -> Target:
+        @contextmanager
+        def apart(size: str | None) -> Iterator[str]:
+            """A target with one unit."""
             folder = Path(scratch, str(next(numbers)))
             folder.mkdir()
-            return serve(kind, folder, size or SIZE)
+            with serve(kind, folder, size=size or SIZE) as target:
+                yield target.url
+                end(target)
 
-        return list(run_suite(fresh, told, without_leave=kind.without_leave, unfit=kind.unfit))
+        # The peer's may come to its end in any family: it gets a target for each.
+        run = _run_on_one_target if kind.target == "csvd" else _run_suite
+        return list(run(kind, apart, told))
+
+
+Apart = Callable[[str | None], AbstractContextManager[str]]
+
+
+def _run_suite(kind: Kind, serve: Apart, told: Callable[[str], None]) -> Iterator[Result]:
+    return run_suite(serve, told, without_leave=kind.without_leave, unfit=kind.unfit)
+
+
+def _run_on_one_target(kind: Kind, apart: Apart, told: Callable[[str], None]) -> Iterator[Result]:
+    """One target has a unit for each family: starting a target takes longer than most families."""
+    with (
+        tempfile.TemporaryDirectory(prefix="csvd-conformance-") as folder,
+        serve(kind, Path(folder), units=len(families())) as target,
+    ):
+        urls = iter(target.urls)
+
+        def one_of_many(size: str | None) -> AbstractContextManager[str]:
+            return apart(size) if size is not None else nullcontext(next(urls))
+
+        yield from _run_suite(kind, one_of_many, told)
+        try:
+            end(target)
+        except EndedBadly as why:
+            yield badly_ended("all families", why)

@@ -11,18 +11,18 @@ import random
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypedDict, Unpack
 
 import pytest
 
 from tests.bench.targets import TARGETS, Chap, Export, Target
+from tests.conftest import SKIPPED_BY_PEER
 from tests.integration.conftest import daemons
 from tests.interop.programs import missing_packages
 
 __all__ = ["daemons"]
-
-SKIPPED_BY_PEER = pytest.StashKey[list[str]]()
 
 
 class How(TypedDict, total=False):
@@ -101,15 +101,6 @@ def port() -> int:
 
 
 @pytest.fixture
-def tell_skipped(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def tell_skipped(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Put a line on something that a peer's own suite left out into the report of the run."""
-    return request.config.stash.setdefault(SKIPPED_BY_PEER, []).append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What iscsi-test-cu left out by itself; pytest's own counts do not know of it."""
-    lines = config.stash.get(SKIPPED_BY_PEER, [])
-    if lines:
-        terminalreporter.section("left out by iscsi-test-cu itself", sep="-")
-        for line in dict.fromkeys(lines):
-            terminalreporter.write_line(line)
+    return partial(record_property, SKIPPED_BY_PEER)

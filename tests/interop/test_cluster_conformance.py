@@ -48,7 +48,7 @@ def url(node: DaemonNode) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_passes_with_its_two_sessions_at_two_nodes(nodes: list[DaemonNode], family: str) -> None:
-    assert family in suite.tests_by_family()
+    assert family in suite.families()
     done = run("iscsi-test-cu", "-d", "-t", f"ALL.{family}", url(nodes[0]), url(nodes[1]), timeout_s=FAMILY_S)
     outcomes = [outcome for _, outcome in parse_cunit(done.stdout).outcomes]
     assert FAILED not in outcomes, done.stdout

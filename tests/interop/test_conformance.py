@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from tests.conformance.kinds import KINDS, run_kind
-from tests.conformance.suite import Result, run_family, tests_by_family
+from tests.conformance.suite import Result, families, run_family
 from tests.conformance.table import never_ran
 from tests.interop.conftest import Serve
 from tests.interop.cunit import FAILED
@@ -52,5 +52,5 @@ def test_every_test_of_the_suite_runs_on_one_kind_at_least(tell_skipped: Callabl
 )
 def test_blocks_of_4096_bytes(serve: Serve, family: str) -> None:
     target = serve("a.img", create="256M", block_bytes=4096)
-    results = run_family(target, family, tests_by_family()[family], whole=True)
+    results = run_family(target.url, family, families()[family], whole=True)
     assert not [result for result in results if result.outcome == FAILED]
