@@ -1,4 +1,4 @@
-"""How `make test` shares the tests among two processes: one has all that watches real daemons in real time."""
+"""How `make test` shares the tests between two processes: one has all that waits for real daemons."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-IN_REAL_TIME: Final = ("tests/integration/", "tests/interop/")
-"""They run daemons, guests and clusters, and wait for what these do: one after another, so that they have a processor
-for themselves. All other tests only compute."""
+IN_REAL_TIME: Final = (
+    "tests/integration/",
+    "tests/interop/ceph/",
+    "tests/interop/guest/",
+    "tests/interop/test_cluster_conformance.py",
+    "tests/interop/test_iscsi_disk_outage.py",
+    "tests/interop/test_load.py",
+    "tests/interop/test_multipath_tgtd.py",
+    "tests/interop/test_workers_recovery.py",
+)
+"""They run clusters, guests and daemons that are killed, and wait for what these do: one after another. All other tests
+compute, or have programs work that take the time they need."""
 
 
 class RealTimeApart(LoadScopeScheduling):  # type: ignore[misc]
-    """One process gets what is in real time, whole; the others get a file at a time."""
+    """One process gets what is in real time, whole; beside it, and after it, a process gets a file at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]

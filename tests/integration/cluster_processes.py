@@ -49,10 +49,10 @@ class Answer:
     def put(self, line: dict[str, Any]) -> None:
         self._lines.put(line)
 
-    def line(self, timeout_s: float = 30) -> dict[str, Any]:
+    def line(self, timeout_s: float = 60) -> dict[str, Any]:
         return self._lines.get(timeout=timeout_s)
 
-    def result(self, timeout_s: float = 30) -> Any:
+    def result(self, timeout_s: float = 60) -> Any:
         line = self.line(timeout_s)
         if "error" in line:
             raise NodeError(line)
@@ -98,11 +98,13 @@ class NodeProcess:
         number = next(self._numbers)
         answer = self._answers[number] = Answer()
         assert self.process.stdin is not None
+        if self.process.stdin.closed:
+            raise BrokenPipeError(f"{self.name} has been ended")
         self.process.stdin.write(json.dumps({"id": number, "do": do, **arguments}).encode() + b"\n")
         self.process.stdin.flush()
         return answer
 
-    def submit(self, command: dict[str, Any], *, timeout_s: float = 10, key: str | None = None) -> Any:
+    def submit(self, command: dict[str, Any], *, timeout_s: float = 20, key: str | None = None) -> Any:
         return self.ask("submit", command=command, timeout_s=timeout_s, key=key).result()
 
     def status(self) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class NodeProcess:
     def stop(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        status = self.process.wait(timeout=10)
+        status = self.process.wait(timeout=30)
         self._close()
         return status
 
@@ -139,7 +141,7 @@ class NodeProcess:
                 pipe.close()
 
 
-def wait_until(condition: Callable[[], bool], *, limit_s: float = 20.0, what: str = "it did not come to pass") -> None:
+def wait_until(condition: Callable[[], bool], *, limit_s: float = 60.0, what: str = "it did not come to pass") -> None:
     deadline_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline_s, what
@@ -185,15 +187,17 @@ class ClusterProcesses:
     def coordinator(self) -> NodeProcess:
         """The one node that acts as the coordinator, as soon as there is one and every node agrees."""
 
+        found: list[str] = []
+
         def agreed() -> bool:
             states = [node.status() for node in self.nodes.values()]
-            acting = [state["node"] for state in states if state["is_coordinator"]]
-            return len(acting) == 1 and all(
-                (state["coordinator"], state["leader"]) == (acting[0], acting[0]) for state in states
+            found[:] = [state["node"] for state in states if state["is_coordinator"]]
+            return len(found) == 1 and all(
+                (state["coordinator"], state["leader"]) == (found[0], found[0]) for state in states
             )
 
         wait_until(agreed, what="no coordinator was agreed upon")
-        return next(node for node in self.nodes.values() if node.status()["is_coordinator"])
+        return self.nodes[found[0]]
 
     def others(self) -> list[NodeProcess]:
         coordinator = self.coordinator()

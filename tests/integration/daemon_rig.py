@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 TARGET = "iqn.2026-11.org.csvd:test"
 READY_S = 30.0
 END_S = 30.0
+PATIENCE_S = 60.0
+"""A machine with much else to do takes many times the usual."""
 
 T = TypeVar("T")
 
@@ -37,7 +39,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def eventually(found: Callable[[], T | None], timeout_s: float = 20.0) -> T:
+def eventually(found: Callable[[], T | None], timeout_s: float = PATIENCE_S) -> T:
     """Ask again and again until there is something."""
     deadline_s = time.monotonic() + timeout_s
     while (result := found()) is None:

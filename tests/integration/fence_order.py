@@ -22,8 +22,9 @@ from statistics import median
 from threading import Event, Thread
 from typing import Any
 
-from tests.integration.fenced_node import LEASE_S, RECORD_BYTES, RECORDS
+from tests.integration.fenced_node import RECORD_BYTES, RECORDS
 
+LEASE_S = 0.5
 WRITES_S = 0.2
 """How long a writer writes before its end begins."""
 WAIT_S = 60.0
@@ -53,8 +54,8 @@ class Taking:
 class Writer:
     """The writer's process, and what answers its heartbeats."""
 
-    def __init__(self, path: Path) -> None:
-        self._process = _node("writer", path)
+    def __init__(self, path: Path, lease_s: float) -> None:
+        self._process = _node("writer", path, lease_s)
         self._answers = True
         self._writes, self._refused = Event(), Event()
         self.lines: list[str] = []
@@ -125,23 +126,23 @@ ENDINGS: dict[str, tuple[Callable[[Writer], None], bool]] = {
 """How a writer ends, and whether it lives after that."""
 
 
-def _node(what: str, path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.integration.fenced_node", what, str(path)]
+def _node(what: str, path: Path, *more: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.integration.fenced_node", what, str(path), *map(str, more)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
-def run_rounds(folder: Path, ending: str, rounds: int) -> list[Taking]:
+def run_rounds(folder: Path, ending: str, rounds: int, lease_s: float = LEASE_S) -> list[Taking]:
     """Let a writer end so many times, each time another one."""
     path = folder / "shared.img"
     with path.open("wb") as file:
         file.truncate(RECORDS * RECORD_BYTES)
     successor = _node("successor", path)
     # The next one starts while the one before is at it.
-    writers = [Writer(path)]
+    writers = [Writer(path, lease_s)]
     try:
         takings = []
         for _ in range(rounds):
-            writers.append(Writer(path))
+            writers.append(Writer(path, lease_s))
             takings.append(_round(writers[0], successor, *ENDINGS[ending]))
             writers.pop(0).close()
         return takings

@@ -1,10 +1,10 @@
 """A node over a shared file, in a process of its own, for `tests.integration.fence_order`.
 
-``python -m tests.integration.fenced_node writer PATH`` joins as the member 1 when it reads ``go``, and writes stamped
-records all over the file, as fast as it can, as long as its lease is good. It says ``beat TIME`` ten times a lease, and
-the lease is good for `LEASE_S` from that time on when ``ok TIME`` comes back. When it is out, or it reads ``leave``,
-it leaves the disk and says ``left``; every write that it tries after that must fail. Its watchdog ends it where it does
-not come to that.
+``python -m tests.integration.fenced_node writer PATH LEASE_S`` joins as the member 1 when it reads ``go``, and writes
+stamped records all over the file, as fast as it can, as long as its lease is good. It says ``beat TIME`` twenty times a
+second, and the lease is good for LEASE_S from that time on when ``ok TIME`` comes back. When it is out, or it reads
+``leave``, it leaves the disk and says ``left``; every write that it tries after that must fail. Its watchdog ends it
+where it does not come to that.
 
 ``python -m tests.integration.fenced_node successor PATH`` joins as the member 2. When it reads ``fence`` it asks for
 the fence of member 1 until it has it, reads what that one has written, writes its own records all over the file for a
@@ -34,7 +34,6 @@ from csvd.storage.open import open_disk
 from csvd.storage.pool import DiskPool
 from csvd.watchdog import Watchdog
 
-LEASE_S = 0.5
 BEAT_S = 0.05
 GRACE_S = 0.5
 """What a node has for its last writes, and for leaving, before its watchdog ends it."""
@@ -80,11 +79,13 @@ class Node:
     """One of the two, over an open disk.
 
     Attributes:
+        lease_s: how long an answered heartbeat is good for; of a writer.
         lease_until_s: no write begins after it.
         written: how many writes have been acknowledged.
     """
 
-    def __init__(self, reactor: Any, disk: FileDisk, number: int) -> None:
+    def __init__(self, reactor: Any, disk: FileDisk, number: int, lease_s: float = 0.0) -> None:
+        self.lease_s = lease_s
         self.lease_until_s = 0.0
         self.written = 0
         self.reactor = reactor
@@ -134,7 +135,7 @@ async def live_as_writer(node: Node) -> None:
             case ["ok", _] if is_leaving:
                 pass  # It answers a heartbeat from before.
             case ["ok", sent]:
-                node.lease_until_s = float(sent) + LEASE_S
+                node.lease_until_s = float(sent) + node.lease_s
                 watchdog.arm(node.lease_until_s + GRACE_S)
             case ["leave"]:
                 is_leaving = True
@@ -216,10 +217,10 @@ async def take_over(node: Node) -> None:
     )
 
 
-async def live(reactor: Any, what: str, path: str) -> None:
+async def live(reactor: Any, what: str, path: str, lease_s: str = "0") -> None:
     disk = await open_disk(path, pool=DiskPool(reactor))
     assert isinstance(disk, FileDisk)
-    node = Node(reactor, disk, NODES[what])
+    node = Node(reactor, disk, NODES[what], float(lease_s))
     await (live_as_writer(node) if what == "writer" else live_as_successor(node))
 
 

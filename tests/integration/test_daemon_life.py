@@ -257,7 +257,7 @@ def test_a_killed_daemon_leaves_no_guest_running(daemons: Daemons) -> None:
     process_id = node.client.create_guest("g", GUEST)["process_id"]
     assert is_alive(process_id)
     node.kill()
-    eventually(lambda: None if is_alive(process_id) else True, timeout_s=5)
+    eventually(lambda: None if is_alive(process_id) else True)
 
 
 def test_a_second_signal_ends_a_daemon_that_can_not_stop(daemons: Daemons) -> None:
@@ -269,10 +269,8 @@ def test_a_second_signal_ends_a_daemon_that_can_not_stop(daemons: Daemons) -> No
     eventually(lambda: any("SIGTERM: stopping" in line for line in node.log) or None)
     time.sleep(0.2)
     assert node.process.poll() is None
-    began_s = time.monotonic()
     assert node.terminate(signal.SIGTERM) == 130
-    assert time.monotonic() - began_s < 3
-    eventually(lambda: None if is_alive(process_id) else True, timeout_s=5)
+    eventually(lambda: None if is_alive(process_id) else True)
 
 
 def test_wrong_requests_are_told_apart(daemons: Daemons) -> None:

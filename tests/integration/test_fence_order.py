@@ -9,12 +9,14 @@ import pytest
 
 from tests.integration.fence_order import ENDINGS, run_rounds, table
 
-ROUNDS = 20
+ROUNDS = 10
+LEASE_S = 1.0
+"""Long enough for a busy machine to answer each heartbeat; docs/fencing.md has more rounds, with a shorter one."""
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_byte_of_a_fenced_node_lands_after_the_proof(ending: str, tmp_path: Path) -> None:
-    takings = run_rounds(tmp_path, ending, ROUNDS)
+    takings = run_rounds(tmp_path, ending, ROUNDS, LEASE_S)
     print("\n" + table({ending: takings}))  # noqa: T201 - it is what is to be seen
     assert len(takings) == ROUNDS
     for taking in takings:

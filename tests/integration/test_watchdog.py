@@ -47,9 +47,9 @@ def test_a_fork_has_no_watchdog() -> None:
     program = """if True:
         import os, time
         from csvd.watchdog import Watchdog
-        Watchdog().arm(time.clock_gettime(time.CLOCK_BOOTTIME) + 0.3)
+        Watchdog().arm(time.clock_gettime(time.CLOCK_BOOTTIME) + 1)
         if not os.fork():
-            time.sleep(1)
+            time.sleep(1.5)
             print("the child lives", flush=True)
         time.sleep(60)
     """

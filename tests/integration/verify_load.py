@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from initiator.disk import Disk
 from initiator.errors import FlushInDoubt, SessionLost, TimedOut
 
-SLACK_S = 2.0
+SLACK_S = 10.0
 """By which a busy machine may be late with the end of a call."""
 
 

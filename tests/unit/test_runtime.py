@@ -170,7 +170,7 @@ def test_a_second_signal_ends_it_at_once_even_when_the_loop_is_stuck(loop: str, 
     began_s = time.monotonic()
     program.send(signal.SIGINT)
     assert program.end()[0] == 130
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 25  # and not 100
 
 
 def test_an_error_at_the_start_is_one_line_and_exit_1() -> None:

@@ -405,7 +405,7 @@ def test_a_connection_attempt_can_be_cancelled(run: Run) -> None:
 
     began_s = time.monotonic()
     run(work)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30  # and not 60
 
 
 def test_a_name_that_does_not_exist_is_told(run: Run) -> None:
