@@ -80,6 +80,11 @@ class FileFence:
             return succeed(True)
         return self._do("fence", lambda: not file_locks.is_taken(self._fd, number))
 
+    def other_places(self) -> Deferred[list[int]]:
+        """The numbers of others whose places are taken, as far as it can be told from here."""
+        others = [number for number in range(1, file_locks.MOST_MEMBERS + 1) if number != self._number]
+        return self._do("join", lambda: [number for number in others if file_locks.is_taken(self._fd, number)])
+
     def leave(self) -> Deferred[None]:
         """Give the place up; whoever calls has no write under way."""
         return self._do("leave", self._give_up) if self._number else succeed(None)

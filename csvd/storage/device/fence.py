@@ -9,7 +9,6 @@ from typing import cast
 from twisted.internet.defer import Deferred, succeed
 
 from csvd.shared_disk import PERSISTENT_RESERVATION, FenceProof
-from csvd.storage import file_locks
 from csvd.storage.device.unit import DeviceUnit
 from csvd.storage.disk import StorageError
 from csvd.storage.file_fence import FileFence
@@ -32,7 +31,6 @@ class DeviceFence(FileFence):
 
     def __init__(self, fd: int, pool: DiskPool, url: str, unit: DeviceUnit, identity: str) -> None:
         super().__init__(fd, pool, url)
-        self._own_fd = fd
         self._where = url
         self._unit = unit
         # Two sessions of one host are one to the disk: there is no caretaker.
@@ -46,10 +44,9 @@ class DeviceFence(FileFence):
         had_place = self.has_place
         await super().join(node, number)
         try:
-            for other in range(1, file_locks.MOST_MEMBERS + 1):
-                if other != number and file_locks.is_taken(self._own_fd, other):
-                    why = f"the member {other} is on this host, and to the disk a host is one initiator"
-                    raise StorageError("join", errno.EBUSY, where=self._where, why=why)
+            if others := await self.other_places():
+                why = f"the member {others[0]} is on this host, and to the disk a host is one initiator"
+                raise StorageError("join", errno.EBUSY, where=self._where, why=why)
             await self._reservation.join(node)
         except BaseException:
             if not had_place:
