@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from csvd.cluster.errors import AuthenticationError
+from csvd.cluster.errors import AuthenticationError, Evicted
 from csvd.cluster.identity.certificate import certificate_fingerprint, check_certificate, is_self_signed
 
 
@@ -41,6 +41,7 @@ class Admittance:
         self._wall_s = wall_s
         self._nodes: dict[str, str] = {}
         self.is_token: Callable[[str], bool] = lambda fingerprint: False
+        self.is_evicted: Callable[[str], bool] = lambda fingerprint: False
 
     def set_members(self, fingerprints: Mapping[str, Iterable[str]]) -> None:
         """Let in these members, by the fingerprints of each, and no other from now on."""
@@ -65,6 +66,7 @@ class Admittance:
         """Who has dialed this node.
 
         Raises:
+            Evicted: it was a member.
             AuthenticationError: neither a member nor one that may join.
         """
         certificate = chain[0]
@@ -81,6 +83,8 @@ class Admittance:
         name = check_certificate(certificate, self._authority, now_s=self._wall_s())
         key = certificate_fingerprint(certificate)
         node = self._nodes.get(key)
+        if node is None and self.is_evicted(key):
+            raise Evicted("its certificate is not a member's", why=f"it is for {name}, which was evicted")
         if node is None:
             raise AuthenticationError("its certificate is not a member's", why=f"it is for {name}, or was revoked")
         if node != name:

@@ -163,6 +163,8 @@ def open_node(
         cluster, lambda: own_record.identity, time.time, data_key=lambda: data_keys.key(data_keys.current) or b""
     )
     admission.serve(network)
+    network.tell_evicted(lambda fingerprint: fingerprint in cluster.register.evicted)
+    network.on_evicted = cluster.evicted
     return ClusterNode(cluster, identity, admission, own_record, data_keys)
 
 

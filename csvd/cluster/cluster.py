@@ -171,6 +171,17 @@ class Cluster:
             await self.stop()
             raise
 
+    def evicted(self, by: str) -> None:
+        """A member says that this node is none any more: it was away when that was decided. It takes no part."""
+        if self._removal is None and self._election is not None:
+            self._removal = ClusterError(
+                "this node was evicted from the cluster",
+                where=self.node,
+                why=f"{by} says so",
+                hint="csvd join, with a new token and a new state directory, makes it a member again",
+            )
+            self.clock.callLater(0, self._removed, self._removal)
+
     async def stop(self) -> None:
         """Take no part any more, close everything; may be called again, but a stopped node is not started again."""
         self._links.stop()

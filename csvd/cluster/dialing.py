@@ -60,6 +60,25 @@ class DialingNetwork(LinkOwner, Protocol):
         """Remember why there is no link to a peer."""
 
 
+class Knock:
+    """One connection to a peer that is to dial this node and does not, to hear whether this node was evicted: members
+    dial no other node, and the peer ends the connection of one that is a member."""
+
+    def __init__(self, network: LinkOwner) -> None:
+        self._network = network
+
+    def link_up(self, link: Link) -> None:
+        """It lets this node in: there is no news."""
+        link.drop("there is no news")
+
+    def link_received(self, link: Link, kind: Kind, body: bytes) -> None:
+        """Nothing is heard."""
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """It has ended."""
+        self._network.link_lost(link, reason)
+
+
 class Dialer:
     """Makes the control link to one peer, again and again."""
 

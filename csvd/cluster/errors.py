@@ -21,6 +21,10 @@ class PeerMessageError(ClusterError):
     """An authenticated peer sent a message that this node does not understand."""
 
 
+class Evicted(AuthenticationError):
+    """The peer shows a certificate of this cluster whose node was evicted: it may be told that, and nothing else."""
+
+
 class PeerUnreachable(ClusterError):
     """There is no link to the peer, and nothing of the request was sent."""
 

@@ -4,7 +4,7 @@
 
 The first frame of a connection comes from its dialer and is HELLO: the version of the protocol and what the connection
 is for. Until it has come a frame has 64 bytes at most; then as many as the purpose allows. A frame that is too long is
-refused at its length, before any of it is kept.
+refused at its length, before any of it is kept. A dialer that was a member, and was evicted, gets EVICTED alone.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Kind(IntEnum):
     ANSWER = 3
     FAILURE = 4
     HELLO = 8
+    EVICTED = 9
     OPEN = 16
     ACCEPT = 17
     REFUSE = 18

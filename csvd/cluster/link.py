@@ -18,7 +18,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from csvd.cluster.admittance import Peer
-from csvd.cluster.errors import AuthenticationError, PeerMessageError
+from csvd.cluster.errors import AuthenticationError, Evicted, PeerMessageError
 from csvd.cluster.framing import FrameReader, Kind, Purpose, decode_hello, encode_hello, frame_header
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.cluster.timeouts import Timeouts
@@ -86,6 +86,9 @@ class Link(TwistedProtocol):
         self._reason = ""
         self._is_over = False
         self._is_closing = False
+        self._is_refused = False
+        self.told_evicted = False
+        """Whether the member that was dialed says that this node is evicted."""
         self.identity: Peer | None = None
         self.purpose = dials_for or Purpose.CONTROL
         self.is_up = False
@@ -136,7 +139,7 @@ class Link(TwistedProtocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Bytes came."""
-        if self._is_over:
+        if self._is_over or self._is_refused:
             return
         self._heard_at_s = self._clock.seconds()
         was_established = self._channel.is_established
@@ -150,8 +153,17 @@ class Link(TwistedProtocol):
                 self._frames.feed(piece)
                 while not self._is_over and (frame := self._frames.take()) is not None:
                     self._deliver(*frame)
+        except Evicted as error:
+            self._tell_evicted(str(error))
         except (AuthenticationError, PeerMessageError) as error:
             self.drop(str(error))
+
+    def _tell_evicted(self, reason: str) -> None:
+        """Say so, and hear no more. The peer ends the connection when it has read that, or its time to say who it is
+        ends it: to end it here would cut off what was said, where more of the peer is on its way."""
+        self.send(Kind.EVICTED)
+        self._is_refused = True
+        self._reason = reason
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         """The connection is gone."""
@@ -238,6 +250,10 @@ class Link(TwistedProtocol):
 
     def _first(self, kind: Kind, body: bytes) -> None:
         """The first frame: the dialer's HELLO; or a PING, the news that the dialer was let in."""
+        if kind is Kind.EVICTED and self.is_dialer and not body:
+            self.told_evicted = True
+            self.drop("it says that this node was evicted from the cluster")
+            return
         expected = Kind.PING if self.is_dialer else Kind.HELLO
         if kind is not expected:
             raise PeerMessageError(f"its first frame is {kind.name}, not {expected.name}", where=self.peer)

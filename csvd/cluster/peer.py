@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from csvd.cluster.admittance import Admittance, Peer
 from csvd.cluster.calls import Calls, Handler
-from csvd.cluster.dialing import Dialer, DialFactory, ListenFactory
+from csvd.cluster.dialing import Dialer, DialFactory, Knock, ListenFactory
 from csvd.cluster.errors import ClusterError, PeerMessageError, PeerUnreachable
 from csvd.cluster.framing import Kind, Purpose
 from csvd.cluster.identity.certificate import NodeIdentity
@@ -46,6 +46,8 @@ MAXIMUM_REFUSALS_LOGGED: Final = 5
 JOIN_METHOD: Final = "cluster.join"
 JOIN_LIFE_S: Final = 60.0
 """How long a joining node may keep its connection."""
+KNOCK_S: Final = 5.0
+"""Between two looks for peers that were to dial this node, and have not: one of them is asked why."""
 
 JoinHandler = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Given the fingerprint of the key that the joining node has shown, and its parameters."""
@@ -100,6 +102,9 @@ class PeerNetwork:
         self._refusals = (0, 0)  # the second, and how many connections were refused in it
         self._is_stopped = False
         self._dialers: dict[str, Dialer] = {}
+        self._knocking: DelayedCall | None = None
+        self.on_evicted: Callable[[str], None] = lambda peer: None
+        """Told of the member that says that this node is none any more."""
 
     @property
     def address(self) -> Address:
@@ -125,10 +130,14 @@ class PeerNetwork:
             ) from error
         for dialer in self._dialers.values():
             dialer.start()
+        self._knocking = self._reactor.callLater(KNOCK_S, self._knock)
 
     async def stop(self) -> None:
         """End all connections and listen no more."""
         self._is_stopped = True
+        if self._knocking is not None:
+            self._knocking.cancel()
+            self._knocking = None
         for dialer in self._dialers.values():
             dialer.stop()
         for link in self._all_links():
@@ -175,6 +184,14 @@ class PeerNetwork:
         for link in [*self._links.values()]:
             if link.context is not self._context:
                 link.drop("the certificate of this node was renewed")
+
+    def tell_evicted(self, is_evicted: Callable[[str], bool]) -> None:
+        """Tell nodes that were members why they are not let in, and nothing else.
+
+        Args:
+            is_evicted: whether a fingerprint was that of a member which was removed.
+        """
+        self._admittance.is_evicted = is_evicted
 
     def serve_joins(self, is_token: Callable[[str], bool], handler: JoinHandler) -> None:
         """Let in nodes that join, to ask for nothing but that.
@@ -257,6 +274,14 @@ class PeerNetwork:
         factory = DialFactory(lambda: self._dialed(peer, Purpose.CONTROL, owner), failed)
         return self._reactor.connectTCP(host, port, factory, timeout=self._timeouts.connect_s)
 
+    def _knock(self) -> None:
+        """Ask one of the peers that do not dial this node; where it was evicted, nobody ever will."""
+        self._knocking = self._reactor.callLater(KNOCK_S * self._random.uniform(0.8, 1.2), self._knock)
+        silent = [peer for peer in self._members if peer < self.node and peer not in self._links]
+        silent = [peer for peer in silent if self._members[peer] is not None]
+        if silent:
+            self.dial(self._random.choice(silent), Knock(self), lambda reason: None)
+
     def _dialed(self, peer: str, purpose: Purpose, owner: LinkOwner) -> Link:
         """The protocol of a connection that was made to a peer."""
         admit = partial(self._admittance.who_listens, peer)
@@ -335,6 +360,8 @@ class PeerNetwork:
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A connection has ended."""
+        if link.told_evicted:
+            self.on_evicted(link.peer)
         self._streams.discard(link)
         if link in self._half_open:
             del self._half_open[link]

@@ -183,6 +183,11 @@ class Register:
         return dict(sorted(self._members.tokens.items()))
 
     @property
+    def evicted(self) -> tuple[str, ...]:
+        """The fingerprints of the members that were removed last."""
+        return self._members.evicted
+
+    @property
     def guests(self) -> Mapping[str, GuestRecord]:
         """A copy of the table of guests by name, sorted."""
         return dict(sorted(self._guests.records.items()))

@@ -31,6 +31,8 @@ MAXIMUM_MEMBERS: Final = 32
 MAXIMUM_TOKENS: Final = 64
 MAXIMUM_FINGERPRINTS: Final = 2
 """Of one member: of the certificate that it has, and of the one that it is about to have."""
+MAXIMUM_EVICTED: Final = 64
+"""Fingerprints of members that were removed last: a node that comes back with one of them is told why it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Members:
     def __init__(self, members: Iterable[Member] = ()) -> None:
         self._records = {member.id: member for member in members}
         self._tokens: dict[str, Token] = {}
+        self._evicted: tuple[str, ...] = ()
         self._last_number = max((member.number for member in self._records.values()), default=0)
 
     @property
@@ -112,6 +115,11 @@ class Members:
     def tokens(self) -> Mapping[str, Token]:
         """The tokens by id."""
         return self._tokens
+
+    @property
+    def evicted(self) -> tuple[str, ...]:
+        """The fingerprints of members that were removed, the last one last; those before MAXIMUM_EVICTED are gone."""
+        return self._evicted
 
     @property
     def voters(self) -> frozenset[str]:
@@ -163,6 +171,7 @@ class Members:
             "last_number": self._last_number,
             "records": [member.to_json() for _, member in sorted(self._records.items())],
             "tokens": [token.to_json() for _, token in sorted(self._tokens.items())],
+            "evicted": list(self._evicted),
         }
 
     def restore(self, part: Any) -> None:
@@ -176,6 +185,9 @@ class Members:
             expires_at_s, is_witness = check_number(record["expires_at_s"]), check_flag(record["is_witness"])
             token = Token(check_fingerprint(record["id"]), expires_at_s, is_witness)
             self._tokens[token.id] = token
+        # A register of before there was this part has none.
+        evicted = check_list(part.get("evicted", []), at_most=MAXIMUM_EVICTED)
+        self._evicted = tuple(check_fingerprint(item) for item in evicted)
 
     def _token_add(self, id: str, expires_at_s: int, is_witness: bool, at_s: int) -> Answer:  # noqa: A002
         if expires_at_s <= at_s:
@@ -230,10 +242,11 @@ class Members:
         return self._stored(replace(member, is_voter=True))
 
     def _remove(self, id: str) -> Answer:  # noqa: A002
-        self.require(id)
+        member = self.require(id)
         if not self.voters - {id}:
             raise Refusal(f"{id} is the last voter of the cluster")
         del self._records[id]
+        self._evicted = (*self._evicted, *member.fingerprints)[-MAXIMUM_EVICTED:]
         return {"id": id}
 
     def _stored(self, member: Member) -> Answer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from OpenSSL import SSL
 
-from csvd.cluster.errors import AuthenticationError
+from csvd.cluster.errors import AuthenticationError, Evicted
 from csvd.cluster.identity.certificate import NodeIdentity
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class TlsChannel:
             was admitted.
 
         Raises:
+            Evicted: the peer is not let in; one may seal for it that it was evicted, and must not receive any more.
             AuthenticationError: the peer does not speak TLS 1.3, is not to be let in, or a byte is not as it was sent.
         """
         if self.is_ended:
@@ -144,6 +145,9 @@ class TlsChannel:
             raise _refused("the TLS handshake failed", error) from error
         try:
             self._admit(self._peer_chain())
+        except Evicted:
+            self.is_established = True
+            raise
         except AuthenticationError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from csvd.cluster.framing import Kind, frame_header
 from csvd.cluster.identity.certificate import self_signed
 from csvd.cluster.identity.files import load_identity
 from csvd.cluster.tls import node_context, tls_context
@@ -214,15 +215,25 @@ def test_an_evicted_node_is_cut_off_and_not_let_in_again(daemons: Daemons) -> No
     identity = load_identity(third.folder / "state" / "cluster")
     host, port = first.client.status()["members"]["node1"]["address"].rsplit(":", 1)
     address = (host, int(port))
-    for context, refusal in (
-        (node_context(identity), "its certificate is not a member's: it is for node3, or was revoked"),
+    for context, refusal, answer in (
+        (
+            node_context(identity),
+            "its certificate is not a member's: it is for node3, which was evicted",
+            frame_header(Kind.EVICTED, 0),
+        ),
         (
             tls_context(self_signed("node3", identity.key, now_s=time.time()), identity.key),
             "it shows a join token that is used, expired, revoked or of another cluster",
+            b"",
         ),
     ):
         # For a moment after it was evicted it may still hear that it was.
         while not any(refusal in line for line in first.log):
-            assert told(address, context) == b""
+            assert told(address, context) in (b"", answer)
     third.start().ready()
+    eventually(lambda: "was evicted from the cluster" in third.client.status()["failure"] or None)
+    assert any("takes no part in the cluster" in line and "evicted" in line for line in third.log)
+    shown = third.csvd("status")
+    assert "THIS NODE TAKES NO PART IN THE CLUSTER: this node was evicted from the cluster" in shown.stdout
+    assert "csvd join" in shown.stdout
     assert all_linked([first, second])

@@ -8,7 +8,7 @@ from csvd.cluster.errors import PeerMessageError
 from csvd.cluster.framing import Kind, Purpose, frame_header
 from csvd.cluster.identity.certificate import make_cluster
 from csvd.cluster.link import Link
-from tests.unit.cluster.wire import BUFFER_BYTES, NOW_S, TIMEOUTS, LinkPair, Notes
+from tests.unit.cluster.wire import BUFFER_BYTES, MEMBERS, NOW_S, TIMEOUTS, LinkPair, Notes
 
 
 def test_both_ends_are_up_after_the_handshake() -> None:
@@ -32,6 +32,28 @@ def test_a_dialer_with_another_clusters_certificate_gets_nothing_and_is_told_whe
     assert pair.notes[0].losses == ["it does not let this node in; its log says why"]
     assert pair.notes[1].losses == ["its certificate is not by this cluster's authority"]
     assert (pair.notes[0].ups, pair.notes[1].ups) == ([], [])
+
+
+def test_a_dialer_that_was_evicted_hears_that_and_nothing_else_and_is_not_heard() -> None:
+    pair = LinkPair(is_evicted=lambda key: key == MEMBERS["n1"].fingerprint)
+    pair.dialer.send(Kind.RAFT, b"not established yet")
+    pair.pump()
+    assert pair.dialer.told_evicted
+    assert pair.notes[0].losses == ["it says that this node was evicted from the cluster"]
+    assert pair.notes[1].losses == ["its certificate is not a member's: it is for n1, which was evicted"]
+    assert [notes.ups + notes.frames for notes in pair.notes] == [[], []]
+
+
+def test_one_that_was_evicted_and_says_on_is_cut_off_in_its_time() -> None:
+    pair = LinkPair(is_evicted=lambda key: True)
+    while pair.wire.ends[0].outgoing or not pair.listener._is_refused:
+        assert pair.wire._carry(pair.wire.ends[0]) or pair.wire._carry(pair.wire.ends[1])
+    said = bytes(pair.wire.ends[1].outgoing)
+    pair.listener.dataReceived(b"anything" * 1000)
+    assert bytes(pair.wire.ends[1].outgoing) == said
+    pair.clock.pump([0.1] * int(TIMEOUTS.handshake_s * 10 + 1))
+    assert len(pair.notes[1].losses) == 1
+    assert pair.notes[1].ups == []
 
 
 def test_a_dialer_shows_its_own_certificate_only_to_who_it_dialed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,52 @@ def test_a_member_that_is_removed_is_cut_off_at_once_with_its_streams_and_not_le
     play(scene)
 
 
+@pytest.mark.parametrize("name", ["n1", "n3"])
+def test_a_node_that_comes_back_hears_from_a_member_that_it_was_evicted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is to be dialed by all others, who do not do it any more. A member hears nothing of that kind."""
+    monkeypatch.setattr("csvd.cluster.peer.KNOCK_S", 0.2)
+
+    async def scene(rig: Rig) -> None:
+        told: list[tuple[str, str]] = []
+        for one, node in rig.nodes.items():
+            node.network.tell_evicted(lambda key: key == rig.identities[name].fingerprint)
+            node.network.on_evicted = lambda by, one=one: told.append((one, by))  # type: ignore[misc]
+        others = [one for one in NAMES if one != name]
+        for one in others:
+            rig.set_members(*others, at=one)
+        rig.set_members(*NAMES, at=name)
+        await rig.linked((others[0], others[1]))
+        await rig.until(lambda: bool(told))
+        await deferLater(rig.reactor, 0.5)
+        assert {who for who, _ in told} == {name}
+        assert not any(rig.network(one).link_state(name)[0] for one in others)
+        assert not rig.nodes[name].told
+
+    play(scene)
+
+
+def test_a_member_that_knocks_where_it_is_to_be_dialed_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csvd.cluster.peer.KNOCK_S", 0.05)
+
+    async def scene(rig: Rig) -> None:
+        told: list[str] = []
+        for node in rig.nodes.values():
+            node.network.on_evicted = told.append
+        rig.set_members("n1", "n2", "n3", at="n3")
+        rig.set_members("n3", at="n1")
+        rig.set_members("n1", "n2", "n3", at="n2")
+        await deferLater(rig.reactor, 0.5)
+        rig.set_members(*NAMES)
+        await rig.linked(("n1", "n2"), ("n1", "n3"), ("n2", "n3"))
+        await deferLater(rig.reactor, 0.3)
+        assert told == []
+        await rig.linked(("n1", "n2"), ("n1", "n3"), ("n2", "n3"))
+
+    play(scene)
+
+
 def test_a_member_is_dialed_at_the_address_that_it_has_now() -> None:
     async def scene(rig: Rig) -> None:
         rig.nodes["n2"].network.set_members(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -181,10 +182,15 @@ class LinkPair:
         owners: tuple[LinkOwner, LinkOwner] | None = None,
         maximum_queued_bytes: int = 4 * 1024 * 1024,
         now_s: float = NOW_S,
+        is_evicted: Callable[[str], bool] | None = None,
     ) -> None:
         self.clock = Clock()
         self.notes = (Notes(), Notes())
         near, far = owners or self.notes
+        door = admittance("n2", now_s=now_s)
+        if is_evicted is not None:
+            door.set_members({})
+            door.is_evicted = is_evicted
         self.dialer = Link(
             node_context(dialer),
             lambda chain: admittance("n1").who_listens("n2", chain),
@@ -196,7 +202,7 @@ class LinkPair:
         )
         self.listener = Link(
             node_context(listener),
-            admittance("n2", now_s=now_s).who_dials,
+            door.who_dials,
             far,
             self.clock,
             TIMEOUTS,
