@@ -1,7 +1,7 @@
 """What a stranger tries at the nodes' port: one row an attempt, with the line that the node's log has for it.
 
-docs/security.md shows this table. The answer is always the same: a closed connection, and nothing of the cluster's. (One
-whose key was a member's is told that it was evicted: see tests/integration/test_cluster_joining.py.)
+docs/security.md shows this table. The answer is always the same: a closed connection, and nothing of the cluster's.
+One whose key was a member's is told that it was evicted: see tests/integration/test_cluster_joining.py.
 """
 
 from __future__ import annotations

@@ -234,6 +234,6 @@ def test_an_evicted_node_is_cut_off_and_not_let_in_again(daemons: Daemons) -> No
     eventually(lambda: "was evicted from the cluster" in third.client.status()["failure"] or None)
     assert any("takes no part in the cluster" in line and "evicted" in line for line in third.log)
     shown = third.csvd("status")
-    assert "THIS NODE TAKES NO PART IN THE CLUSTER: this node was evicted from the cluster" in shown.stdout
+    assert "THIS NODE TAKES NO PART IN THE CLUSTER: node3: this node was evicted from the cluster" in shown.stdout
     assert "csvd join" in shown.stdout
     assert all_linked([first, second])
