@@ -129,7 +129,13 @@ class _Node:
         threads = _Threads(self._reactor)
         self._parts.callback(threads.stop)
         login = DiskLogin(config.cluster.disk_secret_file, config.cluster.disk_initiator_name)
-        parts = NodeCluster(self._make_cluster(), self._reactor, tell=self._tell, disk_login=login)
+        parts = NodeCluster(
+            self._make_cluster(),
+            self._reactor,
+            tell=self._tell,
+            disk_login=login,
+            directory=config.node.state_directory,
+        )
         cluster = parts.cluster
         self._parts.push_async_callback(parts.stop)
         target, exports, of_cluster = await self._make_target(threads, parts)

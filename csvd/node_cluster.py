@@ -24,12 +24,13 @@ from csvd.storage.cluster_disk.errors import AreaError
 from csvd.storage.cluster_disk.opening import create_cluster_disk, open_cluster_disk
 from csvd.storage.open import kind_of
 from csvd.storage.pool import DiskPool
-from csvd.watchdog import NoWatchdog
+from csvd.watchdog import NoWatchdog, take_notice
 from csvd.watchdog import Watchdog as KernelWatchdog
 
 SUBMIT_S: Final = 10.0
 WATCHDOG: Final = "watchdog"
 """The kind of events that tell of it."""
+NOTICE_NAME: Final = "watchdog-notice"
 
 Json = dict[str, Any]
 
@@ -79,12 +80,13 @@ class NodeCluster:
         reactor: the node's loop.
         tell: for events.
         disk_login: how this node logs in where shared disks are.
+        directory: where the watchdog leaves its notice.
 
     Raises:
         ClusterError: what this node has promised can not be read.
     """
 
-    def __init__(self, node: ClusterNode, reactor: Any, *, tell: Tell, disk_login: DiskLogin) -> None:
+    def __init__(self, node: ClusterNode, reactor: Any, *, tell: Tell, disk_login: DiskLogin, directory: Path) -> None:
         def told(kind: str, text: str, subject: str) -> None:
             """Events of the cluster are in the log, too: it is there yet when the process is not."""
             log = _log.error if kind == WATCHDOG else _log.info
@@ -95,7 +97,7 @@ class NodeCluster:
         self.cluster = cluster = node.cluster
         self._pool = DiskPool(reactor)
         self._disk_login = disk_login
-        self._watchdog = _watchdog(told)
+        self._watchdog = _watchdog(told, directory)
         self.coordination = NodeCoordination(
             cluster,
             files=cluster.files,
@@ -256,9 +258,14 @@ class NoSuchDisk(ConfigError):
     """There is no such thing in the cluster."""
 
 
-def _watchdog(tell: Tell) -> Watchdog:
+def _watchdog(tell: Tell, directory: Path) -> Watchdog:
+    notice, kept = directory / NOTICE_NAME, directory / f"{NOTICE_NAME}.last"
+    was_at = take_notice(notice, kept)
+    if was_at is not None:
+        text = f"the run before this was ended, for it had not let go of the shared disks in time; it was at {was_at}"
+        tell(WATCHDOG, f"{text}; more is in {kept}", "")
     try:
-        return KernelWatchdog()
+        return KernelWatchdog(notice)
     except NoWatchdog as error:
         tell(WATCHDOG, f"nothing ends this process where it does not let go of shared disks in time: {error}", "")
         return Unwatched()
