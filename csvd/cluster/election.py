@@ -55,6 +55,8 @@ MAXIMUM_CHANGE_BYTES: Final = 4 * 1024
 """What an entry has beside its command that changes who votes."""
 MAXIMUM_LOG_BYTES: Final = 2 * 1024 * 1024
 MAXIMUM_LOG_ENTRIES: Final = 1000
+HASTENINGS: Final = 3
+"""After the leader's process has ended: tries to be elected that come sooner than others, each with twice the time."""
 MAXIMUM_RAFT_MESSAGE_BYTES: Final = 2 * MAXIMUM_LOG_BYTES
 
 
@@ -110,7 +112,8 @@ class Election:
         self._wake_call: DelayedCall | None = None
         self._ticked_at_s = clock.seconds()
         self._resent_at_s = 0.0
-        self._may_hasten_again = False
+        self._hastenings = 0
+        self._hastened_term = 0
         self._seen: tuple[object, ...] = ()
         self._gate = DurabilityGate(journal, run_blocking, self._fail)
         self._transport = RaftTransport(self._send)
@@ -203,7 +206,7 @@ class Election:
         self._guarded(self._transport.disconnected, self._peers.node(peer))
         if was_leader and not self.is_leader:
             self._hasten_election()
-            self._may_hasten_again = True
+            self._hastenings, self._hastened_term = HASTENINGS, self.term
         self.wake()
 
     def received(self, peer: str, data: bytes) -> None:
@@ -301,6 +304,7 @@ class Election:
         if now_s - self._ticked_at_s > self._timeouts.election_minimum_s / 2:
             # This process stood still: what the leader said meanwhile is still unread, so its silence means nothing.
             self._postpone_election()
+            self._peers.stood_still(now_s - self._ticked_at_s)
         self._ticked_at_s = now_s
         if self._failure is not None:
             return
@@ -314,11 +318,13 @@ class Election:
             self._raft._SyncObj__raftElectionDeadline = float("inf")
         self._guarded(self._raft.doTick, 0.0)
         self._leave_the_lead()
-        if self._may_hasten_again and self._raft._SyncObj__raftState == CANDIDATE:
-            # The votes may be split, for the others lost their leader in the same moment. Only once: on a slow disk
-            # the votes of this very election may still be on their way.
-            self._may_hasten_again = False
-            self._hasten_election()
+        if self.leader is not None:
+            self._hastenings = 0
+        elif self._hastenings and self._raft._SyncObj__raftState == CANDIDATE and self.term != self._hastened_term:
+            # The votes may be split, for the others lost their leader in the same moment. Each time with more room: on
+            # a slow disk the votes of this very election may still be on their way.
+            self._hasten_election(2 ** (HASTENINGS - self._hastenings))
+            self._hastenings, self._hastened_term = self._hastenings - 1, self.term
         self._gate.write()
         self._observe()
 
@@ -346,9 +352,9 @@ class Election:
         pause_s = self._random.uniform(timeouts.election_minimum_s, timeouts.election_maximum_s)
         self._raft._SyncObj__raftElectionDeadline = self._clock.seconds() + pause_s
 
-    def _hasten_election(self) -> None:
+    def _hasten_election(self, factor: int = 1) -> None:
         timeouts = self._timeouts
-        pause_s = self._random.uniform(timeouts.leader_gone_minimum_s, timeouts.leader_gone_maximum_s)
+        pause_s = factor * self._random.uniform(timeouts.leader_gone_minimum_s, timeouts.leader_gone_maximum_s)
         deadline_s = min(self._raft._SyncObj__raftElectionDeadline, self._clock.seconds() + pause_s)
         self._raft._SyncObj__raftElectionDeadline = deadline_s
 

@@ -75,6 +75,12 @@ class RaftPeers:
         """Up to which entry a peer is known, by this leader, to have the log."""
         return int(self._raft._SyncObj__raftMatchIndex.get(self.node(peer), 0))
 
+    def stood_still(self, seconds: float) -> None:
+        """This process did nothing for so long: what the peers have answered meanwhile is still unread."""
+        answered_s = self._raft._SyncObj__lastResponseTime
+        for node in answered_s:
+            answered_s[node] = min(answered_s[node] + seconds, self._seconds())
+
     def _update(self) -> None:
         raft = self._raft
         others = set(self.others(self._voters))

@@ -42,9 +42,9 @@ class Timeouts:
 
     tick_s: float = 0.01
     heartbeat_s: float = 0.1
-    election_minimum_s: float = 0.4
-    election_maximum_s: float = 0.8
-    leader_fallback_s: float = 0.6
+    election_minimum_s: float = 0.8
+    election_maximum_s: float = 1.6
+    leader_fallback_s: float = 2.0
     leader_gone_minimum_s: float = 0.1
     leader_gone_maximum_s: float = 0.3
     connect_s: float = 1.0

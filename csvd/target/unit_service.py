@@ -156,7 +156,8 @@ class UnitService:
                     # Two that meet can not both run: that would be a fault of ours. The later one is not believed.
                     _log.error("two commands hold the same range, {hold} is not believed", hold=hold.name)
                     self._drop(hold)
-        await office.push(SERVICE, "held", {"holds": list(self._holds)})
+        # Nobody waits for the answers: what nodes are told later comes after this.
+        self._go_on(office.push(SERVICE, "held", {"holds": list(self._holds)}))
 
     def end(self) -> None:
         """Forget everything."""

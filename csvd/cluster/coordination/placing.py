@@ -112,10 +112,11 @@ class Placing:
 
     async def _round(self) -> float:
         """One look and what comes of it; gives how long to wait until the next."""
-        asking = [(node, spawn(self._ask(node), "a look at a node")) for node in self._membership.register.members]
-        for _, asked in asking:
-            await asked
+        asking = [spawn(self._ask(node), "a look at a node") for node in self._membership.register.members]
+        # Meanwhile: on a loaded machine each of these takes its time.
         is_hurried = await self._look_after_lost()
+        for asked in asking:
+            await asked
         if not self._membership.is_coordinator:
             return ROUND_S
         register = self._membership.register

@@ -114,15 +114,24 @@ class Sessions:
         """What the nodes with a session have published."""
         return {session.node: session.published for session in self._table.values() if session.state == LIVE}
 
-    def load(self) -> None:
+    def load(self, proof: FenceProof | None = None) -> None:
         """Expect the nodes that had a session with the coordinator before; that coordinator acts no more by now, so
-        that no lease is longer than one from now."""
+        that no lease is longer than one from now.
+
+        Args:
+            proof: by which the coordinator before is off. Where its lock was had, its process is gone, and its session
+                with it: nobody need look again.
+        """
         until_s = self._ground.boottime() + self._ground.timeouts.node_lease_s * (1 + CLOCK_DRIFT)
         for node, record in list(self._records.table(SESSIONS).items()):
             session = self._made(node, record["number"], record["incarnation"], record["id"], EXPECTED)
             self._table[node] = session
             self._set_timer(session, until_s)
-            self._look_at(session)
+            is_proven = proof is not None and proof.kind == FILE_LOCK and proof.node == node
+            if proof is not None and is_proven and not self._ground.membership.is_linked(node):
+                self._begin_end(session, "its process is gone", proof)
+            else:
+                self._look_at(session)
 
     async def reclaimed(self) -> None:
         """Wait until every node that was expected has come, or is gone.
@@ -365,18 +374,18 @@ class Sessions:
         finally:
             self._probing.discard(session.id)
 
-    def _begin_end(self, session: Session, why: str) -> None:
+    def _begin_end(self, session: Session, why: str, proof: FenceProof | None = None) -> None:
         if session.state == ENDING or self._table.get(session.node) is not session or self._ground.is_over():
             return
         session.state = ENDING
-        spawn(self._end(session, why), "the end of a node's session")
+        spawn(self._end(session, why, proof), "the end of a node's session")
 
-    async def _end(self, session: Session, why: str) -> None:
-        """Fence a node, and let the others know that it is gone."""
+    async def _end(self, session: Session, why: str, proof: FenceProof | None) -> None:
+        """Fence a node, where it is not proven to be off, and let the others know that it is gone."""
         node = session.node
         self._ground.tell("fence", f"{node} is being fenced on {self._ground.disk}: {why}", node)
         try:
-            proof = await self._fenced(session)
+            proof = proof or await self._fenced(session)
             self.last_proof = proof
             await self._fence_on_services(session)
             self._check()

@@ -87,7 +87,7 @@ class Takeover:
         await self._own()
         office.reach(OWNING, "the owner block names this node")
         office.kept.load(await office.shared_disk.read_records())
-        office.sessions.load()
+        office.sessions.load(office.proof)
         count = len(office.sessions.all)
         office.reach(GRACE, f"grace: {count} sessions of the office before are to be reclaimed")
         await office.sessions.reclaimed()

@@ -23,7 +23,7 @@ from tests.interop.guest.test_guest_multipath import CONFIGURATION, wait_for_pat
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 SIZE = 64 << 20
-KILLS_S = float(os.environ.get("GUEST_KILLS_S", "40"))
+KILLS_S = float(os.environ.get("GUEST_KILLS_S", "120"))
 EVERY_S = 10.0
 DISK = "/dev/mapper/mpatha"
 GUEST_KEY, HOST_KEY = 0xA, 0xB

@@ -97,8 +97,8 @@ def test_an_address_is_written_as_it_is_read(address: tuple[str, int], text: str
     [
         ({"heartbeat_s": 0}, "cluster.heartbeat_s: is not a positive number of seconds"),
         ({"tick_s": float("nan")}, "cluster.tick_s"),
-        ({"heartbeat_s": 0.2}, "three times heartbeat_s"),
-        ({"election_maximum_s": 0.4}, "election_minimum_s (0.4 s) must be less than election_maximum_s (0.4 s)"),
+        ({"heartbeat_s": 0.3}, "three times heartbeat_s"),
+        ({"election_maximum_s": 0.8}, "election_minimum_s (0.8 s) must be less than election_maximum_s (0.8 s)"),
         ({"leader_fallback_s": 0.05}, "leader_fallback_s"),
         ({"silence_s": 0.1}, "ping_s"),
         ({"redial_maximum_s": 0.01}, "redial_minimum_s"),

@@ -127,6 +127,24 @@ def test_a_leader_without_its_majority_steps_down() -> None:
     assert leader.election.leader is None
 
 
+def test_a_leader_that_stood_still_reads_what_was_answered_before_it_steps_down() -> None:
+    rig = Rig(3)
+    leader = rig.leader()
+    term = leader.election.term
+    for _ in range(5):
+        # Its answers of before are old when it goes on; the next are there a moment later.
+        for node in rig.nodes.values():
+            node.election._ticking.stop()
+        rig.clock.advance(rig.timeouts.leader_fallback_s + 1)
+        leader.election._tick()
+        assert leader.election.is_leader
+        for node in rig.nodes.values():
+            node.election._ticking.start(rig.timeouts.tick_s)
+        rig.run(0.5)
+    assert leader.election.is_leader
+    assert leader.election.term == term
+
+
 def test_a_node_that_is_cut_off_knows_no_leader() -> None:
     rig = Rig(3)
     leader, follower = rig.leader(), rig.followers()[0]
@@ -147,7 +165,7 @@ def test_a_command_of_a_leader_that_is_cut_off_has_an_unknown_outcome_and_is_not
     rig.isolate(leader.name)
     failures: list[Failure] = []
     leader.election.propose(b"lost").addErrback(failures.append)
-    rig.run(1.0)
+    rig.run(rig.timeouts.leader_fallback_s + 0.05)
     assert isinstance(failures[0].value, OutcomeUnknown)
     rig.run_until(lambda: len(rig.leaders()) == 1)
     rig.commit(b"kept")

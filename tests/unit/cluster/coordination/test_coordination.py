@@ -59,6 +59,20 @@ def test_when_the_coordinator_dies_the_next_acts_within_a_second_and_knows_what_
     assert second.node != first.node
 
 
+def test_the_session_of_a_dead_coordinator_ends_by_the_proof_that_its_office_has_ended_by() -> None:
+    """On a loaded machine every look at the disk takes its time, and all others wait for this one."""
+    rig = begun()
+    first = rig.run_until_acting()
+    first.crash()
+    rig.leader = next(name for name in rig.names if name != first.node)
+    second = rig.run_until_acting(but=first.node)
+    assert second.office is not None
+    assert second.office.sessions.last_proof is second.office.proof
+    assert second.counting.gone == []
+    assert first.node not in second.office.nodes
+    assert any(f"{first.node} is off system: file lock" in event for event in second.events)
+
+
 def test_a_coordinator_that_is_cut_off_stops_before_its_successor_acts() -> None:
     rig = begun()
     first = rig.acting()
