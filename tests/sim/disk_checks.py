@@ -71,7 +71,7 @@ class DiskChecks:
         if not is_raw:
             self._disks[disk] = _DiskState()
         store.landed = self._raw_landed(disk) if is_raw else self._area_landed(disk)
-        store.proven = self._proven
+        store.proven = self.proven
 
     # Offices
 
@@ -103,12 +103,14 @@ class DiskChecks:
 
     # What comes to the disks
 
-    def _proven(self, store: Store, disk: SimDisk, proof: FenceProof) -> None:
+    def proven(self, store: Store, disk: SimDisk, proof: FenceProof) -> None:
+        """A node is off a store."""
         self._proofs[store.name, proof.node] = self._world.now_s
         self._counts["fences"] += 1
         self._world.note(disk.process.name, f"{proof.node} is proven to be off {store.name}: {proof.kind}")
 
-    def _check_not_fenced(self, landing: Landing) -> None:
+    def check_not_fenced(self, landing: Landing) -> None:
+        """See that what comes to a store is of no node that is off it."""
         disk = landing.disk
         proven_at_s = self._proofs.get((landing.store.name, disk.process.name))
         if proven_at_s is not None and (disk.joined_at_s is None or disk.joined_at_s < proven_at_s):
@@ -118,7 +120,7 @@ class DiskChecks:
         state = self._disks[name]
 
         def landed(landing: Landing) -> None:
-            self._check_not_fenced(landing)
+            self.check_not_fenced(landing)
             if landing.number == _OWNER_NUMBER:
                 self._owner_landed(name, state, landing)
             elif landing.number >= _SLOT_NUMBERS[0]:
@@ -147,7 +149,7 @@ class DiskChecks:
         state = self._disks[name]
 
         def landed(landing: Landing) -> None:
-            self._check_not_fenced(landing)
+            self.check_not_fenced(landing)
             node = landing.disk.process.name
             _, value, sequence, _ = _STAMP.unpack_from(landing.data)
             if value < state.barrier:

@@ -11,6 +11,7 @@ from unittest import mock
 from csvd.shared_disk import FILE_LOCK, NO_FENCE
 from tests.sim import scripts, switches
 from tests.sim.plan import FAULTS, Plan, plan_of
+from tests.sim.unit_guards import COUNTING, RESERVING, no_gate, no_holds, no_record_kept, no_wait_at_push
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def pointed_at(name: str, *, is_off: bool = True) -> Iterator[None]:
     guard = GUARDS[name]
 
     def focused(seed: int) -> Plan:
-        return replace(plan_of(seed), **guard.focus)
+        return replace(plan_of(seed), **{"units": None, **guard.focus})
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("tests.sim.simulation.plan_of", focused))
@@ -190,5 +191,29 @@ GUARDS: Final[Mapping[str, Guard]] = {
         "a node writes by what was true before its session ended",
         switches.no_gate,
         {**_THREE, "disks": {"system": NO_FENCE}, "change_pause_s": 0.05, "weights": _mostly("isolate")},
+    ),
+    "units: push": Guard(
+        "a node answers a push when no write that it forbids is under way any more (`csvd/target/cluster_units.py`)",
+        "a write of a preempted nexus comes to the disk after PREEMPT was answered",
+        no_wait_at_push,
+        {**_THREE, "units": RESERVING, "weights": _mostly("slow store")},
+    ),
+    "units: gate": Guard(
+        "no command goes to its disk while the session is not live (`csvd/target/cluster_units.py`, `gated_disk.py`)",
+        "a node that was cut off writes by reservations that are others by now",
+        no_gate,
+        {**_THREE, "disks": {"system": NO_FENCE}, "units": RESERVING, "weights": _mostly("isolate")},
+    ),
+    "units: hold": Guard(
+        "a range that a command has for itself is claimed on all nodes (`csvd/target/cluster_holds.py`)",
+        "a write through another node comes between the two halves of COMPARE AND WRITE",
+        no_holds,
+        {**_THREE, "units": COUNTING, "weights": _mostly("slow store")},
+    ),
+    "units: record": Guard(
+        "a change is kept on the disk before nodes hear of it (`csvd/target/unit_service.py`)",
+        "the next coordinator knows nothing of it",
+        no_record_kept,
+        {**_THREE, "units": RESERVING, "weights": _mostly("kill")},
     ),
 }

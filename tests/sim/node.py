@@ -25,7 +25,8 @@ from tests.sim.hosts import BlockingCalls, Host, ProcessFiles, fingerprint_of
 from tests.sim.network import SimNetwork
 from tests.sim.raft_checks import WatchedJournal, WatchedRegister
 from tests.sim.stamps import StampService, StampWriter
-from tests.sim.stores import SimDisk
+from tests.sim.stores import SimDisk, Store
+from tests.sim.units import NodeUnits
 from tests.sim.world import Event, Process
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class SimNode:
             tell=self._tell,
         )
         self.coordination.add_service(self._make_service)
+        self.units: NodeUnits | None = None
+        if plan.units is not None:
+            random = simulation.world.random(f"units {self.name} {simulation.world.now_s}")
+            self.units = NodeUnits(self, simulation.unit_checks, random)
         self.coordination.on_sessions(self._sessions_changed)
         self._writers: dict[str, StampWriter] = {}
         self._raws: dict[str, SimDisk] = {}
@@ -116,6 +121,10 @@ class SimNode:
     def register(self) -> Register:
         """The register here."""
         return self.cluster.register
+
+    def store(self, name: str) -> Store:
+        """A store that all nodes see."""
+        return self._simulation.stores[name]
 
     def number_of(self, node: str) -> int:
         """The number of a member; of one that is none any more, the one that it had."""
@@ -164,6 +173,8 @@ class SimNode:
             if session is not None and disk not in self._writers:
                 sequence = self._simulation.next_sequence
                 self._writers[disk] = StampWriter(self, session, self._raw(disk), sequence)
+        if self.units is not None:
+            self.units.serve(self.coordination.system)
 
     def _tell(self, kind: str, text: str, subject: str) -> None:
         self.process.world.note(self.name, f"{kind}: {text}")

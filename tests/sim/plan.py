@@ -11,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.sim.stores import FENCES
+from tests.sim.units_plan import UnitsPlan, units_plan_of
 
 if TYPE_CHECKING:
     from tests.sim.stage import Script
@@ -64,6 +65,8 @@ class Plan:
     disks: dict[str, str] = field(default_factory=dict)
     """The fence of each shared disk by its name."""
     script: Script | None = None
+    units: UnitsPlan | None = None
+    """What initiators do with the logical unit that all nodes export; None where there is none."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -87,5 +90,6 @@ def plan_of(seed: int) -> Plan:
         disks={disk: random.choice(FENCES) for disk in ("system", "data")[: random.choice([1, 1, 2])]},
         administration_pause_s=random.choice([0.7, 3.0, 3.0, 1000.0]),
         log_entries=random.choice([12, 12, 50, 1000]),
+        units=units_plan_of(seed),
         rates={name: random.choice([1.0, 0.99, 1.01, random.uniform(0.99, 1.01)]) for name in nodes},
     )

@@ -20,11 +20,14 @@ from tests.sim.availability import Availability
 from tests.sim.disk_checks import DiskChecks, format_store
 from tests.sim.faults import Faults
 from tests.sim.hosts import Host
+from tests.sim.initiators import Initiators
 from tests.sim.node import SimNode
 from tests.sim.plan import Plan, plan_of
 from tests.sim.raft_checks import RaftChecks
 from tests.sim.stage import Stage
-from tests.sim.stores import Store
+from tests.sim.stores import Landing, Store
+from tests.sim.unit_checks import UnitChecks
+from tests.sim.units import NAA, STORE
 from tests.sim.wires import Wires
 from tests.sim.workload import Workload
 from tests.sim.world import Process, Trace, Violation, World
@@ -61,6 +64,9 @@ class Simulation:
         for number, (disk, fence_kind) in enumerate(self.plan.disks.items(), 1):
             self._make_store(disk, disk, number, fence_kind)
             self._make_store(f"{disk}-raw", disk, number + 100, fence_kind)
+        self.unit_checks = UnitChecks(self.world, self.counts, self._serving)
+        if self.plan.units is not None:
+            self._make_unit_store()
         self.numbers: dict[str, int] = {}
         self.administration = Administration(self)
         self._sequence = 0
@@ -70,6 +76,7 @@ class Simulation:
         self.workload = Workload(self)
         self.availability = Availability(self)
         self.stage = Stage(self)
+        self.initiators = None if self.plan.units is None else Initiators(self, self.plan.units)
         self._graves: list[SimNode] = []
         self._problem: str = ""
 
@@ -200,6 +207,22 @@ class Simulation:
         self.disk_checks.watch(store, disk, is_raw=is_raw)
         self.stores[name] = store
 
+    def _make_unit_store(self) -> None:
+        """The store under the logical unit that all nodes export."""
+        kind = self.plan.disks["system"]
+        store = Store(self.world, STORE, "unit", 1 << 30, kind, self.world.random("store unit"))
+
+        def landed(landing: Landing) -> None:
+            self.disk_checks.check_not_fenced(landing)
+            self.unit_checks.landed(NAA, landing)
+
+        store.landed, store.proven = landed, self.disk_checks.proven
+        self.stores[STORE] = store
+
+    def _serving(self) -> list[str]:
+        """The nodes that may carry out commands of the logical unit now."""
+        return [name for name, node in self.nodes.items() if node.units is not None and node.units.is_open]
+
     def end(self, name: str, *, power_cut: bool) -> None:
         """Kill csvd on a host, or cut the host's power."""
         node = self.nodes.pop(name)
@@ -237,12 +260,16 @@ class Simulation:
             self.start_node(name)
         self.workload.start()
         self.administration.start()
+        if self.initiators is not None:
+            self.initiators.start()
         self.faults.start()
         self.availability.start()
         if plan.script is not None:
             self.stage.play(plan.script)
         world.run_until(plan.faults_s)
         self.workload.stop()
+        if self.initiators is not None:
+            self.initiators.stop()
         world.note("----", "the faults stop")
         self.faults.stop()
         self.stage.stop()
@@ -255,14 +282,23 @@ class Simulation:
         last = [self.workload.change(node, 5.0) for node in nodes]
         for disk in self.plan.disks:
             last.extend(self.workload.ask(node, disk, 5.0) for node in nodes if not members[node.name].is_witness)
+            if self.initiators is not None and disk == "system":
+                self.initiators.probe_all(node for node in nodes if not members[node.name].is_witness)
         outcomes = self.workload.outcomes
-        world.run_until(world.now_s + 12.0, lambda: all(outcomes[name] != "asked" for name in last))
+        world.run_until(
+            world.now_s + 12.0, lambda: all(outcomes[name] != "asked" for name in last) and self._are_probed()
+        )
         world.run_until(world.now_s + 1.5)  # for the followers to hear of it
         for name in last:
             if self.workload.outcomes[name] != "acknowledged":
                 raise Violation(f"{name} was {self.workload.outcomes[name]} though all is well")
+        if self.initiators is not None:
+            self.initiators.check_end()
         self._check_end()
         return settled_s
+
+    def _are_probed(self) -> bool:
+        return self.initiators is None or self.initiators.are_probed
 
     def _end_joins(self) -> None:
         """A node that joined, and whose answer was lost with the member that it had asked, asks again."""
