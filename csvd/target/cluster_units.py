@@ -82,6 +82,7 @@ class ClusterUnits:
         self._units: dict[str, ClusterUnit] = {}
         self._disks: dict[GatedDisk, set[LogicalUnit]] = {}
         self._attached: set[str] = set()
+        self._attaching: set[str] = set()
         self._joined: set[GatedDisk] = set()
         self._is_closed = True
         self._has_stalled = False
@@ -274,10 +275,17 @@ class ClusterUnits:
         if session is None or session.state != LIVE or self._is_closed or not self.may_attach():
             return
         for naa in list(self._units):
-            if naa not in self._attached:
+            if naa not in self._attached and naa not in self._attaching:
+                # One ask at a time: an older one could come after the unit is on here, and switch it on once more.
+                self._attaching.add(naa)
                 attaching = Deferred.fromCoroutine(self._attach(session, naa, self._sync))
-                attaching.addErrback(partial(self._not_attached, naa))
+                attaching.addCallbacks(partial(self._asked_to_attach, naa), partial(self._not_attached, naa))
         self._open_attached()
+
+    def _asked_to_attach(self, naa: str, _: None) -> None:
+        self._attaching.discard(naa)
+        if naa in self._units and naa not in self._attached:
+            self._begin_attaching()  # The answer was of a time before this node was away.
 
     async def _attach(self, session: DiskSession, naa: str, sync: int) -> None:
         """Take over what the nodes agree on for a logical unit; its commands may begin then."""
@@ -298,6 +306,7 @@ class ClusterUnits:
             self._open_attached()
 
     def _not_attached(self, naa: str, failure: Failure) -> None:
+        self._attaching.discard(naa)
         if failure.check(CsvdError) is None:
             self.log.failure("a fault in attaching {naa}", failure, naa=naa)
         else:

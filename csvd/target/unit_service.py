@@ -246,7 +246,8 @@ class UnitService:
         office = self._its_office()
         await unit.turn.acquire()
         try:
-            if not unit.record.power or (not unit.nodes - {node} and power != unit.record.power):
+            # A node that has it on asks again, with what it knew before, when an ask of its own was overtaken.
+            if not unit.record.power or (not unit.nodes and power != unit.record.power):
                 record, effect = unit.record.switched_on()
                 refusal = await unit.keep(office, record, [effect], {})
                 if refusal is not None:

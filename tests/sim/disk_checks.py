@@ -109,11 +109,15 @@ class DiskChecks:
         self._counts["fences"] += 1
         self._world.note(disk.process.name, f"{proof.node} is proven to be off {store.name}: {proof.kind}")
 
+    def is_off(self, disk: SimDisk) -> bool:
+        """Whether a node was proven to be off a store, and has not joined it since."""
+        proven_at_s = self._proofs.get((disk.store.name, disk.process.name))
+        return proven_at_s is not None and (disk.joined_at_s is None or disk.joined_at_s < proven_at_s)
+
     def check_not_fenced(self, landing: Landing) -> None:
         """See that what comes to a store is of no node that is off it."""
         disk = landing.disk
-        proven_at_s = self._proofs.get((landing.store.name, disk.process.name))
-        if proven_at_s is not None and (disk.joined_at_s is None or disk.joined_at_s < proven_at_s):
+        if self.is_off(disk):
             raise Violation(f"a write of {disk.process.name} comes to {landing.store.name} after it was proven off")
 
     def _area_landed(self, name: str) -> Callable[[Landing], None]:

@@ -21,6 +21,7 @@ from csvd.cluster.timeouts import Timeouts
 from csvd.shared_disk import SharedDisk
 from csvd.storage.cluster_disk.disk import ClusterDisk
 from csvd.storage.cluster_disk.formatting import read_superblock
+from tests.sim.exports import NodeExports
 from tests.sim.hosts import BlockingCalls, Host, ProcessFiles, fingerprint_of
 from tests.sim.network import SimNetwork
 from tests.sim.raft_checks import WatchedJournal, WatchedRegister
@@ -89,9 +90,12 @@ class SimNode:
         )
         self.coordination.add_service(self._make_service)
         self.units: NodeUnits | None = None
+        self.exports: NodeExports | None = None
         if plan.units is not None:
             random = simulation.world.random(f"units {self.name} {simulation.world.now_s}")
             self.units = NodeUnits(self, simulation.unit_checks, random)
+            self.exports = NodeExports(self, simulation.export_checks, random, self.units.units.attach)
+            self.units.units.may_attach = self.exports.may_attach
         self.coordination.on_sessions(self._sessions_changed)
         self._writers: dict[str, StampWriter] = {}
         self._raws: dict[str, SimDisk] = {}
@@ -108,6 +112,8 @@ class SimNode:
             mock.patch("csvd.cluster.election.MAXIMUM_LOG_ENTRIES", self._simulation.plan.log_entries),
         ):
             await self.cluster.start()
+        if self.exports is not None:
+            await self.exports.start()
         self.is_started = True
 
     @property

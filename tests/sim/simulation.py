@@ -18,6 +18,7 @@ from csvd.cluster.register_members import Member
 from tests.sim.administration import Administration
 from tests.sim.availability import Availability
 from tests.sim.disk_checks import DiskChecks, format_store
+from tests.sim.exports import ExportChecks, Exporters
 from tests.sim.faults import Faults
 from tests.sim.hosts import Host
 from tests.sim.initiators import Initiators
@@ -27,7 +28,7 @@ from tests.sim.raft_checks import RaftChecks
 from tests.sim.stage import Stage
 from tests.sim.stores import Landing, Store
 from tests.sim.unit_checks import UnitChecks
-from tests.sim.units import NAA, STORE
+from tests.sim.units import NAA, STORE, NodeUnits
 from tests.sim.wires import Wires
 from tests.sim.workload import Workload
 from tests.sim.world import Process, Trace, Violation, World
@@ -64,6 +65,7 @@ class Simulation:
         for number, (disk, fence_kind) in enumerate(self.plan.disks.items(), 1):
             self._make_store(disk, disk, number, fence_kind)
             self._make_store(f"{disk}-raw", disk, number + 100, fence_kind)
+        self.export_checks = ExportChecks()
         self.unit_checks = UnitChecks(self.world, self.counts, self._serving)
         if self.plan.units is not None:
             self._make_unit_store()
@@ -77,6 +79,7 @@ class Simulation:
         self.availability = Availability(self)
         self.stage = Stage(self)
         self.initiators = None if self.plan.units is None else Initiators(self, self.plan.units)
+        self.exporters = None if self.plan.units is None else Exporters(self, self.export_checks)
         self._graves: list[SimNode] = []
         self._problem: str = ""
 
@@ -221,7 +224,11 @@ class Simulation:
 
     def _serving(self) -> list[str]:
         """The nodes that may carry out commands of the logical unit now."""
-        return [name for name, node in self.nodes.items() if node.units is not None and node.units.is_open]
+        return [node.name for node in self.nodes.values() if node.units is not None and self._serves(node, node.units)]
+
+    def _serves(self, node: SimNode, units: NodeUnits) -> bool:
+        # A node that was fenced by hand may take its lease to be good; it reaches no disk.
+        return units.is_open and not self.disk_checks.is_off(units.raw)
 
     def end(self, name: str, *, power_cut: bool) -> None:
         """Kill csvd on a host, or cut the host's power."""
@@ -262,6 +269,8 @@ class Simulation:
         self.administration.start()
         if self.initiators is not None:
             self.initiators.start()
+        if self.exporters is not None:
+            self.exporters.start()
         self.faults.start()
         self.availability.start()
         if plan.script is not None:
@@ -270,6 +279,8 @@ class Simulation:
         self.workload.stop()
         if self.initiators is not None:
             self.initiators.stop()
+        if self.exporters is not None:
+            self.exporters.stop()
         world.note("----", "the faults stop")
         self.faults.stop()
         self.stage.stop()
@@ -294,6 +305,8 @@ class Simulation:
                 raise Violation(f"{name} was {self.workload.outcomes[name]} though all is well")
         if self.initiators is not None:
             self.initiators.check_end()
+        if self.exporters is not None:
+            self.exporters.check_end()
         self._check_end()
         return settled_s
 

@@ -113,7 +113,7 @@ class UnitChecks:
         self._world.note(coordinator, f"unit {naa[-4:]} is switched on: {len(record.reservations.keys)} keys")
         serving = self._serving()
         if serving:
-            raise Violation(f"{coordinator} takes {naa} to be switched on while {', '.join(serving)} serve it")
+            raise Violation(f"{coordinator} takes {naa} to be switched on while {', '.join(serving)} serves it")
 
     def pushed(self, naa: str, code: Any) -> None:
         """A push has returned: every node has heard of this record, or is gone."""

@@ -150,6 +150,7 @@ class NodeUnits:
     """What one process of csvd has of the logical unit.
 
     Attributes:
+        raw: its way to the store.
         paths: the sessions of initiators with this node.
     """
 
@@ -157,7 +158,7 @@ class NodeUnits:
         self.name = node.name
         self.process = node.process
         self.paths: list[Path] = []
-        disk = SimDisk(node.store(STORE), node.process)
+        disk = self.raw = SimDisk(node.store(STORE), node.process)
         self.disk = UnitDisk(disk) if disk.store.fence_kind == NO_FENCE else FencedUnitDisk(disk)
         self._random = random
         self._checks = checks

@@ -20,7 +20,7 @@ KINDS: Final = (
     "legacy reserve",
     "legacy release",
 )
-SHARE: Final = 0.4
+SHARE: Final = 0.3
 """Of the seeds that have one."""
 
 

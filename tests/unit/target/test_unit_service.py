@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from csvd.cluster.errors import RemoteError
+from csvd.scsi.reservation_codes import encode_action
+from csvd.scsi.reservations import Register, Registrant
 from csvd.target.unit_service import MOST_HOLD_PUSHES, MOST_UNITS, UnitService
 from tests.unit.cluster.loopback import Loopback
 
@@ -114,6 +116,16 @@ def test_a_unit_that_no_node_exported_is_switched_on_by_the_first_one_alone() ->
     rig.ask("n2", "detach", naa=NAA)
     rig.ask("n3", "detach", naa=NAA)
     assert rig.ask("n1", "attach", naa=NAA, power=None)["record"]["power"] == 2
+
+
+def test_a_node_that_asks_twice_does_not_switch_on_what_it_has_on() -> None:
+    rig = Rig()
+    rig.ask("n1", "attach", naa=NAA, power=None)
+    register = encode_action(Register(Registrant("i", "t", 1), 0, 0xA))
+    rig.ask("n1", "act", naa=NAA, action=register, aborts=False)
+    again = rig.ask("n1", "attach", naa=NAA, power=None)["record"]
+    assert again["power"] == 1
+    assert again["reservations"]["registrations"], "a registration was acknowledged, and nobody had switched the unit off"
 
 
 def test_the_end_of_a_hold_is_told_past_others_that_nodes_are_slow_to_acknowledge() -> None:
