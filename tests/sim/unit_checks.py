@@ -94,9 +94,20 @@ class UnitChecks:
             for version in [version for version in unit.records if version > record.version]:
                 del unit.records[version]
 
+    def made(self, coordinator: str, naa: str, before: UnitRecord, after: UnitRecord) -> None:
+        """A coordinator makes the next record; perhaps not the one that it keeps, when more changes wait."""
+        unit = self._unit(naa)
+        if after.power != before.power or not _may_follow(before, after):
+            raise Violation(f"{coordinator} makes {after} of {naa}, which can not follow {before}")
+        if after.version > unit.barrier:
+            unit.records.setdefault(after.version, []).append(after)
+            unit.latest = max(unit.latest, after.version)
+
     def keeping(self, coordinator: str, naa: str, code: Any) -> None:
         """A coordinator sets out to keep a record."""
         unit, record = self._unit(naa), UnitRecord.of(code)
+        if record in unit.records.get(record.version, ()):
+            return  # It was made by changes that were looked at.
         befores = unit.records.get(record.version - 1)
         if befores is None:
             return  # Of an office that is over and does not know it: nothing is written.

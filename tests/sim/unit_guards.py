@@ -11,7 +11,7 @@ from csvd.cluster.coordination.faces import LIVE
 from csvd.scsi.unit_record import Effect, UnitRecord
 from csvd.target.cluster_holds import ClusterHolds
 from csvd.target.cluster_units import ClusterUnits
-from csvd.target.unit_service import UnitService
+from csvd.target.unit_changes import CoordinatedUnit
 from tests.sim.units_plan import KINDS, UnitsPlan
 
 Context = contextlib.AbstractContextManager[object]
@@ -72,7 +72,7 @@ def no_holds() -> Sequence[Context]:
 def no_record_kept() -> Sequence[Context]:
     """What was changed is in the memory of the coordinator alone."""
 
-    async def keep(self: Any, office: Any, naa: str, unit: Any, record: Any, effect: Any, answer: Any) -> None:
-        unit.record, unit.effects = record, (*unit.effects, effect)
+    async def keep(self: Any, office: Any, record: Any, effects: Any, answers: Any) -> None:
+        self.record, self.effects = record, (*self.effects, *effects)
 
-    return [mock.patch.object(UnitService, "_keep", keep)]
+    return [mock.patch.object(CoordinatedUnit, "keep", keep)]

@@ -21,13 +21,14 @@ from csvd.iscsi.portals import portal_group_tag
 from csvd.scsi.logical_unit import Identity, LogicalUnit, naa_of
 from csvd.scsi.lun import lun_spellings
 from csvd.scsi.target_device import TargetDevice
-from csvd.scsi.unit_record import UnitRecord
+from csvd.scsi.unit_record import Effect, UnitRecord
 from csvd.shared_disk import NO_FENCE
 from csvd.storage.disk import StorageError
 from csvd.target.cluster_units import ClusterUnits
 from csvd.target.executor import Executor
 from csvd.target.steps import StepRunner
-from csvd.target.unit_service import RECORDS, UnitService
+from csvd.target.unit_changes import RECORDS, Make
+from csvd.target.unit_service import UnitService
 from tests.sim.stores import BLOCK_BYTES, SimDisk
 from tests.sim.unit_checks import UnitChecks
 
@@ -117,11 +118,11 @@ class WatchedOffice:
         """All but what is watched is the office's own."""
         return getattr(self._office, name)
 
-    async def keep(self, changes: Mapping[str, Any], *, answer: Json | None = None) -> None:
+    async def keep(self, changes: Mapping[str, Any], **answers: Any) -> None:
         """See `Office.keep`."""
         for key, code in changes.items():
             self._checks.keeping(self._office.node, key.removeprefix(RECORDS), code)
-        await self._office.keep(changes, answer=answer)
+        await self._office.keep(changes, **answers)
 
     async def push(self, service: str, method: str, params: Json, **to_whom: Any) -> dict[str, Json]:
         """See `Office.push`."""
@@ -137,13 +138,28 @@ class WatchedUnitService(UnitService):
     def __init__(self, units: ClusterUnits, checks: UnitChecks) -> None:
         super().__init__(units)
         self._checks = checks
+        self._has_begun = False
 
     async def begin(self, office: Office) -> None:
         """See `Service`."""
         records = {key.removeprefix(RECORDS): code for key, code in office.records.items() if key.startswith(RECORDS)}
         self._checks.begun(records)
         watched: Any = WatchedOffice(office, self._checks)
+        self._has_begun = False
         await super().begin(watched)
+        self._has_begun = True
+
+    async def _change(self, params: Json, make: Make, *, answers: bool = True) -> Json:
+        """Look at each record that is made, also where several are kept by one write."""
+
+        def watched(record: UnitRecord) -> tuple[UnitRecord, Effect, Json]:
+            after, effect, answer = make(record)
+            office = self._office
+            if after is not record and office is not None and (office.is_live or not self._has_begun):
+                self._checks.made(office.node, params["naa"], record, after)
+            return after, effect, answer
+
+        return await super()._change(params, watched, answers=answers)
 
 
 class NodeUnits:
