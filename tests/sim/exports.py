@@ -23,7 +23,7 @@ from csvd.exports.coordinator import NAME
 from csvd.exports.joined import JoinedServing
 from csvd.exports.serving import Plan
 from tests.sim.world import Violation
-from tests.unit.exports.exporting_cluster import KEY, FakeServing
+from tests.unit.exports.exporting_cluster import FakeServing
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -104,7 +104,7 @@ class NodeExports:
             members=lambda: node.register.members,
             on_members=node.cluster.on_change,
             serving=self._joined,
-            data_key=KEY,
+            keys=None,
             portals=["0.0.0.0:3260"],
             clock=node.process.clock,
             run=lambda job: succeed(job()),
