@@ -105,7 +105,7 @@ class Path(FakeAdapter):
         while batch := self._initiator.data_to_send():
             parts += batch
         if parts:
-            self._there_at_s = max(self._there_at_s, self._world.now_s + self._delay_s())
+            self._there_at_s = max(self._there_at_s + 1e-7, self._world.now_s + self._delay_s())
             delay_s = self._there_at_s - self._world.now_s
             self._world.later(delay_s, self._came_there, gather(parts), owner=self._units.process)
 
@@ -128,7 +128,7 @@ class Path(FakeAdapter):
         if self.is_over:
             return
         self._end()
-        self._there_at_s = max(self._there_at_s, self._world.now_s + self._delay_s())
+        self._there_at_s = max(self._there_at_s + 1e-7, self._world.now_s + self._delay_s())
         self._world.later(self._there_at_s - self._world.now_s, self._lost, owner=self._units.process)
 
     def node_ended(self, *, power_cut: bool) -> None:
@@ -173,7 +173,7 @@ class Path(FakeAdapter):
         data = gather(self._engine.output)
         self._engine.output.clear()
         if data:
-            self._back_at_s = max(self._back_at_s, self._world.now_s + self._delay_s())
+            self._back_at_s = max(self._back_at_s + 1e-7, self._world.now_s + self._delay_s())
             self._world.later(self._back_at_s - self._world.now_s, self._came_back, data)
         if self._engine.closing and self in self._units.paths:
             self._units.paths.remove(self)
