@@ -226,7 +226,7 @@ class Initiators:
     def _next(self) -> None:
         if self._is_over:
             return
-        paths = max(1, len(self._simulation.nodes)) * len(NAMES)
+        paths = min(3, max(1, len(self._simulation.nodes))) * len(NAMES)  # more nodes have to share, for time's sake
         self.world.later(self._random.expovariate(paths / self._plan.pause_s), self._act)
 
     def _act(self) -> None:

@@ -20,21 +20,22 @@ KEPT: Final = Path(__file__).with_name("seeds.txt")
 """Seeds that failed once: what they found was mended, and they run first, always."""
 SHOWN_LINES: Final = 60
 LONGEST_S: Final = 100
-"""For one seed, which takes a second or two: what goes in circles within one step is found by this alone."""
+"""Of the processor, for one seed, which takes a second or two. What goes in circles within one step is found by this
+alone."""
 
 
 def run_seed(seed: int, guard: str = "", *, is_off: bool = True, echo: Callable[[str], None] | None = None) -> Outcome:
     """Run one seed in this process; where a guard is named, pointed at what it prevents, and with it switched off."""
     is_collecting = gc.isenabled()
     gc.disable()  # it costs a third of the time, and a run is short
-    before = signal.signal(signal.SIGALRM, _stands_still)
-    signal.alarm(LONGEST_S)
+    before = signal.signal(signal.SIGPROF, _stands_still)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
     try:
         with pointed_at(guard, is_off=is_off):
             return Simulation(seed, echo).run()
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         if is_collecting:
             gc.enable()
         gc.collect()
