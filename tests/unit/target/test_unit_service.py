@@ -125,7 +125,7 @@ def test_a_node_that_asks_twice_does_not_switch_on_what_it_has_on() -> None:
     rig.ask("n1", "act", naa=NAA, action=register, aborts=False)
     again = rig.ask("n1", "attach", naa=NAA, power=None)["record"]
     assert again["power"] == 1
-    assert again["reservations"]["registrations"], "a registration was acknowledged, and nobody had switched the unit off"
+    assert again["reservations"]["registrations"], "what was acknowledged is there: nobody had switched it off"
 
 
 def test_the_end_of_a_hold_is_told_past_others_that_nodes_are_slow_to_acknowledge() -> None:
