@@ -220,7 +220,7 @@ class ClusterHolds:
 
     def only(self, names: Sequence[str]) -> None:
         """No other holds of other nodes are in force."""
-        for name in self._others.keys() - set(names):
+        for name in sorted(self._others.keys() - set(names)):
             for claimed in self._others.pop(name).values():
                 claimed.release()
 
