@@ -24,7 +24,9 @@ from typing import Any, Final
 
 import initiator
 from csvd.api.client import ControlClient
-from csvd.cluster.election import MAXIMUM_LOG_ENTRIES
+from csvd.cluster.election import MAXIMUM_LOG_BYTES, MAXIMUM_LOG_ENTRIES
+from csvd.cluster.journal import JOURNAL_NAME
+from csvd.cluster.journal_records import JournalState, decode_file
 from initiator import SessionOptions
 from tests.bench.generator import percentile
 from tests.bench.machine import ROOT, facts
@@ -40,7 +42,7 @@ SESSIONS: Final = (1, 4, 16)
 FEW_PART: Final = 0.3
 """Of the changes, where there is one initiator at each node: it takes longest."""
 REGISTER_CHANGES: Final = 3_000
-REGISTER_CLIENTS: Final = 4
+REGISTER_CLIENTS: Final = (1, 4)
 """Who change the register at once, at each node."""
 OPTIONS: Final = SessionOptions(command_timeout_s=60, login_timeout_s=10)
 
@@ -49,8 +51,10 @@ MOST_GROWN_BYTES: Final = 24 << 20
 MOST_RECORDS_GROWN_BYTES: Final = 4096
 """By how much the records may grow: initiators take their registrations back in the end, so that answers to the last
 asks remain alone."""
-MOST_ENTRY_BYTES: Final = 256
-"""Of a change of the register in the journal, which begins anew after MAXIMUM_LOG_ENTRIES of them."""
+MOST_STATE_BYTES: Final = MAXIMUM_LOG_BYTES + (256 << 10)
+"""Of a node's state directory: its log, which is compacted when it is longer, and what the register holds."""
+MORE_ENTRIES: Final = 10
+"""By which a log may be longer than MAXIMUM_LOG_ENTRIES: those that came while it was being compacted."""
 
 Times = list[tuple[float, float]]
 """When each change was begun and acknowledged, in seconds of the monotonic clock."""
@@ -136,18 +140,25 @@ class Footprint:
 
     Args:
         memory, state: of each node: its process, and its cluster's state directory, in which the Raft journal is.
+        entries: of each node's Raft log. Changes that wait at the same time are one entry.
+        all_entries: the number of the last of them.
         records: what the coordinator keeps on the shared disk.
     """
 
     memory: Sequence[int]
     state: Sequence[int]
+    entries: Sequence[int]
+    all_entries: int
     records: int
 
     @classmethod
     def of(cls, cluster: HostCluster) -> Footprint:
+        logs = [_log(cluster, node) for node in cluster.nodes]
         return cls(
             [_memory(node) for node in cluster.nodes],
             [_state(cluster, node) for node in cluster.nodes],
+            [len(log.entries) for log in logs],
+            max(log.entries[-1][1] for log in logs),
             _office(cluster)["records_bytes"],
         )
 
@@ -159,6 +170,13 @@ def _memory(node: DaemonNode) -> int:
 def _state(cluster: HostCluster, node: DaemonNode) -> int:
     folder = cluster.states[node.name] / "cluster"
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _log(cluster: HostCluster, node: DaemonNode) -> JournalState:
+    """The Raft log of a node that nobody changes now."""
+    log = JournalState(node.name)
+    decode_file((cluster.states[node.name] / "cluster" / JOURNAL_NAME).read_bytes(), log)
+    return log
 
 
 def _office(cluster: HostCluster) -> dict[str, Any]:
@@ -206,17 +224,20 @@ def change_register(cluster: HostCluster, at_once: int, changes: int) -> Run:
 
 def grown(before: Footprint, after: Footprint) -> list[str]:
     """What has grown with the number of changes, and must not: a sentence for each."""
-    before_state = max(before.state)
-    most_state = before_state + MAXIMUM_LOG_ENTRIES * MOST_ENTRY_BYTES
     wrong = [
         f"node{number} takes {is_ - was} bytes of memory more than before, and may {MOST_GROWN_BYTES}"
         for number, (was, is_) in enumerate(zip(before.memory, after.memory, strict=True), 1)
         if is_ - was > MOST_GROWN_BYTES
     ]
     wrong += [
-        f"the state directory of node{number} has {is_} bytes, and may have {most_state}"
+        f"the state directory of node{number} has {is_} bytes, and may have {MOST_STATE_BYTES}"
         for number, is_ in enumerate(after.state, 1)
-        if is_ > most_state
+        if is_ > MOST_STATE_BYTES
+    ]
+    wrong += [
+        f"the log of node{number} has {count} entries, and may have {MAXIMUM_LOG_ENTRIES}"
+        for number, count in enumerate(after.entries, 1)
+        if count > MAXIMUM_LOG_ENTRIES + MORE_ENTRIES
     ]
     if after.records > before.records + MOST_RECORDS_GROWN_BYTES:
         wrong.append(f"the records have {after.records} bytes, and had {before.records}")
@@ -244,14 +265,16 @@ through Raft, and is synced into the journals of a majority.
 
 What the nodes take before and after these {changes} changes:
 
-| node | memory before, MiB | after, MiB | Raft journal and state before, KiB | after, KiB |
-|---|--:|--:|--:|--:|
+| node | memory before, MiB | after, MiB | Raft journal and state before, KiB | after, KiB | entries of the log after |
+|---|--:|--:|--:|--:|--:|
 {footprints}
 
-The records on the shared disk take {records_before} bytes before and {records_after} bytes after them.
+The log had {entries_before} entries before, and has had {all_entries} in all: changes of the register that wait at the
+same time are one, and it is compacted when it has more than {most_entries} or {most_log} MiB. The records on the shared
+disk take {records_before} bytes before and {records_after} bytes after all changes.
 
-The program fails where a node's memory grows by more than {most_grown} MiB, the records by more than
-{most_records} bytes, or the state by more than the log's {most_entries} entries of at most {most_entry} bytes.
+The program fails where a node's memory grows by more than {most_grown} MiB, the records by more than {most_records}
+bytes, or where a log is longer than that.
 
 ## Measured on
 
@@ -263,7 +286,8 @@ def document(runs: Sequence[Run], before: Footprint, after: Footprint, known: di
     """docs/cluster-load.md."""
     footprints = [
         f"| node{number} | {memory / 2**20:.1f} | {after.memory[number - 1] / 2**20:.1f} "
-        f"| {before.state[number - 1] / 1024:.1f} | {after.state[number - 1] / 1024:.1f} |"
+        f"| {before.state[number - 1] / 1024:.1f} | {after.state[number - 1] / 1024:.1f} "
+        f"| {after.entries[number - 1]} |"
         for number, memory in enumerate(before.memory, 1)
     ]
     return _DOCUMENT.format(
@@ -275,7 +299,9 @@ def document(runs: Sequence[Run], before: Footprint, after: Footprint, known: di
         most_grown=MOST_GROWN_BYTES >> 20,
         most_records=MOST_RECORDS_GROWN_BYTES,
         most_entries=MAXIMUM_LOG_ENTRIES,
-        most_entry=MOST_ENTRY_BYTES,
+        most_log=MAXIMUM_LOG_BYTES >> 20,
+        entries_before=max(before.entries),
+        all_entries=after.all_entries,
         facts="\n".join(f"- {name}: {value}" for name, value in known.items()),
     )
 
@@ -283,7 +309,7 @@ def document(runs: Sequence[Run], before: Footprint, after: Footprint, known: di
 def warm_up(cluster: HostCluster) -> Footprint:
     """Have everything there that many clients need; gives what the nodes take then."""
     change_reservations(cluster, SESSIONS[-1], 2 * SESSIONS[-1] * len(cluster.nodes))
-    change_register(cluster, REGISTER_CLIENTS, 2 * REGISTER_CLIENTS * len(cluster.nodes))
+    change_register(cluster, REGISTER_CLIENTS[-1], 2 * REGISTER_CLIENTS[-1] * len(cluster.nodes))
     return Footprint.of(cluster)
 
 
@@ -297,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--changes", type=int, default=CHANGES, help="of the reservations, by as many initiators each time"
     )
-    parser.add_argument("--register-changes", type=int, default=REGISTER_CHANGES)
+    parser.add_argument("--register-changes", type=int, default=REGISTER_CHANGES, help="by as many clients each time")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "cluster-load.md")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -314,8 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             changes = options.changes if at_once > 1 else int(FEW_PART * options.changes)
             runs.append(change_reservations(cluster, at_once, changes))
             print(runs[-1].row, file=sys.stderr)
-        runs.append(change_register(cluster, REGISTER_CLIENTS, options.register_changes))
-        print(runs[-1].row, file=sys.stderr)
+        for at_once in REGISTER_CLIENTS:
+            runs.append(change_register(cluster, at_once, options.register_changes))
+            print(runs[-1].row, file=sys.stderr)
         after = Footprint.of(cluster)
     text = document(runs, before, after, facts(Path("/tmp")))
     print(text)
