@@ -33,6 +33,7 @@ ASKING_S: Final = 1.0
 
 _METHOD: Final = "cluster.members"
 _Fingerprints = Annotated[tuple[str, ...], msgspec.Meta(max_length=MAXIMUM_FINGERPRINTS)]
+_Ways = Mapping[str, tuple[Address | None, Fingerprints]]
 _Members = Annotated[dict[str, tuple[str, _Fingerprints]], msgspec.Meta(max_length=MAXIMUM_MEMBERS)]
 
 
@@ -113,10 +114,7 @@ class MemberLinks:
         """
         if self._heard_of()[1] >= self._until_committed:
             self._foreseen = {}
-        members = {
-            node: (address_of_text(member.address), member.fingerprints)
-            for node, member in {**self._foreseen, **self._register.members}.items()
-        }
+        members = _either(_ways(self._foreseen), _ways(self._register.members))
         before = self._known or {}
         if self._register.revision >= self._heard_revision:
             self._heard = {}
@@ -124,7 +122,7 @@ class MemberLinks:
             self._leaving[node] = self._clock.callLater(LEAVING_S, self._has_left, node)
         for node in set(self._leaving) & {*members, *self._heard}:
             self._leaving.pop(node).cancel()
-        self._tell({**{node: before[node] for node in self._leaving}, **self._heard, **members})
+        self._tell({**{node: before[node] for node in self._leaving}, **_either(self._heard, members)})
 
     def _has_left(self, node: str) -> None:
         del self._leaving[node]
@@ -160,6 +158,20 @@ class MemberLinks:
         if revision > max(self._register.revision, self._heard_revision) and self._heard_of()[0] is None:
             self._heard, self._heard_revision = dict(members), revision
             self.update()
+
+
+def _ways(members: Mapping[str, Member]) -> _Ways:
+    return {node: (address_of_text(member.address), member.fingerprints) for node, member in members.items()}
+
+
+def _either(newer: _Ways, older: _Ways) -> _Ways:
+    """All members of both. One that is in both may have been removed and have joined anew between them, with another
+    key: which of its keys it has now is not known before the register has come that far, so either lets it in."""
+    both = {**older, **newer}
+    for node in newer.keys() & older.keys():
+        address, fingerprints = newer[node]
+        both[node] = address, tuple(dict.fromkeys((*fingerprints, *older[node][1])))
+    return both
 
 
 def _checked(answer: dict[str, Any]) -> tuple[int, Mapping[str, tuple[Address | None, Fingerprints]]]:

@@ -253,6 +253,7 @@ class NodeCoordination:
             "up_s": self._boottime() - self._began_s,
             "attached": [part.name for part in parts if part.shared_disk is not None],
             "offices": {part.name: part.office.epoch for part in parts if part.office is not None},
+            "claiming": [part.name for part in parts if part.is_claiming],
             "troubled": [part.name for part in parts if part.is_troubled],
         }
 

@@ -71,7 +71,8 @@ class DiskPart:
         self._highest_seen = 0
         self._troubled_until_s = 0.0
         self._is_closed = False
-        self._is_claiming = False
+        self.is_claiming = False
+        """Whether the register may name this node in a moment, or names it already, and it does not know yet."""
         self._opening: Deferred[object] | None = None
         self.bell = Bell(clock)
         self.shared_disk: SharedDisk | None = None
@@ -165,16 +166,16 @@ class DiskPart:
         disk, me = self.shared_disk, self._membership.register.member(self._membership.node)
         if disk is None or self._is_closed or me is None:
             raise ClusterError("this node does not have the disk", where=self.name, why=self.trouble)
-        if self._is_claiming:
+        if self.is_claiming:
             raise ClusterError("this node is claiming the disk already", where=self.name)
         office = self.office
         if office is not None and office.epoch == expected_epoch and not is_pinned:
             return office.epoch  # Who asks has not heard of it yet.
-        self._is_claiming = True
+        self.is_claiming = True
         try:
             return await self._claim(disk, me.number, expected_epoch, is_pinned=is_pinned)
         finally:
-            self._is_claiming = False
+            self.is_claiming = False
 
     async def _claim(self, disk: SharedDisk, number: int, expected_epoch: int, *, is_pinned: bool) -> int:
         above = max(self._highest_seen, self._promises.epochs.get(self.record.uuid, 0))

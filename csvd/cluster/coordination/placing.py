@@ -52,7 +52,7 @@ class Placing:
         self._tell = tell
         self._bell = Bell(clock)
         self._unlinked_s: dict[str, float] = {}
-        self._facts: dict[str, Json] = {}
+        self._facts: dict[str, tuple[Json, Mapping[str, int]]] = {}  # and the epochs of the register when it was asked
         self._heard_s: dict[str, float] = {}
         self._leads_since_s: float | None = None
         self._asked: dict[str, tuple[Move, float]] = {}
@@ -128,12 +128,13 @@ class Placing:
     async def _ask(self, node: str) -> None:
         if not self._membership.is_linked(node):
             return
+        epochs = {name: disk.epoch for name, disk in self._membership.register.disks.items()}
         try:
             facts = await self._membership.call(node, FACTS, {}, timeout_s=FACTS_S)
         except ClusterError:
             return  # What it said last stands for a while.
         if _is_well_formed(facts) and self._membership.is_linked(node):
-            self._facts[node] = facts
+            self._facts[node] = facts, epochs
         self._heard_s[node] = self._clock.seconds()
 
     async def _look_after_lost(self) -> bool:
@@ -153,14 +154,14 @@ class Placing:
     def _views(self) -> Mapping[str, NodeView]:
         views = {}
         for node, member in self._membership.register.members.items():
-            facts = self._facts.get(node)
+            facts, epochs = self._facts.get(node, (None, {}))
             views[node] = NodeView(
                 self._is_there(node),
                 is_eligible=not member.is_witness,
                 is_draining=member.is_draining,
                 up_s=float(facts["up_s"]) if facts else 0.0,
                 attached=tuple(facts["attached"]) if facts else (),
-                acting=facts["offices"] if facts else self._held_by(node),
+                acting=facts["offices"] | self._taken_since(node, facts, epochs) if facts else self._held_by(node),
                 troubled=tuple(facts["troubled"]) if facts else (),
             )
         return views
@@ -173,6 +174,11 @@ class Placing:
             return lost_s is not None and now_s - lost_s < GONE_S
         heard_s = max(self._heard_s.get(node, 0.0), self._leads_since_s or 0.0)
         return now_s - heard_s < self._timeouts.coordinator_lease_s
+
+    def _taken_since(self, node: str, facts: Json, epochs: Mapping[str, int]) -> dict[str, int]:
+        """The offices that a node has claimed since it was asked, or of which it does not know yet that it has."""
+        held = self._held_by(node).items()
+        return {name: epoch for name, epoch in held if name in facts["claiming"] or epoch != epochs.get(name)}
 
     def _held_by(self, node: str) -> dict[str, int]:
         disks = self._membership.register.disks
@@ -200,7 +206,7 @@ class Placing:
 def _is_well_formed(facts: Json) -> bool:
     offices = facts.get("offices")
     return (
-        all(_is_texts(facts.get(name)) for name in ("attached", "troubled"))
+        all(_is_texts(facts.get(name)) for name in ("attached", "claiming", "troubled"))
         and isinstance(offices, dict)
         and all(type(epoch) is int for epoch in offices.values())
         and isinstance(facts.get("up_s"), int | float)

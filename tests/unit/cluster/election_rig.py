@@ -77,10 +77,18 @@ class RigNode:
 class Rig:
     """A cluster on one clock; messages take `delay_s`, writes of the journal `disk_s`."""
 
-    def __init__(self, count: int = 3, *, seed: int = 1, delay_s: float = 0.001, disk_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        count: int = 3,
+        *,
+        seed: int = 1,
+        delay_s: float = 0.001,
+        disk_s: float = 0.0,
+        timeouts: Timeouts | None = None,
+    ) -> None:
         self.clock = Clock()
         self.random = Random(seed)
-        self.timeouts = Timeouts()
+        self.timeouts = timeouts or Timeouts()
         self.names = [f"n{number}" for number in range(1, count + 1)]
         self.delay_s = delay_s
         self.disk_s = disk_s

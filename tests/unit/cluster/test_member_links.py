@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -20,12 +21,14 @@ from tests.unit.cluster.registers import members_of, register_of
 class ScriptedNetwork:
     def __init__(self) -> None:
         self.told: list[set[str]] = []
+        self.fingerprints: dict[str, set[str]] = {}
         self.handlers: dict[str, Any] = {}
         self.answers: dict[str, Any] = {}
         self.asked: list[str] = []
 
     def set_members(self, members: Mapping[str, Any]) -> None:
         self.told.append(set(members))
+        self.fingerprints = {node: set(fingerprints) for node, (_, fingerprints) in members.items()}
 
     def serve(self, method: str, handler: Any) -> None:
         self.handlers[method] = handler
@@ -75,6 +78,30 @@ def test_members_that_the_log_names_are_linked_until_it_is_known_what_is_committ
     stage.links.update()
     stage.clock.advance(LEAVING_S)
     assert stage.network.told[-1] == {"n1"}
+
+
+def test_a_member_that_has_joined_anew_as_the_log_says_is_let_in_by_its_new_key_and_by_its_old_one() -> None:
+    before, after = "aa" * 32, "bb" * 32
+    register = register_of("n1", "n2")
+    assert register.apply({"op": "member_set", "id": "n2", "fingerprints": [before]})["ok"]
+    foreseen = replace(members_of("n1", "n2")[1], fingerprints=(after,))
+    stage = Stage(register, [foreseen])
+    assert stage.network.fingerprints["n2"] == {before, after}
+    stage.committed = 5
+    stage.links.update()
+    assert stage.network.fingerprints["n2"] == {before}
+
+
+def test_a_member_that_has_joined_anew_as_others_say_is_let_in_by_its_new_key_and_by_its_old_one() -> None:
+    before, after = "aa" * 32, "bb" * 32
+    stage, later = Stage(register_of("n1", "n2", "n3")), register_of("n1", "n2", "n3")
+    assert stage.register.apply({"op": "member_set", "id": "n3", "fingerprints": [before]})["ok"]
+    changed(later, "n2")
+    assert later.apply({"op": "member_set", "id": "n3", "fingerprints": [after]})["ok"]
+    stage.network.answers["n2"] = stage.answer_of(later)
+    stage.links.link_up("n2")
+    stage.clock.advance(ASKING_S)
+    assert stage.network.fingerprints["n3"] == {before, after}
 
 
 def test_an_empty_register_tells_of_nobody() -> None:
