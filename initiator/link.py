@@ -19,7 +19,7 @@ READS_A_PASS: Final = 8
 """Reads of the socket before the reactor's other work gets its turn."""
 
 UNANSWERED_BYTES: Final = 48 * 1024
-"""Bytes read before what they let us send goes out."""
+"""Bytes read before what they let us send goes out, where it is a share of what the target has that it would miss."""
 
 SENDS_A_PASS: Final = 16
 IOV_LIMIT: Final = 1000
@@ -128,16 +128,20 @@ class Link:
         return "initiator"
 
     def doRead(self) -> None:  # noqa: N802 - the name of IReadDescriptor
-        """Take what the socket has, and answer it in one batch; of a lot, in several, so that the target has work."""
+        """Take what the socket has, and answer it in one batch; of a lot, in several, so that the target has work.
+
+        Not in more than need be: each send wakes the target, and where it is near, most of the cost of that is ours.
+        """
         self._reading = True
         answered = self.bytes_received
         try:
             for _ in range(READS_A_PASS):
                 if not self._read_once():
                     break
-                if self.bytes_received - answered >= UNANSWERED_BYTES and not (self._closed or self._writing):
-                    answered = self.bytes_received
-                    self.flush()
+                if self.bytes_received - answered >= UNANSWERED_BYTES and self.engine.has_batch_to_send:
+                    if not (self._closed or self._writing):
+                        answered = self.bytes_received
+                        self.flush()
         finally:
             self._reading = False
         if not (self._closed or self._writing):
@@ -160,7 +164,7 @@ class Link:
             self._lost("the target closed the connection")
             return False
         self.bytes_received += count
-        room = sum(map(len, buffers))
+        room = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         self.owner.link_events(self.engine.received(count))
         return count == room
 

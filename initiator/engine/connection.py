@@ -121,6 +121,11 @@ class InitiatorConnection:
         return self._output.ready()
 
     @property
+    def has_batch_to_send(self) -> bool:
+        """Whether so many commands wait to be sent that the target would miss them: not for one of many under way."""
+        return self._output.batch_ready()
+
+    @property
     def load(self) -> int:
         """Requests that this connection has to bring to their end: by it a session chooses the next one's."""
         return len(self.outstanding) + len(self._output.waiting)
@@ -253,7 +258,14 @@ class InitiatorConnection:
             if of_headers or of_data:
                 self._receiver.begin_digests(of_headers=of_headers, of_data=of_data)
             self._receiver.begin_express(
-                Express(self.session, self._output, self.outstanding, self._events.append).take
+                Express(
+                    self.session,
+                    self._output,
+                    self.outstanding,
+                    self._tasks,
+                    self._events.append,
+                    self._receiver.segment_limit,
+                )
             )
             self._output.open(parameters)
             self._tasks.open(parameters)

@@ -42,8 +42,20 @@ class PduHandler(Protocol):
         ...
 
 
-Express = Callable[[bytearray, memoryview, int, int], int]
-"""Takes whole PDUs that stand in ``staging[start:end]``, as many as it likes; gives where the rest begins."""
+class Express(Protocol):
+    """What is shown the PDUs first."""
+
+    begun: memoryview | None
+    """Set by :meth:`take` where it has begun with the PDU at which it stopped: its data segment goes there, and has no
+    padding."""
+
+    def take(self, staging: bytearray, view: memoryview, start: int, end: int) -> int:
+        """Take whole PDUs that stand in ``staging[start:end]``, as many as it likes; give where the rest begins."""
+        ...
+
+    def end(self) -> bool:
+        """The data that was begun with is complete; unset ``begun``. False: the handler is to take the PDU."""
+        ...
 
 
 class Receiver:
@@ -105,11 +117,15 @@ class Receiver:
         Raises:
             ProtocolViolation: a PDU that RFC 7143 or the handler refuses.
         """
-        if self._placed is not None and self._left:
-            direct = min(count, self._left)
-            self._filled += direct
-            self._left -= direct
-            self._start, self._end = 0, count - direct
+        left = self._left
+        if left and self._placed is not None:
+            if count < left:
+                self._filled += count
+                self._left = left - count
+                return
+            self._filled += left
+            self._left = 0
+            self._start, self._end = 0, count - left
         else:
             self._end += count
         self._parse()
@@ -139,12 +155,16 @@ class Receiver:
             self._placed = None
 
     def _parse(self) -> None:
+        express = self._express
         while True:
             if self._opcode and not self._continue_segment():
                 return
             start = self._start
-            if self._express is not None:
-                self._start = start = self._express(self._staging, self._view, start, self._end)
+            if express is not None:
+                self._start = start = express.take(self._staging, self._view, start, self._end)
+                if express.begun is not None:
+                    self._begin_expressed(express.begun, start)
+                    return
             if self._end - start < BHS_BYTES:
                 return
             self._begin(start)
@@ -184,6 +204,18 @@ class Receiver:
             self._placed = memoryview(self._collected)
         self._filled, self._left, self._padding = 0, length, -length & 3
         self._start = begin
+
+    def _begin_expressed(self, memory: memoryview, start: int) -> None:
+        """The express has begun with a PDU whose data segment goes on behind what is staged."""
+        begin, end = start + BHS_BYTES, self._end
+        have, length = end - begin, len(memory)
+        if have > 0:
+            memory[:have] = self._view[begin:end]
+        self._opcode = self._staging[start] & OPCODE_MASK | 0x100
+        self._header = bytes(self._staging[start:begin])
+        self._placed, self._collected = memory, None
+        self._filled, self._left, self._padding = have, length - have, 0
+        self._start = end
 
     def _begin_digested_pdu(self, start: int) -> None:
         staging, view = self._staging, self._view
@@ -240,6 +272,11 @@ class Receiver:
             have -= count
         if self._left:
             return False
+        express = self._express
+        if express is not None and express.begun is not None and express.end():
+            self._last_long = self._placed is not None and len(self._placed) >= LONG_BYTES
+            self._opcode, self._header, self._placed = 0, b"", None
+            return True
         if self._padding:
             count = min(have, self._padding)
             self._padding -= count

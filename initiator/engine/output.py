@@ -23,6 +23,9 @@ BATCH_BUFFERS: Final = 512
 BATCH_BYTES: Final = 1 << 20
 """Bytes of one batch, about: what may stand before an answer to the target's ping."""
 
+BATCH_SHARE: Final = 4
+"""Commands that wait are worth a batch of their own when they are a fourth of those that the target has."""
+
 _COMMAND: Final = PACKING[Opcode.SCSI_COMMAND].pack
 _DATA_OUT: Final = PACKING[Opcode.DATA_OUT].pack
 _READ: Final = FINAL | CommandFlag.READ | TaskAttribute.SIMPLE
@@ -96,6 +99,10 @@ class Output:
         if self.control or self.replies or self.sequences:
             return True
         return bool(self.waiting) and self._open and self._session.window_open()
+
+    def batch_ready(self) -> bool:
+        """Whether what waits is worth a batch now, and can not wait for more: data, or a good part of the commands."""
+        return bool(self.sequences) or len(self.waiting) * BATCH_SHARE >= len(self._outstanding)
 
     def take(self) -> list[Buffer]:
         """Give the next batch of buffers, in order; empty when there is nothing to send now."""

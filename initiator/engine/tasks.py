@@ -42,7 +42,8 @@ class TaskSet:
         self._outstanding = outstanding
         self._output = output
         self._emit = emit
-        self._placing: Command | None = None
+        self.placing: Command | None = None
+        """The command whose Data-In is just under way."""
         self._max_burst_bytes = 0
         self._max_r2t = 0
 
@@ -55,7 +56,7 @@ class TaskSet:
         """Let go of the buffers of a command that nobody waits for; give whether Data-In for it is just under way."""
         command.detached = True
         command.data_in = None
-        return self._placing is command
+        return self.placing is command
 
     def place(self, header: bytes | bytearray, at: int, length: int) -> memoryview:
         """Give the memory for the data segment of a Data-In."""
@@ -63,7 +64,7 @@ class TaskSet:
         command = self._command(tag)
         if command is None:
             return SKIP
-        self._placing = command
+        self.placing = command
         memory = command.data_in
         if memory is None:
             if command.detached:
@@ -82,7 +83,7 @@ class TaskSet:
 
     def data_in(self, header: bytes | bytearray, at: int) -> None:
         """A Data-In is complete, and its data in place."""
-        self._placing = None
+        self.placing = None
         _, flags, status, length, _, tag, _, stat_sn, exp_cmd_sn, max_cmd_sn, _, _, residual = _DATA_IN(header, at)
         session = self._session
         if max_cmd_sn != session.max_cmd_sn or exp_cmd_sn != session.exp_cmd_sn:
