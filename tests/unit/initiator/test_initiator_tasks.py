@@ -5,7 +5,7 @@ import pytest
 from csvd.iscsi.codes import Opcode, RejectReason, TaskManagementFunction
 from initiator.engine.requests import Command, Ping, TaskManagement
 from initiator.errors import CommandAborted, CommandRejected, ProtocolViolation
-from tests.unit.initiator.target_script import Script, failure, logged_in
+from tests.unit.initiator.target_script import Script, failure, logged_in, small_offer
 
 FINAL = 0x80
 STATUS, UNDERFLOW, OVERFLOW = 0x01, 0x02, 0x04
@@ -128,6 +128,74 @@ def test_large_data_is_received_into_the_callers_buffer_itself(staging_bytes: in
     assert buffer[:100] == data[:100], "without a copy by the engine"
     assert script.engine.feed(stream[148:]) == [command]
     assert buffer == data
+
+
+@pytest.mark.parametrize("first", [48, 49, 1000, 30048, 60047])
+def test_a_long_answer_that_is_let_go_while_it_comes_touches_its_buffer_no_more(first: int) -> None:
+    script, command, buffer = reading(60000)
+    following = script.command(data_in=(other := bytearray(512)))
+    script.sent()
+    stream = script.data_in(command, 0, b"x" * 60000, 0, flags=LAST)
+    assert script.engine.feed(stream[:first]) == []
+    script.engine.release(command)
+    buffer[:] = bytes(60000)
+    stream = stream[first:] + script.data_in(following, 0, b"y" * 512, 0, flags=LAST)
+    assert script.engine.feed(stream) == [command, following]
+    assert buffer == bytes(60000)
+    assert other == b"y" * 512, "the stream goes on in step"
+
+
+def test_a_long_answer_that_was_rejected_while_it_came_is_ignored() -> None:
+    script, command, _ = reading(60000)
+    stream = script.data_in(command, 0, bytes(60000), 0, flags=LAST)
+    assert script.engine.feed(stream[:1000]) == []
+    script.engine._let_go(command)  # as by an answer on another connection of the session
+    assert script.engine.feed(stream[1000:]) == []
+    assert script.engine.failed is None
+    assert not script.engine.outstanding
+
+
+@pytest.mark.parametrize("room", [8192, 8193, 100000])
+def test_one_data_in_has_no_more_than_we_said_that_we_take(room: int) -> None:
+    script = logged_in(offer=small_offer(max_recv_data_segment_length=8192), staging_bytes=64 << 10)
+    script, command, _ = reading(room, script)
+    events = script.say(script.data_in(command, 0, bytes(room), 0, flags=LAST))
+    if room > 8192:
+        assert isinstance(failure(events), ProtocolViolation)
+    else:
+        assert events == [command]
+
+
+def test_a_long_answer_may_not_acknowledge_what_was_never_sent() -> None:
+    script, command, _ = reading(60000)
+    stream = script.data_in(command, 0, bytes(60000), 0, flags=LAST, exp_cmd_sn=900, max_cmd_sn=932)
+    script.engine.feed(stream[:1000])
+    assert isinstance(failure(script.engine.feed(stream[1000:])), ProtocolViolation)
+    assert not command.done
+
+
+def test_what_waits_is_a_batch_when_it_is_a_good_part_of_what_the_target_has() -> None:
+    script = logged_in()
+    commands = [script.command(data_in=bytearray(512)) for _ in range(16)]
+    script.sent()
+    waiting = 0
+    for answered in commands:
+        assert not script.engine.has_batch_to_send
+        script.say(script.data_in(answered, 0, bytes(512), 0, flags=LAST))
+        script.command(data_in=bytearray(512))
+        waiting += 1
+        if script.engine.has_batch_to_send:
+            break
+    assert waiting == 4, "a fourth of the twelve that the target has, and no sooner"
+    assert len(script.sent()) == 4
+    assert not script.engine.has_batch_to_send
+
+
+def test_of_one_command_each_is_a_batch() -> None:
+    script, command, _ = reading(512)
+    script.say(script.data_in(command, 0, bytes(512), 0, flags=LAST))
+    script.command(data_in=bytearray(512))
+    assert script.engine.has_batch_to_send
 
 
 def test_data_of_odd_length_is_padded_on_the_wire_only() -> None:
