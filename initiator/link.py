@@ -138,10 +138,11 @@ class Link:
             for _ in range(READS_A_PASS):
                 if not self._read_once():
                     break
+                if self._closed or self._writing:
+                    continue
                 if self.bytes_received - answered >= UNANSWERED_BYTES and self.engine.has_batch_to_send:
-                    if not (self._closed or self._writing):
-                        answered = self.bytes_received
-                        self.flush()
+                    answered = self.bytes_received
+                    self.flush()
         finally:
             self._reading = False
         if not (self._closed or self._writing):

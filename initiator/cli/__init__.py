@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
 import click
 
-from initiator.cli.attach import attach
-from initiator.cli.bench import bench
-from initiator.cli.copy import copy
-from initiator.cli.discover import discover
-from initiator.cli.info import info
-from initiator.cli.lba_status import lba_status
-from initiator.cli.ls import ls
-from initiator.cli.read import read
-from initiator.cli.reserve import reserve
-from initiator.cli.verify import verify
-from initiator.cli.watch import watch
-from initiator.cli.write import write
-
 PROGRAM: Final = "csv-initiator"
 
+COMMANDS: Final = (
+    "attach",
+    "bench",
+    "copy",
+    "discover",
+    "info",
+    "lba-status",
+    "ls",
+    "read",
+    "reserve",
+    "verify",
+    "watch",
+    "write",
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """The commands, each of a module of its own that is imported when it is asked for: a copy need not wait for what
+    the others are made of."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of all."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a command; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="csvd", prog_name=PROGRAM)
 def cli() -> None:
     """Discover iSCSI targets, and read, write, copy and measure their disks, without a kernel driver and without root.
@@ -40,20 +60,6 @@ def cli() -> None:
       csv-initiator copy system.img iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --resume system.copy
       csv-initiator bench iscsi://192.0.2.7/iqn.2026-11.org.csvd:disk/0 --block-size 256K
     """
-
-
-cli.add_command(attach)
-cli.add_command(bench)
-cli.add_command(copy)
-cli.add_command(discover)
-cli.add_command(info)
-cli.add_command(lba_status)
-cli.add_command(ls)
-cli.add_command(read)
-cli.add_command(reserve)
-cli.add_command(verify)
-cli.add_command(watch)
-cli.add_command(write)
 
 
 def main() -> None:

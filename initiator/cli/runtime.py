@@ -1,4 +1,4 @@
-"""The reactor around one piece of work: start, signals, errors, exit status."""
+"""The loop around one piece of work: start, signals, errors, exit status."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import click
@@ -15,10 +16,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from csvd.errors import CsvdError
+from initiator.loop_reactor import LoopReactor
 
 INTERRUPTED: Final = 130
 GARBAGE_THRESHOLD: Final = 20_000
 """Objects made, and not freed, before garbage is looked for: many times the commands under way."""
+THREADS: Final = 10
+"""What blocks at once: writes to a file past the page cache are the most."""
 PROGRAM: Final = "csv-initiator"
 
 _Result = TypeVar("_Result")
@@ -41,7 +45,7 @@ def printable(text: str) -> str:
 
 
 def run(work: _Work[_Result]) -> _Result:
-    """Run ``work(reactor)`` on Twisted's asyncio reactor, on uvloop where it is installed; give its result.
+    """Run ``work(reactor)`` on an asyncio loop, uvloop's where it is installed; give its result.
 
     SIGINT and SIGTERM cancel the work, and the process ends with status 130 once it has logged out; a second one ends
     it at once.
@@ -62,28 +66,23 @@ def run(work: _Work[_Result]) -> _Result:
     raise error
 
 
-def _install_reactor() -> tuple[Any, asyncio.AbstractEventLoop]:
-    from twisted.internet import asyncioreactor
-
+def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
         loop = asyncio.new_event_loop()
     else:
         loop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
-    asyncioreactor.install(loop)  # type: ignore[no-untyped-call]
-    from twisted.internet import reactor
-
-    return reactor, loop
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    return loop
 
 
 class _Run:
-    """One run of the reactor; a process has only one."""
+    """One run of the loop."""
 
     def __init__(self, work: Callable[[Any], Coroutine[Deferred[Any], Any, Any]]) -> None:
         self._work = work
-        self._reactor, self._loop = _install_reactor()
+        self._loop = _new_loop()
         self._running: Deferred[Any] | None = None
         self._outcome: Any = None
         self._signals = 0
@@ -94,19 +93,22 @@ class _Run:
         gc.set_threshold(GARBAGE_THRESHOLD)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._signalled)
-        self._reactor.callWhenRunning(self._begin)
-        self._reactor.run(installSignalHandlers=False)
+        self._loop.call_soon(self._begin)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
         return self._outcome
 
     def _begin(self) -> None:
-        self._running = Deferred.fromCoroutine(self._work(self._reactor))
+        # Not Twisted's reactor: to import that, with its TLS, takes as long as to copy 100 MiB.
+        self._running = Deferred.fromCoroutine(self._work(LoopReactor(self._loop)))
         self._running.addBoth(self._ended)
 
     def _ended(self, outcome: Any) -> None:
         self._outcome = outcome
         if self._signals and isinstance(outcome, Failure) and isinstance(outcome.value, CancelledError):
-            _exit_interrupted()  # a thread that waits on a pipe would keep reactor.stop() waiting for ever
-        self._reactor.stop()
+            _exit_interrupted()  # a thread that waits on a pipe would keep the end of the threads waiting for ever
+        self._loop.stop()
 
     def _signalled(self) -> None:
         self._signals += 1

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
 from csvd.iscsi.codes import Opcode
-from initiator.cli import cli
+from initiator.cli import COMMANDS, cli
 from initiator.cli.options import size_text
 from initiator.cli.runtime import printable
 from tests.unit.initiator.target_script import Pdu
@@ -421,3 +422,31 @@ def test_sizes_are_shown_for_people() -> None:
 
 def test_what_a_target_says_can_not_command_the_terminal() -> None:
     assert printable("a\x1b[31m\nb") == "a?[31m?b"
+
+
+# --- how it starts
+
+
+def test_a_command_starts_without_what_only_the_others_need() -> None:
+    code = (
+        "import sys\n"
+        "from initiator.cli import cli\n"
+        "from initiator.cli.runtime import run\n"
+        "async def work(reactor):\n"
+        "    return reactor.seconds()\n"
+        "assert run(work) >= 0\n"
+        "assert cli.get_command(None, 'copy').name == 'copy'\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True, cwd=ROOT)
+    imported = set(done.stdout.decode().split())
+    assert "initiator.cli.copy" in imported
+    assert not imported & {"initiator.cli.attach", "initiator.cli.bench", "twisted.internet.reactor", "OpenSSL"}
+
+
+def test_every_command_is_found_by_its_name() -> None:
+    for name in COMMANDS:
+        command = cli.get_command(Context(cli), name)
+        assert command is not None
+        assert command.name == name
+    assert cli.get_command(Context(cli), "runtime") is None
