@@ -10,8 +10,7 @@ from uuid import uuid4
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from csvd.api.errors import Refused
-from csvd.api.members import named_in
+from csvd.api.members import named_in, taker_in
 from csvd.cluster.assembly import ClusterNode
 from csvd.cluster.coordination.coordination import NodeCoordination
 from csvd.cluster.coordination.membership import Tell, Watchdog
@@ -200,13 +199,8 @@ class NodeCluster:
         Raises:
             CsvdError: it is not.
         """
-        member = named_in(self.cluster.members, node)
-        if member.is_witness:
-            raise Refused(f"node {member.name} is a witness, which coordinates nothing")
-        if member.is_draining:
-            raise Refused(
-                f"node {member.name} is being drained, and coordinates nothing", hint=f"csvd node undrain {member.name}"
-            )
+        nothing = "coordinates nothing"
+        member = taker_in(self.cluster.members, node, witness_does=nothing, drained_does=nothing)
         return await self.coordination.move(disk, member.id)
 
     async def fence(self, node: str, *, force: bool, is_vouched_for: bool) -> Json:

@@ -13,7 +13,7 @@ from csvd.api.errors import NotFound, Refused, Unavailable
 from csvd.api.events import EventRing
 from csvd.api.guest_list import list_guests
 from csvd.api.interfaces import Cluster, Guests, Json, Migration, Migrations
-from csvd.api.members import named_in
+from csvd.api.members import taker_in
 from csvd.api.peers import FORWARD_TIMEOUT_S, Peers
 from csvd.api.routes import Answer, Request, Route
 from csvd.cluster.errors import ClusterError, CommandRefused
@@ -211,14 +211,8 @@ class GuestRoutes:
             NotFound: there is no such node.
             Refused: it takes none.
         """
-        member = named_in(self._cluster.register.members, name)
-        if member.is_witness:
-            raise Refused(f"node {member.name} is a witness, which runs no guests")
-        if member.is_draining:
-            raise Refused(
-                f"node {member.name} is being drained, and takes no guests", hint=f"csvd node undrain {member.name}"
-            )
-        return member.id
+        members = self._cluster.register.members
+        return taker_in(members, name, witness_does="runs no guests", drained_does="takes no guests").id
 
     async def _at_owner(self, request: Request, here: Here, *, timeout_s: float = FORWARD_TIMEOUT_S) -> Answer:
         """Have the owner of the guest answer: ``here`` when it is this node."""

@@ -107,6 +107,26 @@ def named_in(members: Mapping[str, Member], name: str) -> Member:
     return found
 
 
+def taker_in(members: Mapping[str, Member], name: str, *, witness_does: str, drained_does: str) -> Member:
+    """The node that is meant by an id or a name, and is to be given something.
+
+    Args:
+        witness_does, drained_does: what a witness, or a node that is being drained, says of that.
+
+    Raises:
+        NotFound: there is no such node.
+        Refused: it is given nothing.
+    """
+    member = named_in(members, name)
+    if member.is_witness:
+        raise Refused(f"node {member.name} is a witness, which {witness_does}")
+    if member.is_draining:
+        raise Refused(
+            f"node {member.name} is being drained, and {drained_does}", hint=f"csvd node undrain {member.name}"
+        )
+    return member
+
+
 def _face(member: Member, status: Json) -> Json:
     """A node, with what the status of the one that is asked says of it."""
     unknown = {"address": member.address, "link": "down", "trouble": ""}

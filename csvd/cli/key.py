@@ -44,12 +44,17 @@ def rotate(client: ControlClient, as_json: bool) -> None:
         print_json(rotated)
         return
     click.echo(f"all secrets are sealed with the new key {rotated['key']}")
-    if rotated["secrets"]:
-        click.echo("who knew the old key may know these; give them anew (csvd target set, csvd acl set, csvd lun set):")
-        click.echo("\n".join(secret_lines(rotated["secrets"])))
+    name_secrets("who knew the old key", rotated["secrets"])
 
 
-def secret_lines(secrets: Sequence[Mapping[str, str]]) -> Iterator[str]:
+def name_secrets(who: str, secrets: Sequence[Mapping[str, str]]) -> None:
+    """Print which secrets somebody may know, where there are any."""
+    if secrets:
+        click.echo(f"{who} may know these; give them anew (csvd target set, csvd acl set, csvd lun set):")
+        click.echo("\n".join(_secret_lines(secrets)))
+
+
+def _secret_lines(secrets: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """What each secret is for, a line each."""
     for one in secrets:
         user = f" of user {one['user']}" if one["user"] else ""

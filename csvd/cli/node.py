@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csvd.cli.key import secret_lines
+from csvd.cli.key import name_secrets
 from csvd.cli.options import asks_daemon
 from csvd.cli.output import plain, print_json, table, tell
 
@@ -106,9 +106,8 @@ def evict(client: ControlClient, as_json: bool, name: str, force: bool) -> None:
         click.echo(f"it has the key of the cluster's secrets still: {plain(evicted['trouble'])} ({hint})", err=True)
     elif not as_json:
         click.echo(f"secrets are sealed with the new key {evicted['key']}, which it does not have")
-    if evicted["secrets"] and not as_json:
-        click.echo("it may know these; give them anew (csvd target set, csvd acl set, csvd lun set):")
-        click.echo("\n".join(secret_lines(evicted["secrets"])))
+    if not as_json:
+        name_secrets("it", evicted["secrets"])
 
 
 @node.command()

@@ -159,9 +159,7 @@ def open_node(
         store=lambda keys: _run_in(reactor, threads, lambda: store_data_keys(directory, keys)),
         holders=cluster,
     )
-    admission = Admission(
-        cluster, lambda: own_record.identity, time.time, data_key=lambda: data_keys.key(data_keys.current) or b""
-    )
+    admission = Admission(cluster, lambda: own_record.identity, time.time, data_key=lambda: data_keys.current_key)
     admission.serve(network)
     network.tell_evicted(lambda fingerprint: fingerprint in cluster.register.evicted)
     network.on_evicted = cluster.evicted

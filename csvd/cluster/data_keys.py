@@ -89,6 +89,11 @@ class DataKeys:
         return next(iter(self._keys))
 
     @property
+    def current_key(self) -> bytes:
+        """The key by which to seal."""
+        return self._keys[self.current]
+
+    @property
     def ids(self) -> Sequence[str]:
         """Of all that are here, the current one first."""
         return tuple(self._keys)

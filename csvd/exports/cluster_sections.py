@@ -26,6 +26,20 @@ def place_of_secret(target: str, what: str, initiator: str = "") -> str:
     return " ".join(word for word in (what, "of", target, initiator) if word)
 
 
+def _with_secrets(keys: Mapping[str, Any], change: Callable[[Keys, str, str], None]) -> Keys:
+    """Give a copy of a table, and of that of CHAP in it, in each of which every kind of secret was changed.
+
+    Args:
+        change: has the table, the key of a file with the secret, and that of the secret itself.
+    """
+    found = dict(keys)
+    if isinstance(found.get("chap"), Mapping):
+        found["chap"] = _with_secrets(found["chap"], change)
+    for file_key, key in SECRET_KEYS.items():
+        change(found, file_key, key)
+    return found
+
+
 def sealed_keys(
     keys: Mapping[str, Any], target: str, sealing: Sealing, read: Callable[[Path], bytes], initiator: str = ""
 ) -> Keys:
@@ -34,16 +48,15 @@ def sealed_keys(
     Args:
         read: gives what a file with a secret holds; raises ConfigError.
     """
-    found = dict(keys)
-    if isinstance(found.get("chap"), Mapping):
-        found["chap"] = sealed_keys(found["chap"], target, sealing, read, initiator)
-    for file_key, key in SECRET_KEYS.items():
-        if isinstance(found.get(file_key), str):
-            secret = read(Path(found.pop(file_key)))
-            found[key] = sealing.seal(secret, place_of_secret(target, key, initiator))
-        elif file_key in found and found[file_key] is None:
-            found[key] = found.pop(file_key)
-    return found
+
+    def seal(table: Keys, file_key: str, key: str) -> None:
+        if isinstance(table.get(file_key), str):
+            secret = read(Path(table.pop(file_key)))
+            table[key] = sealing.seal(secret, place_of_secret(target, key, initiator))
+        elif file_key in table and table[file_key] is None:
+            table[key] = table.pop(file_key)
+
+    return _with_secrets(keys, seal)
 
 
 def resealed(name: str, record: TargetRecord, sealing: Sealing, key_id: str) -> TargetRecord:
@@ -54,13 +67,11 @@ def resealed(name: str, record: TargetRecord, sealing: Sealing, key_id: str) -> 
     """
 
     def table(keys: Keys, initiator: str = "") -> Keys:
-        found = dict(keys)
-        if isinstance(found.get("chap"), Mapping):
-            found["chap"] = table(found["chap"], initiator)
-        for key in SECRET_KEYS.values():
+        def reseal(found: Keys, _file_key: str, key: str) -> None:
             if isinstance(found.get(key), str):
                 found[key] = sealing.resealed(found[key], place_of_secret(name, key, initiator), key_id)
-        return found
+
+        return _with_secrets(keys, reseal)
 
     return TargetRecord(
         keys=table(record.keys),
@@ -79,16 +90,15 @@ class _Opened:
 
     def table(self, keys: Mapping[str, Any], initiator: str = "") -> Keys:
         """A table of the configuration."""
-        table = dict(keys)
-        if isinstance(table.get("chap"), Mapping):
-            table["chap"] = self.table(table["chap"], initiator)
-        for file_key, key in SECRET_KEYS.items():
+
+        def open_(table: Keys, file_key: str, key: str) -> None:
             # A path that a peer writes into a record must not be read: only what is sealed is a secret here.
             if file_key in table:
                 raise BadRequest(f"{file_key} is a file of one node", where=self._target)
             if isinstance(table.get(key), str):
                 table[file_key] = self._open(table.pop(key), place_of_secret(self._target, key, initiator))
-        return table
+
+        return _with_secrets(keys, open_)
 
     def _open(self, sealed: str, place: str) -> str:
         name = f"{_FOLDER}/{name_of(sealed, place)}"

@@ -10,11 +10,10 @@ from typing import Any, Final
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from csvd.api.errors import BadRequest, Refused, Unavailable
+from csvd.api.errors import BadRequest, Refused
 from csvd.cluster.coordination.faces import LIVE, RECLAIMING, Coordination, DiskSession
 from csvd.cluster.reactor import Clock, DelayedCall
 from csvd.config.targets import TargetSection
@@ -24,6 +23,7 @@ from csvd.exports.cluster_sections import section_of
 from csvd.exports.coordinator import NAME
 from csvd.exports.joined import JoinedServing
 from csvd.exports.node_ports import PortTold, as_ports, groups_at, ports_of, reached_at
+from csvd.exports.pushed_keys import KeyPushed, KeysPushed, PushedKeys
 from csvd.exports.sealing import Sealing
 
 Json = dict[str, Any]
@@ -34,7 +34,6 @@ RETRY_S: Final = 10.0
 """After which what could not be served is tried again."""
 ASK_S: Final = 10.0
 AGAIN_S: Final = 1.0
-LOOK_S: Final = 0.1
 MAX_TOLD: Final = 24
 """What a node tells the coordinator that it can not serve; it shows all of it itself."""
 
@@ -55,26 +54,6 @@ class AllPushed(msgspec.Struct, forbid_unknown_fields=True):
     targets: dict[str, TargetRecord]
     ports: Any
     key: str = ""
-
-
-class KeyPushed(msgspec.Struct, forbid_unknown_fields=True):
-    """Of the push "key": a key to have, which is not used yet.
-
-    Args:
-        key: its id.
-        by: the node that has it.
-        without: a node that was evicted, and must not get it from this one.
-    """
-
-    key: str
-    by: str
-    without: str
-
-
-class KeysPushed(msgspec.Struct, forbid_unknown_fields=True):
-    """Of the push "keys": nothing is sealed with any others any more; the first is the one to seal with."""
-
-    keys: list[str]
 
 
 class ClusterTargets:
@@ -116,9 +95,9 @@ class ClusterTargets:
         is_member: Callable[[str], bool] = lambda _node: False,
     ) -> None:
         self._coordination = coordination
-        self._is_member = is_member
         self._serving = serving
         self._sealing = sealing
+        self._keys = PushedKeys(sealing.keys, is_member, clock)
         self._number = number
         self._portals = portals
         self._host = host
@@ -282,14 +261,9 @@ class ClusterTargets:
             await self._serving.refresh()
             return {"sessions": sum(each["target"] == params.get("target") for each in self._serving.sessions())}
         elif method == "key":
-            return await self._take_key(_converted(params, KeyPushed))
+            return await self._keys.take(_converted(params, KeyPushed))
         elif method == "keys":
-            if self._sealing.keys is not None:
-                wanted = _converted(params, KeysPushed).keys
-                for key_id in wanted[:1]:
-                    await self._sealing.keys.fetch(key_id)
-                    await self._sealing.keys.use(key_id)
-                await self._sealing.keys.keep_only(wanted)
+            await self._keys.keep_only(_converted(params, KeysPushed))
             return {}
         elif method == "resized":
             await self._resized(str(params.get("target")), params.get("number"))
@@ -299,30 +273,14 @@ class ClusterTargets:
         await self._until_applied()
         return self._report_now()
 
-    async def _take_key(self, pushed: KeyPushed) -> Json:
-        """Have a key that is about to be used."""
-        deadline_s = self._clock.seconds() + APPLY_S
-        while self._is_member(pushed.without):
-            # This node would give it to one that asks: it does not know yet that it was evicted.
-            if self._clock.seconds() >= deadline_s:
-                raise Unavailable(f"this node does not know yet that {pushed.without} was evicted")
-            await deferLater(self._clock, LOOK_S)  # type: ignore[arg-type]
-        keys = self._sealing.keys
-        if keys is None:
-            raise Unavailable("this node has no keys of a cluster")
-        await keys.fetch(pushed.key, pushed.by)
-        return {"key": pushed.key}
-
     def _use_key(self, key_id: str) -> None:
         """Seal by this key from now on; one that this node does not have, for it was away, is asked for."""
-        keys = self._sealing.keys
-        if keys is None or not key_id or key_id == keys.current:
+        if not self._keys.is_other(key_id):
             return
 
         async def use() -> None:
             try:
-                await keys.fetch(key_id, self._session.coordinator if self._session is not None else "")
-                await keys.use(key_id)
+                await self._keys.use(key_id, self._session.coordinator if self._session is not None else "")
             except CsvdError as error:
                 self._log.warn("the key of the cluster's secrets is not here: {error}", error=error)
                 self._later("key", AGAIN_S, lambda: self._use_key(key_id))
