@@ -112,7 +112,8 @@ class Placing:
 
     async def _round(self) -> float:
         """One look and what comes of it; gives how long to wait until the next."""
-        asking = [spawn(self._ask(node), "a look at a node") for node in self._membership.register.members]
+        epochs = {name: disk.epoch for name, disk in self._membership.register.disks.items()}
+        asking = [spawn(self._ask(node, epochs), "a look at a node") for node in self._membership.register.members]
         # Meanwhile: on a loaded machine each of these takes its time.
         is_hurried = await self._look_after_lost()
         for asked in asking:
@@ -121,14 +122,14 @@ class Placing:
             return ROUND_S
         register = self._membership.register
         disks = {name: DiskView(disk.coordinator, disk.epoch, disk.is_pinned) for name, disk in register.disks.items()}
-        for move in place(disks, self._views(), settle_s=self._timeouts.settle_s):
+        for move in place(disks, self._views(disks), settle_s=self._timeouts.settle_s):
             self._ask_to_take(move)
         return HURRIED_S if is_hurried else ROUND_S
 
-    async def _ask(self, node: str) -> None:
+    async def _ask(self, node: str, epochs: Mapping[str, int]) -> None:
+        """See what a node does; the register has these epochs of the disks when it is asked."""
         if not self._membership.is_linked(node):
             return
-        epochs = {name: disk.epoch for name, disk in self._membership.register.disks.items()}
         try:
             facts = await self._membership.call(node, FACTS, {}, timeout_s=FACTS_S)
         except ClusterError:
@@ -151,9 +152,10 @@ class Placing:
                 is_hurried = True
         return is_hurried
 
-    def _views(self) -> Mapping[str, NodeView]:
+    def _views(self, disks: Mapping[str, DiskView]) -> Mapping[str, NodeView]:
         views = {}
         for node, member in self._membership.register.members.items():
+            held = {name: disk.epoch for name, disk in disks.items() if disk.coordinator == node}
             facts, epochs = self._facts.get(node, (None, {}))
             views[node] = NodeView(
                 self._is_there(node),
@@ -161,7 +163,7 @@ class Placing:
                 is_draining=member.is_draining,
                 up_s=float(facts["up_s"]) if facts else 0.0,
                 attached=tuple(facts["attached"]) if facts else (),
-                acting=facts["offices"] | self._taken_since(node, facts, epochs) if facts else self._held_by(node),
+                acting=facts["offices"] | _taken_since(held, facts, epochs) if facts else held,
                 troubled=tuple(facts["troubled"]) if facts else (),
             )
         return views
@@ -174,15 +176,6 @@ class Placing:
             return lost_s is not None and now_s - lost_s < GONE_S
         heard_s = max(self._heard_s.get(node, 0.0), self._leads_since_s or 0.0)
         return now_s - heard_s < self._timeouts.coordinator_lease_s
-
-    def _taken_since(self, node: str, facts: Json, epochs: Mapping[str, int]) -> dict[str, int]:
-        """The offices that a node has claimed since it was asked, or of which it does not know yet that it has."""
-        held = self._held_by(node).items()
-        return {name: epoch for name, epoch in held if name in facts["claiming"] or epoch != epochs.get(name)}
-
-    def _held_by(self, node: str) -> dict[str, int]:
-        disks = self._membership.register.disks
-        return {name: disk.epoch for name, disk in disks.items() if disk.coordinator == node}
 
     def _ask_to_take(self, move: Move) -> None:
         asked = self._asked.get(move.disk)
@@ -201,6 +194,12 @@ class Placing:
         else:
             self._tell("office", f"{move.node} takes the office of {move.disk}: {move.why}", move.disk)
         self._bell.ring()
+
+
+def _taken_since(held: Mapping[str, int], facts: Json, epochs: Mapping[str, int]) -> dict[str, int]:
+    """Of the offices that the register gives to a node, those that it has claimed since it was asked, when the register
+    had these epochs, or of which it does not know yet that it has."""
+    return {name: epoch for name, epoch in held.items() if name in facts["claiming"] or epoch != epochs.get(name)}
 
 
 def _is_well_formed(facts: Json) -> bool:
